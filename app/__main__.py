@@ -1,0 +1,33 @@
+"""`python -m app`: read the settings, serve, exit."""
+
+import logging
+import os
+import sys
+
+from app.config import load_settings, unknown_variables
+from app.errors import StartupError
+from app.logs import configure_logging
+from app.main import create_app
+from app.server import serve
+
+log = logging.getLogger("app")
+
+
+def main() -> int:
+    """Exit status: 0 after a drain, 1 when the service could not start."""
+    try:
+        settings = load_settings()
+    except StartupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    configure_logging(settings.log_level)
+    for name in unknown_variables():
+        log.warning("%s is not a setting of this service and has no effect", name)
+    return serve(create_app(settings), settings.host, settings.port, settings.shutdown_timeout)
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    # Not sys.exit: it would wait for a model that is still loading or an inference that hangs.
+    os._exit(status)

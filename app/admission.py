@@ -1,0 +1,69 @@
+"""Who may work, who may wait, who is sent away. A request is in or out as a whole, before any work is done for it."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.errors import QueueFull, QueueTimeout
+
+# How fast the average time in a slot follows the newest request, and the bounds of a `Retry-After`, in seconds.
+SMOOTHING = 0.2
+RETRY_AFTER = (1, 60)
+
+
+class Admission:
+    """A semaphore with a bounded queue in front. Owns the active and waiting counts; used on the event loop only."""
+
+    def __init__(self, max_parallel: int, max_queue: int, queue_timeout: float) -> None:
+        self.max_parallel = max_parallel
+        self.max_queue = max_queue
+        self.queue_timeout = queue_timeout
+        self.active = 0
+        self.waiting = 0
+        self._semaphore = asyncio.Semaphore(max_parallel)
+        self._average_held: float | None = None
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[float]:
+        """Hold one slot; yields the seconds waited for it. Raises `QueueFull` at once or `QueueTimeout` in time."""
+        waited = await self._enter()
+        self.active += 1
+        entered = time.perf_counter()
+        try:
+            yield waited
+        finally:
+            self._record(time.perf_counter() - entered)
+            self.active -= 1
+            self._semaphore.release()
+
+    async def _enter(self) -> float:
+        if self._semaphore.locked() and self.waiting >= self.max_queue:
+            raise QueueFull(
+                f"Queue is full: {self.active} requests in work (RERANKER_MAX_PARALLEL={self.max_parallel}) and "
+                f"{self.waiting} waiting (RERANKER_MAX_QUEUE={self.max_queue})",
+                self.retry_after(),
+            )
+        started = time.perf_counter()
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self.queue_timeout):
+                await self._semaphore.acquire()
+        except TimeoutError:
+            raise QueueTimeout(
+                f"No free slot within {self.queue_timeout:g} s (RERANKER_QUEUE_TIMEOUT)", self.retry_after()
+            ) from None
+        finally:
+            self.waiting -= 1
+        return time.perf_counter() - started
+
+    def retry_after(self) -> int:
+        """Whole seconds until a newcomer would probably get a slot, from the time that requests lately held theirs."""
+        seconds = (self._average_held or 0.0) * (self.waiting + 1) / self.max_parallel
+        low, high = RETRY_AFTER
+        return min(high, max(low, math.ceil(seconds)))
+
+    def _record(self, held: float) -> None:
+        previous = held if self._average_held is None else self._average_held
+        self._average_held = previous + SMOOTHING * (held - previous)

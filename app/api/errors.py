@@ -1,0 +1,115 @@
+"""Errors to HTTP: the one place that decides status and body."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from app import errors
+
+log = logging.getLogger(__name__)
+
+# Exception → status, machine-readable type, and the reason under which a refusal is counted.
+STATUSES: dict[type[errors.RerankerError], tuple[int, str, str]] = {
+    errors.InvalidRequest: (422, "invalid_request", "invalid"),
+    errors.TooLarge: (413, "too_large", "too_large"),
+    errors.QueueFull: (429, "queue_full", "queue_full"),
+    errors.QueueTimeout: (503, "queue_timeout", "queue_timeout"),
+    errors.Unavailable: (503, "unavailable", "unavailable"),
+    errors.DeadlineExceeded: (504, "deadline_exceeded", "deadline"),
+    errors.ScoringFailed: (500, "scoring_failed", "failed"),
+    errors.OutOfMemory: (500, "out_of_memory", "failed"),
+}
+SHOWN_VALUE_CHARS = 60
+INTERNAL = (500, "internal_error", "failed")
+
+
+class ErrorDetail(BaseModel):
+    """The error for programs."""
+
+    message: str
+    type: str
+    code: int
+
+
+class ErrorBody(BaseModel):
+    """The body of every error. `message`, `detail` and `error.message` say the same: clients read different ones."""
+
+    id: str
+    message: str
+    detail: str
+    error: ErrorDetail
+
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "The body is not JSON"},
+    413: {"model": ErrorBody, "description": "Over a limit: body size, documents, characters of a text"},
+    422: {"model": ErrorBody, "description": "A field is missing, empty or of the wrong type"},
+    429: {"model": ErrorBody, "description": "Queue is full; `Retry-After` says when to come back"},
+    500: {"model": ErrorBody, "description": "The model failed on this batch; the id is in the log"},
+    503: {"model": ErrorBody, "description": "No slot in time, or loading, draining or unhealthy"},
+    504: {"model": ErrorBody, "description": "The caller's deadline passed"},
+}
+
+
+def add_error_handlers(app: FastAPI, overload_status: int) -> None:
+    """Make every failure an `ErrorBody`. `overload_status` is what a full queue answers: 429 or 503."""
+
+    async def on_domain_error(request: Request, error: Exception) -> JSONResponse:
+        status, kind, reason = STATUSES.get(type(error), INTERNAL)  # type: ignore[arg-type]
+        if isinstance(error, errors.QueueFull):
+            status = overload_status
+        request.app.state.metrics.rejections.labels(reason).inc()
+        request.state.details = {"error": kind}
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.Refused) else None
+        return error_response(request.state.request_id, status, kind, str(error), headers)
+
+    async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        request.app.state.metrics.rejections.labels("invalid").inc()
+        request.state.details = {"error": "invalid_request"}
+        status, message = explain(error.errors(), request.headers.get("content-type", ""))
+        return error_response(request.state.request_id, status, "invalid_request", message)
+
+    async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return error_response(request.state.request_id, error.status_code, "http_error", error.detail, error.headers)
+
+    app.add_exception_handler(errors.RerankerError, on_domain_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_body)
+    app.add_exception_handler(HTTPException, on_http_error)
+
+
+def error_response(request_id: str, status: int, kind: str, message: str, headers: Any = None) -> JSONResponse:
+    """One error as JSON."""
+    body = ErrorBody(
+        id=request_id, message=message, detail=message, error=ErrorDetail(message=message, type=kind, code=status)
+    )
+    return JSONResponse(body.model_dump(), status, headers)
+
+
+def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
+    """Status and message for what pydantic found, naming each field and the value it had."""
+    if problems[0]["type"] == "json_invalid":
+        position, reason = problems[0]["loc"][-1], problems[0].get("ctx", {}).get("error", "not JSON")
+        return 400, f"The body is not valid JSON: {reason} at character {position}"
+    if isinstance(problems[0].get("input"), bytes):
+        return 422, f"The body must be JSON with 'Content-Type: application/json', got {content_type or 'none'!r}"
+    return 422, "; ".join(_explain_one(problem) for problem in problems[:3])
+
+
+def _explain_one(problem: Any) -> str:
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"][1:]).lstrip(".")
+    message = problem["msg"].removeprefix("Value error, ")
+    got = "" if problem["type"] == "missing" else f", got {_shorten(problem['input'])}"
+    return f"{field or 'body'}: {message[0].lower()}{message[1:]}{got}"
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    return text if len(text) <= SHOWN_VALUE_CHARS else f"{text[:SHOWN_VALUE_CHARS]}…"

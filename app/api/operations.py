@@ -1,0 +1,94 @@
+"""For operators: health, what runs, and the figures."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import choose_encoder
+
+from app import __version__
+from app.api.service import unreadiness
+from app.metrics import Metrics
+from app.reranker import Reranker
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health", summary="Status and concurrency", responses={503: {"description": "Not ready"}})
+async def health(request: Request) -> JSONResponse:
+    """Status, engine and concurrency figures; 503 while the service's own state makes it refuse requests."""
+    problem = unreadiness(request)
+    metrics: Metrics = request.app.state.metrics
+    reranker: Reranker | None = request.app.state.reranker
+    body: dict[str, Any] = {
+        "status": "ok" if problem is None else request.app.state.lifecycle.phase,
+        "reason": problem,
+        "version": __version__,
+        "uptime_seconds": round(metrics.uptime, 3),
+    }
+    if problem is not None and request.app.state.lifecycle.phase == "ready":
+        body["status"] = "unhealthy"
+    if reranker is not None:
+        admission = reranker.admission
+        body |= reranker.scorer.engine.summary() | {
+            "active": admission.active,
+            "waiting": admission.waiting,
+            "max_parallel": admission.max_parallel,
+            "max_queue": admission.max_queue,
+            "pending_pairs": reranker.batcher.pending,
+            "cache_entries": len(reranker.cache),
+        }
+    return JSONResponse(body, 200 if problem is None else 503)
+
+
+@router.get("/health/live", summary="The process answers")
+async def live() -> dict[str, str]:
+    """200 as long as the event loop turns."""
+    return {"status": "alive"}
+
+
+@router.get("/health/ready", summary="Requests are served", responses={503: {"description": "Not ready"}})
+async def ready(request: Request) -> JSONResponse:
+    """503 while loading, draining or unhealthy."""
+    problem = unreadiness(request)
+    return JSONResponse({"status": problem or "ready"}, 200 if problem is None else 503)
+
+
+@router.get("/info", summary="What runs here", responses={503: {"description": "Still loading"}})
+async def info(request: Request) -> JSONResponse:
+    """Model, engine and limits, in the shape of text-embeddings-inference, plus ours."""
+    reranker: Reranker | None = request.app.state.reranker
+    if reranker is None:
+        return JSONResponse({"status": unreadiness(request)}, 503)
+    engine, admission = reranker.scorer.engine, reranker.admission
+    labels = {str(index): label for index, label in engine.labels.items()}
+    return JSONResponse(
+        {
+            "model_id": engine.model,
+            "model_sha": engine.revision,
+            "model_dtype": engine.precision,
+            "model_type": {
+                "reranker": {"id2label": labels, "label2id": {label: int(index) for index, label in labels.items()}}
+            },
+            "max_input_length": engine.max_length,
+            "max_client_batch_size": reranker.limits.max_documents,
+            "max_concurrent_requests": admission.max_parallel + admission.max_queue,
+            "version": __version__,
+            "activation": engine.activation,
+            "max_batch_tokens": reranker.batcher.token_budget,
+            "max_text_chars": reranker.limits.max_text_chars,
+        }
+        | engine.summary()
+    )
+
+
+@router.get("/metrics", summary="Figures", response_class=Response)
+async def metrics(
+    request: Request, format: Literal["prometheus", "json"] | None = None, accept: str = Header("")
+) -> Response:
+    """Prometheus text, or JSON for `Accept: application/json` or `?format=json`."""
+    figures: Metrics = request.app.state.metrics
+    if format == "json" or (format is None and "application/json" in accept):
+        return JSONResponse(figures.summary())
+    encode, content_type = choose_encoder(accept)
+    return Response(encode(figures.registry), media_type=content_type)

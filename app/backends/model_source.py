@@ -1,0 +1,35 @@
+"""Where a model comes from: the embedded one, a local folder, or the hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import StartupError
+
+EMBEDDED = Path(__file__).parent.parent / "default_model"
+EMBEDDED_NAME = "reranker-minilm-l6-v0"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """`location` is a folder, or a hub id where `is_local` is false; `name` is what clients are told."""
+
+    name: str
+    location: str
+    revision: str | None
+    is_local: bool
+
+
+def locate_model(model: str | None, revision: str | None) -> ModelSource:
+    """Resolve `RERANKER_MODEL`; None is the embedded default. A missing folder is found out before any heavy import."""
+    if model is None:
+        return ModelSource(EMBEDDED_NAME, str(EMBEDDED), None, is_local=True)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+            raise StartupError(f"RERANKER_MODEL={model!r}: the folder holds no config.json, so it is not a model")
+        return ModelSource(folder.resolve().name, str(folder), None, is_local=True)
+    if folder.exists():
+        raise StartupError(f"RERANKER_MODEL={model!r}: is a file; name the folder that holds the model")
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
+        raise StartupError(f"RERANKER_MODEL={model!r}: no such folder")
+    return ModelSource(model, model, revision, is_local=False)

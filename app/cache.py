@@ -1,0 +1,116 @@
+"""Scores of pairs: those known, and those being computed right now, so that nothing is scored twice."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from cachetools import TTLCache
+
+from app.tokenization import Pair
+
+Submit = Callable[[list[Pair]], list["asyncio.Future[float]"]]
+
+
+class Score(NamedTuple):
+    """What is remembered of a scored pair."""
+
+    logit: float
+    tokens: int
+    truncated: bool
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """One pair being scored, and how many requests wait for it."""
+
+    future: "asyncio.Future[float]"
+    waiters: int = 0
+
+    @property
+    def lost(self) -> bool:
+        """Cancelled or failed: nobody may join."""
+        return self.future.cancelled() or (self.future.done() and self.future.exception() is not None)
+
+
+class ScoreCache:
+    """TTL- and LRU-bounded scores, and the flights. Owns both; used on the event loop only."""
+
+    def __init__(
+        self,
+        fingerprint: str,
+        max_entries: int,
+        ttl: float,
+        enabled: bool = True,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`fingerprint` names all that a score depends on besides the texts: model, revision, window, precision."""
+        self.enabled = enabled
+        self._fingerprint = fingerprint
+        self._scores: TTLCache[bytes, Score] = TTLCache(max_entries, ttl, timer)
+        self._flights: dict[bytes, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flights)
+
+    def keys(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[bytes]:
+        """128-bit keys over length-delimited parts: no two different pairs share one, not even on purpose."""
+        prefix = hashlib.blake2b(digest_size=16)
+        for part in (self._fingerprint, str(max_tokens_per_doc), query):
+            _absorb(prefix, part)
+        return [_absorb(prefix.copy(), document).digest() for document in documents]
+
+    def get(self, key: bytes) -> Score | None:
+        """The score of a pair, if it is known and fresh."""
+        return self._scores.get(key)
+
+    def claim(self, keys: Sequence[bytes], pairs: Sequence[Pair], submit: Submit) -> list[Flight]:
+        """A flight for each pair: the one in the air where there is one, else a new one; new ones leave as one group.
+
+        Never awaits, so no pair can be claimed without being submitted. Every flight must be released.
+        """
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if not self._joinable(key)}
+        for (key, pair), future in zip(new.items(), submit(list(new.values())), strict=True):
+            flight = self._flights[key] = Flight(future)
+            future.add_done_callback(partial(self._land, key, pair, flight))
+        flights = [self._flights[key] for key in keys]
+        for flight in flights:
+            flight.waiters += 1
+        return flights
+
+    def release(self, flights: Sequence[Flight]) -> int:
+        """Stop waiting. Flights still in the air that nobody waits for any more are cancelled; returns how many."""
+        cancelled = 0
+        for flight in flights:
+            flight.waiters -= 1
+            if not flight.waiters:
+                cancelled += flight.future.cancel()
+        return cancelled
+
+    def sweep(self) -> None:
+        """Drop the scores whose time is over; without it they would go only as new ones come."""
+        self._scores.expire()
+
+    def _joinable(self, key: bytes) -> bool:
+        flight = self._flights.get(key)
+        return flight is not None and not flight.lost
+
+    def _land(self, key: bytes, pair: Pair, flight: Flight, future: "asyncio.Future[float]") -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if self.enabled and not flight.lost:
+            self._scores[key] = Score(future.result(), pair.length, pair.truncated)
+
+
+def _absorb(digest: "hashlib.blake2b", part: str) -> "hashlib.blake2b":
+    encoded = part.encode()
+    digest.update(len(encoded).to_bytes(8, "little"))
+    digest.update(encoded)
+    return digest

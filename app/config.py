@@ -1,0 +1,108 @@
+"""Settings: the only reader of the environment. Everything below `main` takes plain values.
+
+Every field is one environment variable; the README's configuration table is held equal to this file by a test.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import StartupError
+from app.hardware import cpu_limit
+
+PREFIX = "RERANKER_"
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much is taken on at a time: requests in work, requests waiting, tokens in a batch."""
+
+    max_parallel: int
+    max_queue: int
+    batch_tokens: int
+
+
+# Where a setting is left unset, the device decides. A CPU gains nothing from more parallel requests than keep its
+# batches full; a GPU wants large batches and many requests to fill them from.
+DEVICE_DEFAULTS = {
+    "cpu": Capacity(max_parallel=4, max_queue=50, batch_tokens=1024),
+    "cuda": Capacity(max_parallel=8, max_queue=100, batch_tokens=16384),
+    "mps": Capacity(max_parallel=4, max_queue=50, batch_tokens=4096),
+}
+
+
+def _known_device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+class Settings(BaseSettings):
+    """One process's settings, validated and frozen. A field that is None is decided by the device or the model."""
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, env_ignore_empty=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", alias="RERANKER_HOST")
+    port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="RERANKER_LOG_LEVEL")
+
+    model: str | None = Field(None, alias="RERANKER_MODEL")
+    revision: str | None = Field(None, alias="RERANKER_REVISION")
+    trust_remote_code: bool = Field(False, alias="RERANKER_TRUST_REMOTE_CODE")
+    max_length: int = Field(512, alias="RERANKER_MAX_LENGTH", ge=16, le=131072)
+
+    device: Annotated[str, AfterValidator(_known_device)] = Field("auto", alias="RERANKER_DEVICE")
+    threads: int = Field(default_factory=cpu_limit, alias="RERANKER_THREADS", ge=1, le=1024)
+    torch_compile: bool = Field(False, alias="ENABLE_TORCH_COMPILE")
+    tokenizer_workers: int = Field(2, alias="TOKENIZER_WORKERS", ge=1, le=256)
+    batch_tokens: int | None = Field(None, alias="RERANKER_BATCH_TOKENS", ge=16)
+
+    max_parallel: int | None = Field(None, alias="RERANKER_MAX_PARALLEL", ge=1)
+    max_queue: int | None = Field(None, alias="RERANKER_MAX_QUEUE", ge=0)
+    queue_timeout: float = Field(30.0, alias="RERANKER_QUEUE_TIMEOUT", gt=0, allow_inf_nan=False)
+    overload_status: Literal[429, 503] = Field(429, alias="RERANKER_OVERLOAD_STATUS")
+    request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
+    shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
+
+    max_documents: int = Field(1000, alias="RERANKER_MAX_DOCUMENTS", ge=1)
+    max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1)
+    max_body_bytes: int = Field(16_777_216, alias="RERANKER_MAX_BODY_BYTES", ge=1024)
+
+    prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")
+    cache_ttl: float = Field(300.0, alias="CACHE_TTL_SECONDS", gt=0, allow_inf_nan=False)
+    cache_max_entries: int = Field(100_000, alias="CACHE_MAX_ENTRIES", ge=1)
+    clear_cache_interval: float = Field(3600.0, alias="CLEAR_CACHE_INTERVAL", gt=0, allow_inf_nan=False)
+
+    def capacity(self, device: str) -> Capacity:
+        """The capacity asked for, and where none was, the device's own; `device` is the real one, like `cuda:0`."""
+        asked = {name: getattr(self, name) for name in Capacity.__slots__ if getattr(self, name) is not None}
+        return replace(DEVICE_DEFAULTS[device.split(":", maxsplit=1)[0]], **asked)
+
+
+def environment_names() -> list[str]:
+    """The environment variable of every setting, in the order of the table."""
+    return [str(field.alias) for field in Settings.model_fields.values()]
+
+
+def load_settings() -> Settings:
+    """Read and validate the environment. Raises `StartupError` with one line per wrong value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise StartupError("\n".join(_explain(error.errors()))) from None
+
+
+def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
+    """Variables that look like ours and are not: most likely a typing error, worth a warning at start."""
+    return sorted(name for name in names if name.startswith(PREFIX) and name not in environment_names())
+
+
+def _explain(errors: Iterable[Any]) -> Iterable[str]:
+    for error in errors:
+        name, allowed = error["loc"][0], error["msg"].removeprefix("Value error, ")
+        yield f"{name}={error['input']!r} is not valid: {allowed[0].lower()}{allowed[1:]}"

@@ -1,0 +1,26 @@
+"""What this process may use of the machine: CPU cores, as the container's limits tell, not as the host's size tells."""
+
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_limit(cgroup: Path = CGROUP) -> int:
+    """Whole CPU cores this process may keep busy: by CFS quota and affinity mask, at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota(cgroup)
+    return max(1, min(allowed, round(quota))) if quota else allowed
+
+
+def _cpu_quota(cgroup: Path) -> float | None:
+    """CPU quota in cores, from cgroup v2 or v1; None when there is none."""
+    try:
+        if (cgroup / "cpu.max").exists():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return int(quota) / int(period) if quota.isdigit() else None

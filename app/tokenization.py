@@ -1,0 +1,92 @@
+"""Pairs of texts to token ids, without the tokenizer's own truncation and padding.
+
+A Hugging Face tokenizer keeps truncation and padding as state of the instance: threads that set them for each call
+cut each other's texts without an error. Here the tokenizer is shared read-only and pairs are assembled by hand.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """One query-document pair, ready for the engine."""
+
+    ids: Ids
+    """Token ids with the special tokens, shape (length,)."""
+    type_ids: Ids
+    """Segment of each token (0 query, 1 document), shape (length,)."""
+    truncated: bool
+    """Whether a part of the texts was cut to fit the window."""
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+class PairTokenizer:
+    """Assembles pairs as the model's own tokenizer would; may be called from several threads at once."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._template = _Template.of(self._tokenizer)
+        self.max_length = max_length
+
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
+        """One pair per document, each at most `max_length` tokens long; `max_tokens_per_doc` cuts documents further.
+
+        Where a pair is too long the document is cut and the query kept; only a query over half the window is cut too,
+        to that half.
+        """
+        encoded = self._tokenizer.encode_batch_fast([query, *documents], add_special_tokens=False)
+        query_ids, *document_ids = (np.array(encoding.ids, np.int32) for encoding in encoded)
+        return [self._assemble(query_ids, ids, max_tokens_per_doc) for ids in document_ids]
+
+    def _assemble(self, query: Ids, document: Ids, max_tokens_per_doc: int | None) -> Pair:
+        kept_query, kept_document = query, document[:max_tokens_per_doc]
+        room = self.max_length - self._template.special_tokens
+        if len(kept_query) + len(kept_document) > room:
+            kept_query = query[: self.max_length // 2]
+            kept_document = kept_document[: max(0, room - len(kept_query))]
+        truncated = len(kept_query) < len(query) or len(kept_document) < len(document)
+        return self._template.fill(kept_query, kept_document, truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """Where a model puts its special tokens around a pair, and the segments of the two texts."""
+
+    before: Ids
+    between: Ids
+    after: Ids
+    segments: tuple[int, int, int, int, int]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "_Template":
+        """Read the template off a pair of one-word texts."""
+        query, document = tokenizer.encode_batch_fast(["a", "b"], add_special_tokens=False)
+        pair = tokenizer.post_process(query, document)
+        ids, types = np.array(pair.ids, np.int32), pair.type_ids
+        first = pair.special_tokens_mask.index(0)
+        first_end = first + len(query.ids)
+        second = pair.special_tokens_mask.index(0, first_end)
+        second_end = second + len(document.ids)
+        segments = (types[0], types[first], types[first_end], types[second], types[-1])
+        return cls(ids[:first], ids[first_end:second], ids[second_end:], segments)
+
+    @property
+    def special_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def fill(self, query: Ids, document: Ids, truncated: bool) -> Pair:
+        parts = (self.before, query, self.between, document, self.after)
+        types = np.repeat(np.array(self.segments, np.int32), [len(part) for part in parts])
+        return Pair(np.concatenate(parts), types, truncated)

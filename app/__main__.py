@@ -27,7 +27,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
+    try:
+        status: str | int | None = main()
+    except SystemExit as end:  # uvicorn, when the port is taken
+        status = end.code
     logging.shutdown()
     # Not sys.exit: it would wait for a model that is still loading or an inference that hangs.
-    os._exit(status)
+    os._exit(status if isinstance(status, int) else 1)

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 
 from app import __version__
+from app.api.errors import ErrorBody
 from app.api.service import unreadiness
 from app.metrics import Metrics
 from app.reranker import Reranker
@@ -82,7 +83,7 @@ async def info(request: Request) -> JSONResponse:
     )
 
 
-@router.get("/metrics", summary="Figures", response_class=Response)
+@router.get("/metrics", summary="Figures", response_class=Response, responses={422: {"model": ErrorBody}})
 async def metrics(
     request: Request, format: Literal["prometheus", "json"] | None = None, accept: str = Header("")
 ) -> Response:

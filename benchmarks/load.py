@@ -1,0 +1,229 @@
+"""Load on a running service: `python -m benchmarks.load load|latency|stress|metrics`.
+
+Closed loop: each of `concurrency` clients sends its next request when it has the answer to the last.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.texts import requests, word_range
+
+NO_ANSWER = 0
+REFUSALS = (429, 503)
+COLUMNS = {
+    "clients": "concurrency",
+    "requests": "requests",
+    "200": "succeeded",
+    "req/s": "requests_per_second",
+    "docs/s": "documents_per_second",
+    "p50 ms": "p50_ms",
+    "p90 ms": "p90_ms",
+    "p95 ms": "p95_ms",
+    "p99 ms": "p99_ms",
+}
+
+cli = typer.Typer(help="Measure a running reranker service.", no_args_is_help=True, add_completion=False)
+
+Url = Annotated[str, typer.Option(help="The service", envvar="RERANKER_URL")]
+Documents = Annotated[int, typer.Option(min=1, help="Documents of each request")]
+Words = Annotated[str, typer.Option(help="Words of each document, like 20-300 or 100")]
+Cached = Annotated[bool, typer.Option("--cached", help="Send one request again and again, so that the cache answers")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_WORDS = "20-300"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave: seconds of each answered request, in order of arrival, and the statuses of all."""
+
+    concurrency: int
+    documents: int
+    elapsed: float
+    latencies: list[float]
+    statuses: Counter[int]
+
+    def summary(self) -> dict[str, Any]:
+        """Throughput counts requests that were answered with 200; latencies are theirs, in milliseconds."""
+        p50, p90, p95, p99 = (np.percentile(self.latencies or [np.nan], [50, 90, 95, 99]) * 1000).round(2).tolist()
+        return {
+            "concurrency": self.concurrency,
+            "requests": sum(self.statuses.values()),
+            "succeeded": len(self.latencies),
+            "seconds": round(self.elapsed, 3),
+            "requests_per_second": round(len(self.latencies) / self.elapsed, 2),
+            "documents_per_second": round(len(self.latencies) * self.documents / self.elapsed, 1),
+            "p50_ms": p50,
+            "p90_ms": p90,
+            "p95_ms": p95,
+            "p99_ms": p99,
+            "errors": {
+                str(status): count for status, count in sorted(self.statuses.items()) if status != httpx.codes.OK
+            },
+        }
+
+
+def progress_bar(title: str) -> Progress:
+    """On stderr, and only where there is a title."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not title)
+
+
+async def run(url: str, bodies: Sequence[dict[str, Any]], concurrency: int, title: str = "") -> Run:
+    """Send all bodies from `concurrency` clients; progress goes to stderr when it has a title."""
+    queue, latencies, statuses = iter(bodies), [], Counter[int]()
+    with progress_bar(title) as progress:
+        bar = progress.add_task(title, total=len(bodies))
+
+        async def send_one_after_another(client: httpx.AsyncClient) -> None:
+            for body in queue:
+                started = time.perf_counter()
+                try:
+                    status = (await client.post("/rerank/query", json=body)).status_code
+                except httpx.HTTPError:
+                    status = NO_ANSWER
+                statuses[status] += 1
+                if status == httpx.codes.OK:
+                    latencies.append(time.perf_counter() - started)
+                progress.advance(bar)
+
+        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+            started = time.perf_counter()
+            await asyncio.gather(*(send_one_after_another(client) for _ in range(concurrency)))
+            elapsed = time.perf_counter() - started
+    return Run(concurrency, len(bodies[0]["documents"]), elapsed, latencies, statuses)
+
+
+def make_bodies(count: int, documents: int, words: str, cached: bool = False) -> list[dict[str, Any]]:
+    """Requests that no earlier call of this program has sent, or one request `count` times over."""
+    try:
+        bounds = word_range(words)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--words") from None
+    seed = time.time_ns()
+    return (
+        list(requests(1, documents, bounds, seed)) * count if cached else list(requests(count, documents, bounds, seed))
+    )
+
+
+def show(summaries: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """One row a run."""
+    if as_json:
+        print(json.dumps(summaries[0] if len(summaries) == 1 else summaries, indent=2))
+        return
+    table = Table(*COLUMNS, "errors")
+    for column in table.columns[:-1]:
+        column.justify = "right"
+    for row in summaries:
+        table.add_row(*(str(row[name]) for name in COLUMNS.values()), _describe(row["errors"]))
+    Console().print(table)
+
+
+def _describe(errors: dict[str, int]) -> str:
+    named = {"no answer" if status == str(NO_ANSWER) else status: count for status, count in errors.items()}
+    return ", ".join(f"{count} × {status}" for status, count in named.items()) or "none"
+
+
+def fail_on(summaries: Iterable[dict[str, Any]], allowed: Sequence[int] = ()) -> None:
+    """Exit status 1 when anything went wrong that was not to be expected."""
+    if any(int(status) not in allowed for row in summaries for status in row["errors"]):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def load(
+    requests: Annotated[int, typer.Option(min=1)] = 50,
+    concurrency: Annotated[int, typer.Option(min=1)] = 5,
+    documents: Documents = 20,
+    words: Words = DEFAULT_WORDS,
+    url: Url = DEFAULT_URL,
+    cached: Cached = False,
+    json: Json = False,
+) -> None:
+    """Throughput and latency under a steady number of clients. Exit status 1 on any error."""
+    result = asyncio.run(run(url, make_bodies(requests, documents, words, cached), concurrency, "load"))
+    show([result.summary()], json)
+    fail_on([result.summary()])
+
+
+@cli.command()
+def latency(
+    warmup: Annotated[int, typer.Option(min=0, help="Requests that are not counted")] = 5,
+    requests: Annotated[int, typer.Option(min=1)] = 100,
+    documents: Documents = 20,
+    words: Words = DEFAULT_WORDS,
+    url: Url = DEFAULT_URL,
+    cached: Cached = False,
+    json: Json = False,
+) -> None:
+    """Latency of one client alone. Exit status 1 on any error."""
+    bodies = make_bodies(warmup + requests, documents, words, cached)
+    if warmup:
+        asyncio.run(run(url, bodies[:warmup], 1, "warm-up"))
+    result = asyncio.run(run(url, bodies[warmup:], 1, "latency"))
+    show([result.summary()], json)
+    fail_on([result.summary()])
+
+
+@cli.command()
+def stress(
+    max_concurrency: Annotated[int, typer.Option(min=1)] = 16,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each client at each step")] = 4,
+    documents: Documents = 20,
+    words: Words = DEFAULT_WORDS,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """Double the clients step by step. A refusal (429, 503) is an answer here; anything else is exit status 1."""
+    steps = sorted({*(2**step for step in range(max_concurrency.bit_length())), max_concurrency})
+    summaries = [
+        asyncio.run(
+            run(url, make_bodies(clients * requests, documents, words), clients, f"{clients} clients")
+        ).summary()
+        for clients in steps
+    ]
+    show(summaries, json)
+    fail_on(summaries, allowed=REFUSALS)
+
+
+@cli.command()
+def metrics(url: Url = DEFAULT_URL, json: Json = False) -> None:
+    """The service's own figures."""
+    try:
+        response = httpx.get(f"{url}/metrics?format=json", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        Console(stderr=True).print(f"No figures from {url}: {error}")
+        raise typer.Exit(1) from None
+    if json:
+        print(response.text)
+        return
+    table = Table("figure", "value")
+    for name, value in _flat(response.json()):
+        table.add_row(name, f"{value:g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, "-" if value is None else value
+
+
+if __name__ == "__main__":
+    cli()

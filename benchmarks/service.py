@@ -1,0 +1,175 @@
+"""The service against `CrossEncoder.predict` called directly, in one run: `scripts/bench`.
+
+Rounds of the contenders alternate, so that a machine whose speed drifts treats them alike; medians are reported.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.backends.model_source import EMBEDDED
+from benchmarks.load import Run, make_bodies, run
+
+# The contender runs in this process: the same window, the same threads, its own defaults otherwise.
+DIRECT = "CrossEncoder.predict"
+SERVICE_1, SERVICE_8 = "service, 1 client", "service, 8 clients"
+PROBE_INTERVAL = 0.01
+
+
+@contextmanager
+def service(**settings: str) -> Iterator[tuple[str, float]]:
+    """A service of its own process: its URL, and the seconds from its start to ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"RERANKER_PORT": str(port), "RERANKER_LOG_LEVEL": "warning"} | settings
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "app"], env=environment)
+    try:
+        while not _ready(url):
+            if process.poll() is not None:
+                raise RuntimeError("the service did not start")
+            time.sleep(0.02)
+        yield url, time.perf_counter() - started
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+class Direct:
+    """What a user has today: one model, called request by request."""
+
+    def __init__(self) -> None:
+        from sentence_transformers import CrossEncoder
+
+        self._model = CrossEncoder(str(EMBEDDED), device="cpu")
+        self.run(make_bodies(2, 20, "20-300"))
+
+    def run(self, bodies: Sequence[dict[str, Any]]) -> float:
+        """Documents per second."""
+        started = time.perf_counter()
+        for body in bodies:
+            pairs = [(body["query"], document) for document in body["documents"]]
+            self._model.predict(pairs, show_progress_bar=False)
+        return sum(len(body["documents"]) for body in bodies) / (time.perf_counter() - started)
+
+
+def documents_per_second(result: Run) -> float:
+    """Throughput of a run that must not have had an error."""
+    summary = result.summary()
+    if summary["errors"]:
+        raise RuntimeError(f"the load had errors: {summary['errors']}")
+    return float(summary["documents_per_second"])
+
+
+def measure_throughput(url: str, rounds: int, requests: int) -> dict[str, float]:
+    """Documents per second of each contender: medians over alternating rounds."""
+    direct = Direct()
+    speeds: dict[str, list[float]] = {DIRECT: [], SERVICE_1: [], SERVICE_8: []}
+    for number in range(rounds):
+        title = f"round {number + 1} of {rounds}:"
+        bodies = make_bodies(requests, 20, "20-300")
+        speeds[DIRECT].append(direct.run(bodies))
+        speeds[SERVICE_1].append(documents_per_second(asyncio.run(run(url, bodies, 1, f"{title} 1 client"))))
+        bodies = make_bodies(requests, 20, "20-300")
+        speeds[SERVICE_8].append(documents_per_second(asyncio.run(run(url, bodies, 8, f"{title} 8 clients"))))
+    return {name: median(values) for name, values in speeds.items()}
+
+
+def padding_of(url: str, requests: int) -> float:
+    """Share of padding in the tokens of the 8-client load."""
+    before = httpx.get(f"{url}/metrics?format=json").json()["batches"]
+    asyncio.run(run(url, make_bodies(requests, 20, "20-300"), 8, "padding"))
+    after = httpx.get(f"{url}/metrics?format=json").json()["batches"]
+    padding = after["tokens"] * after["padding_ratio"] - before["tokens"] * (before["padding_ratio"] or 0)
+    return float(padding / (after["tokens"] - before["tokens"]))
+
+
+def cached_latency(url: str) -> dict[str, float]:
+    """A fully cached 20-document request: p50 alone, and requests per second of 8 clients."""
+    bodies = make_bodies(1, 20, "20-300", cached=True)
+    asyncio.run(run(url, bodies, 1))
+    alone = asyncio.run(run(url, bodies * 500, 1, "cached, 1 client")).summary()
+    many = asyncio.run(run(url, bodies * 2000, 8, "cached, 8 clients")).summary()
+    return {"p50_ms": alone["p50_ms"], "requests_per_second": many["requests_per_second"]}
+
+
+def health_under_load(url: str, requests: int) -> float:
+    """99th percentile of `/health`, in milliseconds, while 8 clients keep the model busy."""
+
+    async def probe(client: httpx.AsyncClient, load: "asyncio.Task[Run]") -> list[float]:
+        latencies = []
+        while not load.done():
+            started = time.perf_counter()
+            (await client.get("/health")).raise_for_status()
+            latencies.append(time.perf_counter() - started)
+            await asyncio.sleep(PROBE_INTERVAL)
+        return latencies
+
+    async def both() -> list[float]:
+        load = asyncio.create_task(run(url, make_bodies(requests, 20, "20-300"), 8, "health under load"))
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            latencies = await probe(client, load)
+        await load
+        return latencies
+
+    return float(np.percentile(asyncio.run(both()), 99) * 1000)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each contender")] = 5,
+    requests: Annotated[int, typer.Option(min=8, help="Requests of a round")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+) -> None:
+    """Print the figures of the service on this machine, each beside its goal."""
+    with service() as (url, start_seconds):
+        speeds = measure_throughput(url, rounds, requests)
+        figures = {
+            "documents_per_second": {name: round(speed, 1) for name, speed in speeds.items()},
+            "ratio_8_clients": round(speeds[SERVICE_8] / speeds[DIRECT], 2),
+            "ratio_1_client": round(speeds[SERVICE_1] / speeds[DIRECT], 2),
+            "padding_ratio": round(padding_of(url, requests), 4),
+            "cached": cached_latency(url),
+            "health_p99_ms": round(health_under_load(url, requests), 1),
+            "start_to_ready_seconds": round(start_seconds, 2),
+        }
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    table = Table("20 documents of 20-300 words", "figure", "goal")
+    for name, speed in speeds.items():
+        table.add_row(f"{name}, documents/s", f"{speed:.1f}", "")
+    table.add_row("service, 8 clients, against predict", f"{figures['ratio_8_clients']} ×", "≥ 1.5 ×")
+    table.add_row("service, 1 client, against predict", f"{figures['ratio_1_client']} ×", "≥ 0.95 ×")
+    table.add_row("padding, 8 clients", f"{figures['padding_ratio']:.1%}", "≤ 10 %")
+    table.add_row("all 20 cached, p50", f"{figures['cached']['p50_ms']} ms", "≤ 3 ms")  # type: ignore[index]
+    table.add_row("all 20 cached, 8 clients", f"{figures['cached']['requests_per_second']} requests/s", "")  # type: ignore[index]
+    table.add_row("/health p99 while saturated", f"{figures['health_p99_ms']} ms", "< 50 ms")
+    table.add_row("start to ready", f"{figures['start_to_ready_seconds']} s", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

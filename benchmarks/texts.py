@@ -1,0 +1,28 @@
+"""Texts to rank, made on the spot: common English words, so that a word is about one and a third tokens."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+WORDS = (Path(__file__).parent / "words.txt").read_text().split()
+
+
+def word_range(text: str) -> tuple[int, int]:
+    """`20-300` or `100`, as (fewest, most) words of a document. Raises ValueError."""
+    fewest, _, most = text.partition("-")
+    bounds = int(fewest), int(most or fewest)
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise ValueError(f"{text!r} is no range of words; give one like 20-300 or 100")
+    return bounds
+
+
+def requests(count: int, documents: int, words: tuple[int, int], seed: int) -> Iterator[dict[str, Any]]:
+    """`count` rerank requests with no pair in common, the same for the same seed."""
+    random_words = random.Random(seed)
+
+    def text(length: int) -> str:
+        return " ".join(random_words.choices(WORDS, k=length)) + "."
+
+    for _ in range(count):
+        yield {"query": text(8), "documents": [text(random_words.randint(*words)) for _ in range(documents)]}

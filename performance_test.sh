@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Measure a running reranker service.
+#
+#   ./performance_test.sh load    --requests=50 --concurrency=5
+#   ./performance_test.sh latency --warmup=5 --requests=100
+#   ./performance_test.sh stress  --max-concurrency=16
+#   ./performance_test.sh metrics
+#
+# All take --url; the first three also --documents --words --json. '<subcommand> --help' explains each.
+set -euo pipefail
+cd "$(dirname "$0")"
+source scripts/process.sh
+if [[ $# -eq 0 ]]; then
+  usage >&2
+  exit 2
+fi
+scripts/setup runtime
+exec .venv/bin/python -m benchmarks.load "$@"

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Start the reranker service; installs itself into .venv on the first start.
+#
+#   ./start_reranker.sh [fg|daemon]
+#
+#   fg       in the foreground (default); Ctrl-C stops it
+#   daemon   in the background, log in reranker.log, returns once the service is ready
+#
+# Settings are environment variables, see the README. RERANKER_PORT=8000 is where it listens.
+set -euo pipefail
+cd "$(dirname "$0")"
+source scripts/process.sh
+
+refuse_second_start() {
+  if running; then
+    echo "Already running with pid $(cat "$pid_file"); './manage_reranker.sh stop' stops it." >&2
+    exit 1
+  fi
+  if curl --silent --max-time 2 --output /dev/null "$url"; then
+    echo "Something else answers on $url already; set RERANKER_PORT to another port." >&2
+    exit 1
+  fi
+}
+
+start_foreground() {
+  echo $$ >"$pid_file"
+  exec .venv/bin/python -m app
+}
+
+start_daemon() {
+  local start_of_log
+  touch "$log_file"
+  start_of_log=$(($(wc -c <"$log_file") + 1))
+  setsid .venv/bin/python -m app >>"$log_file" 2>&1 </dev/null &
+  echo $! >"$pid_file"
+  echo "Starting with pid $!, log in $log_file ..."
+  until curl --silent --fail --max-time 2 --output /dev/null "$url/health/ready"; do
+    if ! running; then
+      rm -f "$pid_file"
+      echo "The service did not start:" >&2
+      tail -c "+$start_of_log" "$log_file" >&2
+      exit 1
+    fi
+    sleep 0.2
+  done
+  tail -c "+$start_of_log" "$log_file"
+}
+
+mode=${1:-fg}
+if [[ $# -gt 1 || ! $mode =~ ^(fg|daemon)$ ]]; then
+  usage >&2
+  exit 2
+fi
+refuse_second_start
+scripts/setup runtime
+if [[ $mode == fg ]]; then start_foreground; else start_daemon; fi

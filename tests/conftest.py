@@ -1,0 +1,86 @@
+"""Fixtures shared by all tests."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from app.config import Settings
+from app.main import create_app
+from tests.fakes import FakeScorer
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that is about to happen; the test's own timeout ends it when it does not."""
+    while not condition():  # noqa: ASYNC110 (what is waited for has no event)
+        await asyncio.sleep(0.001)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves the test runner's signal handlers alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A real HTTP server in this event loop, and a client for it."""
+    port = free_port()
+    server = QuietServer(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            await until(lambda: app.state.lifecycle.phase != "loading")
+            yield client
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+def scorer() -> FakeScorer:
+    return FakeScorer()
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the developer's shell must not reach the tests."""
+    from app.config import environment_names
+
+    for name in environment_names():
+        monkeypatch.delenv(name, raising=False)
+
+
+class Serve:
+    """`async with serve(max_parallel=1) as client:` a service over the fake scorer, with these settings."""
+
+    app: FastAPI
+
+    def __init__(self, scorer: FakeScorer) -> None:
+        self._scorer = scorer
+
+    def __call__(self, **settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        self.app = create_app(Settings(**settings), self._scorer)
+        return serving(self.app)
+
+
+@pytest.fixture
+def serve(scorer: FakeScorer) -> Serve:
+    return Serve(scorer)

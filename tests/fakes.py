@@ -1,0 +1,79 @@
+"""A scorer behind the real seam: ranks by shared words, can be held, can be failed, remembers its batches."""
+
+import threading
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.backends import Engine
+from app.errors import OutOfMemory
+from app.tokenization import Pair
+
+ENGINE = Engine(
+    model="fake",
+    revision=None,
+    device="cpu",
+    backend="fake",
+    precision="fp32",
+    compiled=False,
+    threads=1,
+    max_length=512,
+    activation="sigmoid",
+    labels={0: "relevance"},
+)
+
+
+class FakeScorer:
+    """The logit of a pair is the number of query words in the document, less a half."""
+
+    def __init__(self) -> None:
+        self.engine = ENGINE
+        self.batches: list[list[int]] = []
+        """Lengths of the pairs of each batch scored, in order."""
+        self.gate = threading.Event()
+        """Clear it to hold the inference thread."""
+        self.gate.set()
+        self.failure: Exception | None = None
+        """Raised in place of the next batches' scores."""
+        self.capacity = 10**9
+        """Pairs that fit the memory."""
+        self.cleared = 0
+
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
+        return [self._pair(query, document, max_tokens_per_doc) for document in documents]
+
+    def _pair(self, query: str, document: str, limit: int | None) -> Pair:
+        first, second = words(query), words(document)
+        kept = second[:limit]
+        types = [0] * len(first) + [1] * len(kept)
+        return Pair(np.array(first + kept, np.int32), np.array(types, np.int32), len(kept) < len(second))
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        assert self.gate.wait(30), "the test forgot to open the gate"
+        self.batches.append([pair.length for pair in pairs])
+        if self.failure is not None:
+            raise self.failure
+        if len(pairs) > self.capacity:
+            raise OutOfMemory("does not fit")
+        return [logit(pair) for pair in pairs]
+
+    def activate(self, logits: Sequence[float]) -> list[float]:
+        return [float(1 / (1 + np.exp(-logit))) for logit in logits]
+
+    def warm_up(self) -> None:
+        pass
+
+    def clear_memory(self) -> None:
+        self.cleared += 1
+
+
+def words(text: str) -> list[int]:
+    """A stable id for each word."""
+    return [zlib.crc32(word.encode()) % 2**31 for word in text.lower().split()]
+
+
+def logit(pair: Pair) -> float:
+    """What the fake model thinks of a pair; nan for a document that says so."""
+    query, document = set(pair.ids[pair.type_ids == 0].tolist()), set(pair.ids[pair.type_ids == 1].tolist())
+    return float("nan") if words("nan")[0] in document else len(query & document) - 0.5

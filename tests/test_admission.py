@@ -1,0 +1,70 @@
+import asyncio
+
+import pytest
+
+from app.admission import Admission
+from app.errors import QueueFull, QueueTimeout
+from tests.conftest import until
+
+
+async def hold(admission: Admission, release: asyncio.Event) -> None:
+    async with admission.slot():
+        await release.wait()
+
+
+async def test_slots_then_places_to_wait_then_full() -> None:
+    admission, release = Admission(max_parallel=2, max_queue=3, queue_timeout=30), asyncio.Event()
+    tasks = [asyncio.create_task(hold(admission, release)) for _ in range(5)]
+    await until(lambda: admission.active == 2 and admission.waiting == 3)
+    with pytest.raises(QueueFull, match=r"2 requests in work \(RERANKER_MAX_PARALLEL=2\) and 3 waiting"):
+        await hold(admission, release)
+    release.set()
+    await asyncio.gather(*tasks)
+    assert (admission.active, admission.waiting) == (0, 0)
+
+
+async def test_without_places_to_wait_a_free_slot_is_still_given() -> None:
+    admission = Admission(max_parallel=1, max_queue=0, queue_timeout=30)
+    async with admission.slot():
+        with pytest.raises(QueueFull):
+            await hold(admission, asyncio.Event())
+    async with admission.slot() as waited:
+        assert waited >= 0
+
+
+async def test_waiting_ends_in_time() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=0.02), asyncio.Event()
+    holder = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    with pytest.raises(QueueTimeout, match=r"0\.02 s"):
+        await hold(admission, release)
+    assert (admission.active, admission.waiting) == (1, 0)
+    release.set()
+    await holder
+
+
+@pytest.mark.parametrize("victim", ["active", "waiting"])
+async def test_a_cancelled_request_gives_its_place_back(victim: str) -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=30), asyncio.Event()
+    active = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    waiting = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.waiting == 1)
+    (active if victim == "active" else waiting).cancel()
+    await until(lambda: admission.waiting == 0 and admission.active == 1)
+    release.set()
+    await asyncio.gather(active, waiting, return_exceptions=True)
+    assert (admission.active, admission.waiting) == (0, 0)
+    async with admission.slot():
+        pass
+
+
+async def test_retry_after_grows_with_the_queue_and_the_time_requests_take() -> None:
+    admission = Admission(max_parallel=2, max_queue=100, queue_timeout=30)
+    assert admission.retry_after() == 1
+    admission._record(4.0)
+    assert admission.retry_after() == 2
+    admission.waiting = 9
+    assert admission.retry_after() == 20
+    admission.waiting = 1000
+    assert admission.retry_after() == 60

@@ -1,0 +1,391 @@
+"""The API over real HTTP, with the fake scorer behind the real seam."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import Serve, until
+from tests.fakes import FakeScorer
+
+DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets"]
+BODY: dict[str, Any] = {"query": "what causes tides", "documents": DOCUMENTS}
+
+
+def indices(response: httpx.Response) -> list[int]:
+    assert response.status_code == 200, response.text
+    return [result["index"] for result in response.json()["results"]]
+
+
+@pytest.mark.parametrize("path", ["/rerank/query", "/rerank"])
+async def test_documents_come_back_best_first_ties_by_index(serve: Serve, path: str) -> None:
+    async with serve() as client:
+        response = await client.post(path, json=BODY)
+    assert indices(response) == [2, 1, 0, 3]
+    body = response.json()
+    assert body["object"] == "rerank"
+    assert body["model"] == "fake"
+    assert body["id"] == response.headers["x-request-id"]
+    assert [result["relevance_score"] for result in body["results"]] == pytest.approx(
+        [0.8176, 0.6225, 0.3775, 0.3775], abs=1e-4
+    )
+    assert all("document" not in result and "id" not in result for result in body["results"])
+    tokens = sum(3 + len(document.split()) for document in DOCUMENTS)
+    assert body["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    meta = body["meta"]
+    assert (meta["documents"], meta["scored"], meta["cached"], meta["truncated"]) == (4, 4, 0, 0)
+    assert meta["degraded"] is False
+    assert set(meta["timings_ms"]) == {"queue", "tokenize", "inference", "total"}
+    assert meta["billed_units"] == {"search_units": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"top_k": 2}, [2, 1]),
+        ({"top_n": 1}, [2]),
+        ({"top_k": 100}, [2, 1, 0, 3]),
+        ({"top_k": None, "top_n": None, "score_threshold": None}, [2, 1, 0, 3]),
+        ({"score_threshold": 0.5}, [2, 1]),
+        ({"score_threshold": 0, "raw_scores": True}, [2, 1]),
+        ({"max_tokens_per_doc": 1}, [1, 0, 2, 3]),
+        ({"unknown": {"keys": "are ignored"}, "model": "rerank-v3.5", "user": "u1"}, [2, 1, 0, 3]),
+    ],
+)
+async def test_options(serve: Serve, options: dict[str, Any], expected: list[int]) -> None:
+    async with serve() as client:
+        assert indices(await client.post("/rerank/query", json=BODY | options)) == expected
+
+
+async def test_other_names_for_the_documents(serve: Serve) -> None:
+    async with serve() as client:
+        for name in ("passages", "texts"):
+            body = {"query": BODY["query"], "documents": None, name: DOCUMENTS}
+            assert indices(await client.post("/rerank/query", json=body)) == [2, 1, 0, 3]
+
+
+async def test_raw_scores_are_logits(serve: Serve) -> None:
+    async with serve() as client:
+        response = await client.post("/rerank/query", json=BODY | {"raw_scores": "true"})
+    assert [result["relevance_score"] for result in response.json()["results"]] == [1.5, 0.5, -0.5, -0.5]
+
+
+async def test_returned_documents_are_objects_with_what_was_sent(serve: Serve) -> None:
+    documents = [
+        "tides",
+        {"text": "causes tides", "id": "d7", "metadata": {"page": 3, "note": None}},
+        {"text": "x", "id": 4},
+    ]
+    async with serve() as client:
+        response = await client.post("/rerank", json=BODY | {"documents": documents, "return_documents": "true"})
+    first, second, third = response.json()["results"]
+    assert first["document"] == {"text": "causes tides", "id": "d7", "metadata": {"page": 3, "note": None}}
+    assert (first["index"], first["id"]) == (1, "d7")
+    assert second["document"] == {"text": "tides"}
+    assert third["id"] == 4
+
+
+async def test_truncated_documents_are_counted_also_from_the_cache(serve: Serve) -> None:
+    async with serve() as client:
+        for cached in (0, 4):
+            response = await client.post("/rerank", json=BODY | {"max_tokens_per_doc": 3})
+            meta = response.json()["meta"]
+            assert (meta["truncated"], meta["cached"]) == (2, cached)
+            assert response.json()["usage"]["prompt_tokens"] == 4 * 3 + 3 + 3 + 3 + 2
+
+
+async def test_known_pairs_are_not_scored_again(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve() as client:
+        await client.post("/rerank", json=BODY)
+        response = await client.post("/rerank", json=BODY | {"documents": [*reversed(DOCUMENTS), "new tides"]})
+        assert indices(response) == [1, 2, 4, 0, 3]
+        assert (response.json()["meta"]["cached"], response.json()["meta"]["scored"]) == (4, 1)
+        assert sum(map(len, scorer.batches)) == 5
+        assert (await client.get("/metrics?format=json")).json()["cache"] == {
+            "entries": 5,
+            "hits": 4,
+            "misses": 5,
+            "hit_rate": pytest.approx(4 / 9, abs=1e-6),
+        }
+
+
+async def test_without_cache_everything_is_scored_again(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(prediction_cache=False) as client:
+        for _ in range(2):
+            assert (await client.post("/rerank", json=BODY)).json()["meta"]["cached"] == 0
+    assert sum(map(len, scorer.batches)) == 8
+
+
+async def test_hits_take_no_slot(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(max_parallel=1, max_queue=0) as client:
+        await client.post("/rerank", json=BODY)
+        scorer.gate.clear()
+        busy = asyncio.create_task(client.post("/rerank", json=BODY | {"query": "another"}))
+        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        assert indices(await client.post("/rerank", json=BODY)) == [2, 1, 0, 3]
+        assert (await client.post("/rerank", json=BODY | {"query": "a third"})).status_code == 429
+        scorer.gate.set()
+        assert (await busy).status_code == 200
+
+
+async def test_concurrent_requests_for_the_same_pairs_score_them_once(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(max_parallel=8) as client:
+        scorer.gate.clear()
+        requests = [asyncio.create_task(client.post("/rerank", json=BODY)) for _ in range(5)]
+        await until(lambda: serve.app.state.reranker.admission.active == 5)
+        scorer.gate.set()
+        assert all(indices(response) == [2, 1, 0, 3] for response in await asyncio.gather(*requests))
+    assert sum(map(len, scorer.batches)) == 4
+
+
+ERRORS = [
+    ({"documents": ["a"]}, 422, "query: field required"),
+    ({"query": "", "documents": ["a"]}, 422, "query: string should have at least 1 character, got ''"),
+    ({"query": 5, "documents": ["a"]}, 422, "query: input should be a valid string, got 5"),
+    ({"query": "q"}, 422, "documents: field required"),
+    ({"query": "q", "documents": []}, 422, "documents: list should have at least 1 item"),
+    ({"query": "q", "documents": "text"}, 422, "documents: input should be a valid list, got 'text'"),
+    ({"query": "q", "documents": ["a", 7]}, 422, "documents[1]: input should be a valid dictionary"),
+    ({"query": "q", "documents": ["a", {"body": "b"}]}, 422, "documents[1].text: field required"),
+    ({"query": "q", "documents": ["a"], "top_k": 0}, 422, "top_k: input should be greater than or equal to 1, got 0"),
+    (
+        {"query": "q", "documents": ["a"], "score_threshold": "x"},
+        422,
+        "score_threshold: input should be a valid number",
+    ),
+    ({"query": "q", "documents": ["a"] * 6}, 413, "documents: at most 5 are accepted (RERANKER_MAX_DOCUMENTS), got 6"),
+    (
+        {"query": "q", "documents": ["a", "b" * 51]},
+        413,
+        "documents[1]: at most 50 characters are accepted (RERANKER_MAX_TEXT_CHARS), got 51",
+    ),
+    ({"query": "q" * 60, "documents": ["a"]}, 413, "query: at most 50 characters"),
+    (
+        {"query": "q", "documents": ["a" * 50] * 5, "user": "u" * 2000},
+        413,
+        "body: at most 2000 bytes are accepted (RERANKER_MAX_BODY_BYTES), got 2",
+    ),
+    ([1, 2], 422, "body: input should be a valid dictionary"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "message"), ERRORS)
+async def test_errors_name_the_field_the_limit_and_the_value(
+    serve: Serve, scorer: FakeScorer, body: Any, status: int, message: str
+) -> None:
+    async with serve(max_documents=5, max_text_chars=50, max_body_bytes=2000) as client:
+        response = await client.post("/rerank/query", json=body)
+        assert response.status_code == status
+        error = response.json()
+        assert message in error["message"]
+        assert error["detail"] == error["message"] == error["error"]["message"]
+        assert error["error"]["code"] == status
+        assert error["id"] == response.headers["x-request-id"]
+        assert scorer.batches == []
+        assert (await client.post("/rerank/query", json={"query": "q", "documents": ["a"]})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "message"),
+    [
+        (b'{"query": "q", ', "application/json", 400, "not valid JSON"),
+        (b"\xff\xfe", "application/json", 400, ""),
+        (b'{"query":"q","documents":["a"]}', "text/plain", 422, "Content-Type: application/json"),
+        (b'{"query":"\\ud800","documents":["a"]}', "application/json", 422, "query: input should be a valid string"),
+        (b"[" * 100_000, "application/json", 400, ""),
+        (b"", "application/json", 422, "body: field required"),
+    ],
+)
+async def test_bodies_that_are_not_json(
+    serve: Serve, content: bytes, content_type: str, status: int, message: str
+) -> None:
+    async with serve() as client:
+        response = await client.post("/rerank", content=content, headers={"content-type": content_type})
+        assert response.status_code == status
+        assert message in response.json()["message"]
+
+
+async def test_a_body_without_a_declared_length_is_bounded_too(serve: Serve) -> None:
+    async def chunks() -> Any:
+        for _ in range(100):
+            yield b" " * 1000
+
+    async with serve(max_body_bytes=50_000) as client:
+        response = await client.post("/rerank", content=chunks(), headers={"content-type": "application/json"})
+    assert response.status_code == 413
+    assert "at most 50000 bytes" in response.json()["message"]
+
+
+async def test_a_full_queue_says_when_to_come_back(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(max_parallel=1, max_queue=1) as client:
+        scorer.gate.clear()
+        accepted = [
+            asyncio.create_task(client.post("/rerank", json=BODY | {"query": f"tides {number}"})) for number in range(2)
+        ]
+        await until(lambda: serve.app.state.reranker.admission.waiting == 1)
+        refused = await client.post("/rerank", json=BODY | {"query": "tides 9"})
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["message"].startswith("Queue is full")
+        health = (await client.get("/health")).json()
+        assert (health["status"], health["active"], health["waiting"]) == ("ok", 1, 1)
+        scorer.gate.set()
+        assert [response.status_code for response in await asyncio.gather(*accepted)] == [200, 200]
+        figures = (await client.get("/metrics", headers={"accept": "application/json"})).json()
+        assert figures["rejections"] == {"queue_full": 1}
+        assert figures["requests"]["by_status"] == {"200": 2, "429": 1}
+        assert figures["requests"]["success_rate"] == pytest.approx(2 / 3, abs=1e-6)
+
+
+async def test_the_overload_status_is_a_setting(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(max_parallel=1, max_queue=0, overload_status=503) as client:
+        scorer.gate.clear()
+        accepted = asyncio.create_task(client.post("/rerank", json=BODY))
+        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        assert (await client.post("/rerank", json=BODY | {"query": "x"})).status_code == 503
+        scorer.gate.set()
+        await accepted
+
+
+async def test_waiting_too_long_is_503_with_retry_after(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(max_parallel=1, queue_timeout=0.05) as client:
+        scorer.gate.clear()
+        accepted = asyncio.create_task(client.post("/rerank", json=BODY))
+        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        response = await client.post("/rerank", json=BODY | {"query": "x"})
+        assert response.status_code == 503
+        assert "retry-after" in response.headers
+        assert "RERANKER_QUEUE_TIMEOUT" in response.json()["message"]
+        scorer.gate.set()
+        assert (await accepted).status_code == 200
+
+
+@pytest.mark.parametrize(("settings", "body"), [({}, {"timeout_ms": 40}), ({"request_timeout": 0.04}, {})])
+async def test_past_the_deadline_is_504_and_leaves_nothing(
+    serve: Serve, scorer: FakeScorer, settings: Any, body: Any
+) -> None:
+    async with serve(batch_tokens=16, **settings) as client:
+        scorer.gate.clear()
+        response = await client.post("/rerank", json=BODY | body)
+        assert response.status_code == 504
+        assert "0.04 s" in response.json()["message"]
+        reranker = serve.app.state.reranker
+        assert (reranker.admission.active, reranker.batcher.pending) == (0, 0)
+        scorer.gate.set()
+
+
+async def test_a_failing_model_is_500_with_an_id_and_no_internals(
+    serve: Serve, scorer: FakeScorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as client:
+        scorer.failure = RuntimeError("weights at 0xdeadbeef")
+        response = await client.post("/rerank", json=BODY)
+        assert response.status_code == 500
+        assert "deadbeef" not in response.text
+        assert "Traceback" not in response.text
+        assert response.json()["error"]["type"] == "scoring_failed"
+        scorer.failure = None
+        assert indices(await client.post("/rerank", json=BODY)) == [2, 1, 0, 3]
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_a_bug_of_ours_is_500_with_an_id_and_the_next_request_served(
+    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(scorer, "encode", lambda *_: 1 / 0)
+            response = await client.post("/rerank", json=BODY, headers={"x-request-id": "find-me"})
+        assert response.status_code == 500
+        assert "find-me" in response.json()["message"]
+        assert "division" not in response.text
+        assert "ZeroDivisionError" in caplog.text
+        assert indices(await client.post("/rerank", json=BODY)) == [2, 1, 0, 3]
+
+
+async def test_a_dead_loop_flips_readiness(serve: Serve) -> None:
+    async with serve() as client:
+        serve.app.state.reranker.batcher.close()
+        for path in ("/health", "/health/ready"):
+            assert (await client.get(path)).status_code == 503
+        assert (await client.get("/health")).json()["status"] == "unhealthy"
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.post("/rerank", json=BODY)).status_code == 503
+
+
+async def test_loading_and_draining_are_told(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve() as client:
+        app = serve.app
+        for phase in ("loading", "draining"):
+            app.state.lifecycle.phase = phase
+            assert (await client.get("/health/ready")).status_code == 503
+            assert (await client.get("/health")).json()["status"] == phase
+            refused = await client.post("/rerank", json=BODY)
+            assert refused.status_code == 503
+            assert "retry-after" in refused.headers
+            assert (await client.get("/health/live")).status_code == 200
+        assert scorer.batches == []
+
+
+async def test_health_and_info_tell_what_runs(serve: Serve) -> None:
+    async with serve(max_parallel=3, max_queue=7, max_documents=99) as client:
+        health, info = (await client.get("/health")).json(), (await client.get("/info")).json()
+    assert health["max_parallel"] == 3
+    assert health["max_queue"] == 7
+    assert (health["model"], health["device"], health["backend"]) == ("fake", "cpu", "fake")
+    assert info["model_id"] == "fake"
+    assert info["model_type"] == {"reranker": {"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}}
+    assert (info["max_client_batch_size"], info["max_concurrent_requests"]) == (99, 10)
+
+
+async def test_metrics_as_prometheus_text(serve: Serve) -> None:
+    async with serve() as client:
+        await client.post("/rerank", json=BODY)
+        text = (await client.get("/metrics")).text
+    assert 'reranker_requests_total{status="200"} 1.0' in text
+    assert 'reranker_documents_total{source="model"} 4.0' in text
+    assert "reranker_ready 1.0" in text
+    assert 'backend="fake"' in text
+    assert "process_resident_memory_bytes" in text
+
+
+async def test_metrics_add_up(serve: Serve) -> None:
+    async with serve() as client:
+        for number in range(3):
+            await client.post("/rerank", json=BODY | {"query": f"tides {number}"})
+        figures = (await client.get("/metrics?format=json")).json()
+    assert figures["requests"]["total"] == 3
+    assert figures["requests"]["success_rate"] == 1.0
+    assert figures["average_processing_seconds"] > 0
+    assert figures["average_wait_seconds"] is not None
+    lengths = [2 + len(document.split()) for document in DOCUMENTS]
+    padding = figures["batches"]["padding_ratio"] * figures["batches"]["tokens"]
+    assert figures["batches"]["tokens"] - padding == pytest.approx(3 * sum(lengths), abs=0.01)
+
+
+async def test_request_ids_are_taken_over_when_fit_for_a_log(serve: Serve) -> None:
+    async with serve() as client:
+        for given, taken in (("abc-123", True), ("a b\tc", False), ("x" * 200, False)):
+            response = await client.post("/rerank", json=BODY, headers={"x-request-id": given})
+            assert (response.headers["x-request-id"] == given) is taken
+            assert response.json()["id"] == response.headers["x-request-id"]
+
+
+async def test_openapi_shows_real_examples(serve: Serve) -> None:
+    async with serve() as client:
+        assert (await client.get("/docs")).status_code == 200
+        schema = (await client.get("/openapi.json")).json()
+        example = schema["components"]["schemas"]["RerankRequest"]["examples"][0]
+        assert (await client.post("/rerank/query", json=example)).status_code == 200
+    operation = schema["paths"]["/rerank/query"]["post"]
+    assert {"200", "400", "413", "422", "429", "500", "503", "504"} <= set(operation["responses"])
+    assert "HTTPValidationError" not in json.dumps(schema)
+
+
+async def test_unknown_paths_and_methods_are_errors_in_our_shape(serve: Serve) -> None:
+    async with serve() as client:
+        for response in (await client.get("/nothing"), await client.get("/rerank")):
+            assert response.status_code in (404, 405)
+            assert response.json()["error"]["code"] == response.status_code

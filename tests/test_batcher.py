@@ -1,0 +1,156 @@
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.batcher import MAX_PADDING, Batcher, take_batch
+from app.errors import OutOfMemory, ScoringFailed, Unavailable
+from app.metrics import Metrics
+from app.tokenization import Pair
+from tests.conftest import until
+from tests.fakes import FakeScorer
+
+QUEUES = st.lists(st.lists(st.integers(1, 512), min_size=1, max_size=30).map(sorted), min_size=1, max_size=6)
+
+
+def pair(length: int) -> Pair:
+    return Pair(np.ones(length, np.int32), np.zeros(length, np.int32), truncated=False)
+
+
+@given(QUEUES, st.integers(16, 4096))
+def test_a_batch_keeps_the_budget_and_pads_little(queues: list[list[int]], budget: int) -> None:
+    batch = take_batch(queues, budget)
+    lengths = [queues[queue][position] for queue, position in batch]
+    assert len(set(batch)) == len(batch)
+    assert len(batch) == 1 or len(lengths) * max(lengths) <= budget
+    assert min(lengths) >= max(lengths) * (1 - MAX_PADDING)
+
+
+@given(QUEUES, st.integers(16, 4096))
+def test_the_request_whose_turn_it_is_moves_on_by_its_longest_pair(queues: list[list[int]], budget: int) -> None:
+    assert take_batch(queues, budget)[0] == (0, len(queues[0]) - 1)
+
+
+@given(QUEUES, st.integers(16, 4096))
+def test_a_batch_is_not_left_short_while_fitting_pairs_wait(queues: list[list[int]], budget: int) -> None:
+    batch = take_batch(queues, budget)
+    longest = queues[0][-1]
+    fitting = sum(longest * (1 - MAX_PADDING) <= length <= longest for queue in queues for length in queue)
+    assert len(batch) == min(max(1, budget // longest), fitting)
+
+
+def test_requests_share_a_batch_evenly() -> None:
+    batch = take_batch([[100] * 50, [100] * 50, [100] * 2], 900)
+    assert [sum(queue == index for queue, _ in batch) for index in range(3)] == [4, 3, 2]
+
+
+@asynccontextmanager
+async def running(scorer: FakeScorer, budget: int = 1000) -> AsyncIterator[Batcher]:
+    with ThreadPoolExecutor(1) as thread:
+        batcher = Batcher(scorer, thread, budget, Metrics())
+        loop = asyncio.create_task(batcher.run())
+        try:
+            yield batcher
+        finally:
+            scorer.gate.set()
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+
+
+async def test_scores_come_back_in_the_order_of_submission(scorer: FakeScorer) -> None:
+    pairs = scorer.encode("a b c d", ["a", "a b c", "x", "c d"])
+    async with running(scorer) as batcher:
+        assert await asyncio.gather(*batcher.submit(pairs)) == [0.5, 2.5, -0.5, 1.5]
+
+
+async def test_a_small_request_does_not_wait_for_a_large_one(scorer: FakeScorer) -> None:
+    async with running(scorer, budget=1000) as batcher:
+        scorer.gate.clear()
+        large = batcher.submit([pair(100) for _ in range(500)])
+        small = batcher.submit([pair(50) for _ in range(10)])
+        scorer.gate.set()
+        await asyncio.gather(*small)
+        assert sum(future.done() for future in large) <= 20
+        await asyncio.gather(*large)
+
+
+async def test_pairs_of_different_requests_ride_together(scorer: FakeScorer) -> None:
+    async with running(scorer, budget=1000) as batcher:
+        scorer.gate.clear()
+        blocker = batcher.submit([pair(400)])
+        await until(lambda: batcher.pending == 0)
+        futures = [future for _ in range(5) for future in batcher.submit([pair(100), pair(100)])]
+        scorer.gate.set()
+        await asyncio.gather(*blocker, *futures)
+    assert scorer.batches == [[400], [100] * 10]
+
+
+async def test_a_failed_batch_fails_its_own_pairs_and_nothing_else(
+    scorer: FakeScorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(scorer, budget=100) as batcher:
+        scorer.failure = RuntimeError("secret internals")
+        [failed] = batcher.submit([pair(100)])
+        with pytest.raises(ScoringFailed) as caught:
+            await failed
+        assert "secret" not in str(caught.value)
+        assert "secret internals" in caplog.text
+        scorer.failure = None
+        assert await asyncio.gather(*batcher.submit([pair(100)])) == [-0.5]
+
+
+async def test_out_of_memory_halves_the_batch(scorer: FakeScorer) -> None:
+    scorer.capacity = 3
+    async with running(scorer, budget=1000) as batcher:
+        assert await asyncio.gather(*batcher.submit([pair(100)] * 10)) == [-0.5] * 10
+    assert scorer.cleared > 0
+
+
+async def test_a_pair_that_can_never_fit_is_an_error(scorer: FakeScorer) -> None:
+    scorer.capacity = 0
+    async with running(scorer) as batcher:
+        [future] = batcher.submit([pair(100)])
+        with pytest.raises(OutOfMemory):
+            await future
+        assert batcher.alive
+
+
+async def test_a_score_that_is_not_a_number_is_an_error_for_its_pair_only(scorer: FakeScorer) -> None:
+    async with running(scorer) as batcher:
+        bad, good = batcher.submit(scorer.encode("a", ["nan", "a"]))
+        with pytest.raises(ScoringFailed, match="not a number"):
+            await bad
+        assert await good == 0.5
+
+
+async def test_cancelled_pairs_never_reach_the_model(scorer: FakeScorer) -> None:
+    async with running(scorer) as batcher:
+        scorer.gate.clear()
+        running_now = batcher.submit([pair(300)])
+        await until(lambda: batcher.pending == 0)
+        gone = batcher.submit([pair(200), pair(200)])
+        for future in gone:
+            future.cancel()
+        batcher.prune()
+        assert batcher.pending == 0
+        scorer.gate.set()
+        await asyncio.gather(*running_now)
+    assert scorer.batches == [[300]]
+
+
+async def test_when_the_loop_ends_nobody_is_left_waiting(scorer: FakeScorer) -> None:
+    async with running(scorer) as batcher:
+        scorer.gate.clear()
+        batcher.submit([pair(300)])
+        await until(lambda: batcher.pending == 0)
+        [waiting] = batcher.submit([pair(200)])
+    with pytest.raises(Unavailable):
+        await waiting
+    assert not batcher.alive
+    with pytest.raises(Unavailable):
+        batcher.submit([pair(1)])

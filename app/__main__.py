@@ -28,9 +28,9 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        status: str | int | None = main()
-    except SystemExit as end:  # uvicorn, when the port is taken
-        status = end.code
+        status = main()
+    except SystemExit:  # uvicorn's way to say that it could not listen; it has logged the reason
+        status = 1
     logging.shutdown()
     # Not sys.exit: it would wait for a model that is still loading or an inference that hangs.
-    os._exit(status if isinstance(status, int) else 1)
+    os._exit(status)

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
 MAX_PADDING = 0.125
+STOPPED = "The service stopped before this request was scored"
 
 
 @dataclass(eq=False, slots=True)
@@ -98,7 +99,7 @@ class Batcher:
         """Take no more pairs and fail those that wait for a batch."""
         self.alive = False
         for queue in self._queues:
-            fail(queue, Unavailable("The service stopped before this request was scored"))
+            fail(queue, Unavailable(STOPPED))
         self._queues = []
 
     async def run(self) -> None:
@@ -125,6 +126,9 @@ class Batcher:
         started = perf_counter()
         try:
             logits = await asyncio.get_running_loop().run_in_executor(self._thread, score, self._scorer, pairs)
+        except asyncio.CancelledError:
+            fail(batch, Unavailable(STOPPED))
+            raise
         except Exception as error:
             log.exception("Scoring a batch of %d pairs failed", len(batch))
             self._metrics.failed_batches.inc()

@@ -130,7 +130,13 @@ def show(summaries: Sequence[dict[str, Any]], as_json: bool) -> None:
         column.justify = "right"
     for row in summaries:
         table.add_row(*(str(row[name]) for name in COLUMNS.values()), _describe(row["errors"]))
-    Console().print(table)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """At the width of the terminal, or wide enough for any row where there is none."""
+    console = Console()
+    Console(width=console.width if console.is_terminal else 140).print(table)
 
 
 def _describe(errors: dict[str, int]) -> str:
@@ -214,7 +220,7 @@ def metrics(url: Url = DEFAULT_URL, json: Json = False) -> None:
     table = Table("figure", "value")
     for name, value in _flat(response.json()):
         table.add_row(name, f"{value:g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    print_table(table)
 
 
 def _flat(figures: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

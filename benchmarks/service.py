@@ -18,11 +18,10 @@ from typing import Annotated, Any
 import httpx
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from app.backends.model_source import EMBEDDED
-from benchmarks.load import Run, make_bodies, run
+from benchmarks.load import Run, make_bodies, print_table, run
 
 # The contender runs in this process: the same window, the same threads, its own defaults otherwise.
 DIRECT = "CrossEncoder.predict"
@@ -168,7 +167,7 @@ def main(
     table.add_row("all 20 cached, 8 clients", f"{figures['cached']['requests_per_second']} requests/s", "")  # type: ignore[index]
     table.add_row("/health p99 while saturated", f"{figures['health_p99_ms']} ms", "< 50 ms")
     table.add_row("start to ready", f"{figures['start_to_ready_seconds']} s", "")
-    Console().print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

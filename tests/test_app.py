@@ -325,6 +325,7 @@ async def test_loading_and_draining_are_told(serve: Serve, scorer: FakeScorer) -
             refused = await client.post("/rerank", json=BODY)
             assert refused.status_code == 503
             assert "retry-after" in refused.headers
+            assert refused.headers["connection"] == "close"
             assert (await client.get("/health/live")).status_code == 200
         assert scorer.batches == []
 

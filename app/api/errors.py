@@ -66,7 +66,11 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
             status = overload_status
         request.app.state.metrics.rejections.labels(reason).inc()
         request.state.details = {"error": kind}
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.Refused) else None
+        headers = {}
+        if isinstance(error, errors.Refused):
+            headers["Retry-After"] = str(error.retry_after)
+        if isinstance(error, errors.Unavailable):
+            headers["Connection"] = "close"  # a client or proxy that keeps connections should look elsewhere
         return error_response(request.state.request_id, status, kind, str(error), headers)
 
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:

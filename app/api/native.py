@@ -13,11 +13,11 @@ from app.reranker import Ranking, RerankQuery
 router = APIRouter(tags=["rerank"])
 
 EXAMPLE_REQUEST: dict[str, Any] = {
-    "query": "how do plants turn light into energy",
+    "query": "Which planet has the most moons?",
     "documents": [
-        "The stock market closed higher on Friday.",
-        "Photosynthesis lets plants convert sunlight into chemical energy.",
-        {"id": "p3", "text": "Solar panels turn light into electricity.", "metadata": {"source": "energy.md"}},
+        "Mars has two small moons, Phobos and Deimos, discovered in 1877.",
+        "Saturn has 146 confirmed moons, more than any other planet in the Solar System.",
+        {"id": "p3", "text": "A moonstone is a gemstone of the feldspar group.", "metadata": {"source": "gems.md"}},
     ],
     "top_k": 2,
     "return_documents": True,
@@ -26,25 +26,20 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
     "id": "3f0e2f6d5f0b4c0f9a52c6a1d3c4b5e6",
     "object": "rerank",
     "model": "reranker-minilm-l6-v0",
-    "created": 1767225600,
+    "created": 1795253153,
     "results": [
         {
             "index": 1,
-            "relevance_score": 0.9871,
-            "document": {"text": "Photosynthesis lets plants convert sunlight into chemical energy."},
+            "relevance_score": 0.9805,
+            "document": {"text": "Saturn has 146 confirmed moons, more than any other planet in the Solar System."},
         },
         {
-            "index": 2,
-            "relevance_score": 0.1423,
-            "id": "p3",
-            "document": {
-                "text": "Solar panels turn light into electricity.",
-                "id": "p3",
-                "metadata": {"source": "energy.md"},
-            },
+            "index": 0,
+            "relevance_score": 0.4088,
+            "document": {"text": "Mars has two small moons, Phobos and Deimos, discovered in 1877."},
         },
     ],
-    "usage": {"prompt_tokens": 66, "total_tokens": 66},
+    "usage": {"prompt_tokens": 85, "total_tokens": 85},
     "meta": {
         "documents": 3,
         "scored": 3,
@@ -52,7 +47,7 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
         "prefiltered": 0,
         "truncated": 0,
         "degraded": False,
-        "timings_ms": {"queue": 0.0, "tokenize": 0.4, "inference": 14.2, "total": 14.9},
+        "timings_ms": {"queue": 0.02, "tokenize": 0.5, "inference": 24.3, "total": 25.0},
         "billed_units": {"search_units": 1},
     },
 }

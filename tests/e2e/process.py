@@ -1,0 +1,66 @@
+"""A service in a process of its own, on the real default model."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import free_port
+
+ROOT = Path(__file__).parent.parent.parent
+
+# The answer, at index 2, among passages of the same subject.
+MOONS = {
+    "query": "Which planet has the most moons?",
+    "documents": [
+        "Mars has two small moons, Phobos and Deimos, discovered in 1877.",
+        "The Moon is Earth's only natural satellite.",
+        "Saturn has 146 confirmed moons, more than any other planet in the Solar System.",
+        "A moonstone is a gemstone of the feldspar group.",
+        "Jupiter is the largest planet in the Solar System.",
+    ],
+}
+
+
+def start(port: int, **settings: object) -> subprocess.Popen[str]:
+    """`python -m app` with these settings and no others."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RERANKER_")}
+    environment |= {name: str(value) for name, value in settings.items()} | {"RERANKER_PORT": str(port)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "app"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(process.communicate()[1])
+
+
+@contextmanager
+def service(**settings: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A ready service: its URL and its process, which is ended afterwards if it still runs."""
+    port = free_port()
+    process = start(port, **settings)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process)
+        yield url, process
+    finally:
+        process.kill()
+        process.communicate()

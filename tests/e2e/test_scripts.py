@@ -1,0 +1,231 @@
+"""The shell scripts, run as a user runs them, against a live service."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+from tests.e2e.process import MOONS, ROOT
+from tests.test_docs import readme_profiles
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(not (ROOT / ".venv/.installed").exists(), reason="scripts/setup has not made .venv here"),
+]
+
+
+class Checkout:
+    """A copy of the project's scripts in a folder of their own, sharing the code and the environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        for name in ("start_reranker.sh", "manage_reranker.sh", "performance_test.sh", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "scripts", folder / "scripts")
+        for name in ("app", "benchmarks", ".venv"):
+            (folder / name).symlink_to(ROOT / name)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        return os.environ | {"RERANKER_PORT": str(self.port)} | {name: str(value) for name, value in settings.items()}
+
+    def run(self, *command: str, **settings: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment(**settings), capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A running daemon, stopped afterwards."""
+    made = Checkout(tmp_path_factory.mktemp("checkout"))
+    started = made.run("./start_reranker.sh", "daemon")
+    assert started.returncode == 0, started.stderr
+    assert "Installing" not in started.stderr
+    assert f"Listening on {made.url}" in started.stdout
+    assert "device cpu, backend torch" in started.stdout
+    yield made
+    made.run("./manage_reranker.sh", "stop")
+
+
+def test_the_daemon_ranks_and_logs(checkout: Checkout) -> None:
+    response = httpx.post(f"{checkout.url}/rerank", json=MOONS, timeout=60)
+    assert response.json()["results"][0]["index"] == 2
+    logged = checkout.run("./manage_reranker.sh", "logs")
+    assert logged.returncode == 0
+    assert f"id={response.json()['id']}" in logged.stdout
+    assert logged.stdout == (checkout.folder / "reranker.log").read_text()
+
+
+@pytest.mark.parametrize("mode", ["fg", "daemon"])
+def test_a_second_start_is_refused(checkout: Checkout, mode: str) -> None:
+    second = checkout.run("./start_reranker.sh", mode)
+    assert second.returncode == 1
+    assert "Already running with pid" in second.stderr
+
+
+def test_a_port_used_by_something_else_is_refused(checkout: Checkout, tmp_path: Path) -> None:
+    other = Checkout(tmp_path)
+    other.port = checkout.port
+    started = other.run("./start_reranker.sh", "daemon")
+    assert started.returncode == 1
+    assert f"Something else answers on {checkout.url}" in started.stderr
+
+
+def test_status_health_and_metrics(checkout: Checkout) -> None:
+    status = checkout.run("./manage_reranker.sh", "status")
+    assert status.returncode == 0
+    assert "Running with pid" in status.stdout
+    assert '"status": "ok"' in status.stdout
+    health = checkout.run("./manage_reranker.sh", "health")
+    assert json.loads(health.stdout)["status"] == "ok"
+    metrics = checkout.run("./manage_reranker.sh", "metrics")
+    assert "success_rate" in json.loads(metrics.stdout)["requests"]
+
+
+def test_tail_follows_the_log(checkout: Checkout) -> None:
+    tail = subprocess.Popen(
+        ["./manage_reranker.sh", "tail"],
+        cwd=checkout.folder,
+        env=checkout.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert tail.stdout is not None
+    try:
+        httpx.post(f"{checkout.url}/rerank", json=MOONS, headers={"x-request-id": "look-for-me"}, timeout=60)
+        assert any("look-for-me" in line for line in tail.stdout)
+    finally:
+        os.killpg(tail.pid, signal.SIGTERM)
+        tail.communicate()
+
+
+def test_restart_takes_new_settings(checkout: Checkout) -> None:
+    restarted = checkout.run("./manage_reranker.sh", "restart", RERANKER_MAX_PARALLEL=7)
+    assert restarted.returncode == 0, restarted.stderr
+    assert "Stopped." in restarted.stdout
+    assert httpx.get(f"{checkout.url}/health").json()["max_parallel"] == 7
+
+
+SMALL = ["--documents=3", "--words=5-20"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["load", "--requests=6", "--concurrency=3"],
+        ["latency", "--warmup=1", "--requests=4"],
+        ["stress", "--max-concurrency=3", "--requests=2"],
+    ],
+)
+def test_performance_test_prints_a_table_or_json(checkout: Checkout, command: list[str]) -> None:
+    table = checkout.run("./performance_test.sh", *command, *SMALL, "--url", checkout.url)
+    assert table.returncode == 0, table.stderr
+    assert all(heading in table.stdout for heading in ("req/s", "p50 ms", "p95 ms", "p99 ms", "errors"))
+    assert "100%" in table.stderr
+    printed = checkout.run("./performance_test.sh", *command, *SMALL, "--url", checkout.url, "--json")
+    figures = json.loads(printed.stdout)
+    rows = figures if isinstance(figures, list) else [figures]
+    assert [row["concurrency"] for row in rows] == {"load": [3], "latency": [1], "stress": [1, 2, 3]}[command[0]]
+    assert all(row["succeeded"] == row["requests"] > 0 and row["p50_ms"] > 0 and row["errors"] == {} for row in rows)
+
+
+def test_performance_test_shows_the_services_figures(checkout: Checkout) -> None:
+    table = checkout.run("./performance_test.sh", "metrics", "--url", checkout.url)
+    assert table.returncode == 0
+    assert "requests.success_rate" in table.stdout
+    assert "requests" in json.loads(
+        checkout.run("./performance_test.sh", "metrics", "--url", checkout.url, "--json").stdout
+    )
+
+
+@pytest.mark.parametrize("command", [["load", "--requests=2"], ["latency", "--requests=1"], ["stress"], ["metrics"]])
+def test_performance_test_fails_when_nothing_answers(checkout: Checkout, command: list[str]) -> None:
+    assert checkout.run("./performance_test.sh", *command, "--url", f"http://127.0.0.1:{free_port()}").returncode == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["./start_reranker.sh", "sideways"],
+        ["./start_reranker.sh", "fg", "extra"],
+        ["./manage_reranker.sh"],
+        ["./manage_reranker.sh", "explode"],
+        ["./manage_reranker.sh", "stop", "now"],
+        ["./performance_test.sh"],
+        ["./performance_test.sh", "explode"],
+        ["./performance_test.sh", "load", "--requests=none"],
+        ["./performance_test.sh", "load", "--words=9-3"],
+        ["scripts/setup", "everything"],
+    ],
+)
+def test_nonsense_prints_the_usage(checkout: Checkout, command: list[str]) -> None:
+    result = checkout.run(*command)
+    assert result.returncode == 2
+    assert command[0].lstrip("./") in result.stderr or "Usage" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_failed_start_shows_the_reason_and_leaves_no_pid_file(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    started = made.run("./start_reranker.sh", "daemon", RERANKER_MODEL="/no/such/folder")
+    assert started.returncode == 1
+    assert "no such folder" in started.stderr
+    assert not (tmp_path / "reranker.pid").exists()
+    assert made.run("./manage_reranker.sh", "status").returncode == 3
+    assert made.run("./manage_reranker.sh", "stop").returncode == 0
+    assert made.run("./manage_reranker.sh", "health").returncode != 0
+
+
+def test_the_foreground_stops_on_ctrl_c(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    process = subprocess.Popen(
+        ["./start_reranker.sh"], cwd=tmp_path, env=made.environment(), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any("Listening on" in line for line in process.stderr)
+    assert made.run("./manage_reranker.sh", "status").returncode == 0
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    process.communicate()
+
+
+def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    sleeper = subprocess.Popen(["sleep", "60"])
+    (tmp_path / "reranker.pid").write_text(f"{sleeper.pid}\n")
+    try:
+        assert made.run("./manage_reranker.sh", "status").returncode == 3
+        made.run("./manage_reranker.sh", "stop")
+        time.sleep(0.05)
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", range(3), ids=["high throughput", "cpu", "memory-constrained"])
+def test_the_documented_profiles_start(tmp_path: Path, number: int) -> None:
+    made, profile = Checkout(tmp_path), readme_profiles()[number]
+    if profile.get("RERANKER_DEVICE") == "cuda":
+        profile["RERANKER_DEVICE"] = "auto"  # the rest of the profile is tried where there is no GPU, too
+    started = made.run("./manage_reranker.sh", "start", **profile)
+    assert started.returncode == 0, started.stderr
+    health = httpx.get(f"{made.url}/health").json()
+    assert health["max_parallel"] == int(profile["RERANKER_MAX_PARALLEL"])
+    assert health["compiled"] == (profile.get("ENABLE_TORCH_COMPILE") == "true")
+    assert made.run("./manage_reranker.sh", "stop").stdout == "Stopped.\n"

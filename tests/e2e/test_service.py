@@ -1,0 +1,201 @@
+"""The promises that only a real process on a real model can keep."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+from tests.e2e.process import MOONS, service, start
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+def best(response: httpx.Response) -> int:
+    return int(response.json()["results"][0]["index"])
+
+
+def numbered(number: int) -> dict[str, Any]:
+    """A request of its own, so that no other's scores answer it."""
+    return MOONS | {"query": f"{MOONS['query']} ({number})"}
+
+
+async def post_all(url: str, count: int, after: float = 0) -> list[httpx.Response | httpx.HTTPError]:
+    async def post(client: httpx.AsyncClient, number: int) -> httpx.Response | httpx.HTTPError:
+        try:
+            return await client.post("/rerank/query", json=numbered(number))
+        except httpx.HTTPError as error:
+            return error
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        return await asyncio.gather(*(post(client, number) for number in range(count)))
+
+
+def test_real_passages_come_back_in_the_right_order() -> None:
+    with service() as (url, process):
+        response = httpx.post(f"{url}/rerank/query", json=MOONS | {"return_documents": True}, timeout=60)
+        assert response.status_code == 200
+        first = response.json()["results"][0]
+        assert first["index"] == 2
+        assert first["document"]["text"].startswith("Saturn has 146")
+        info = httpx.get(f"{url}/info").json()
+        assert (info["device"], info["backend"], info["model_id"]) == ("cpu", "torch", "reranker-minilm-l6-v0")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert "Listening on" in process.stderr.read()
+
+
+def test_two_hundred_at_once_are_answered_or_refused_and_it_is_idle_afterwards() -> None:
+    with service(RERANKER_MAX_PARALLEL=1, RERANKER_MAX_QUEUE=5) as (url, _):
+        responses = asyncio.run(post_all(url, 200))
+        statuses = Counter(response.status_code for response in responses)
+        assert set(statuses) == {200, 429}
+        assert statuses[200] >= 6
+        assert all(best(response) == 2 for response in responses if response.status_code == 200)
+        assert all(int(response.headers["retry-after"]) >= 1 for response in responses if response.status_code == 429)
+        health = httpx.get(f"{url}/health").json()
+        assert (health["status"], health["active"], health["waiting"], health["pending_pairs"]) == ("ok", 0, 0, 0)
+        assert best(httpx.post(f"{url}/rerank", json=MOONS, timeout=60)) == 2
+
+
+CLIENT = """
+import httpx, sys
+documents = ["The sea and the moon. " * 40 + str(number) for number in range(60)]
+httpx.post(sys.argv[1] + "/rerank", json={"query": "tides " + sys.argv[2], "documents": documents}, timeout=60)
+"""
+
+
+def test_clients_killed_half_way_leave_no_request_behind() -> None:
+    with service(RERANKER_MAX_PARALLEL=2) as (url, _):
+        clients = [subprocess.Popen([sys.executable, "-c", CLIENT, url, str(number)]) for number in range(5)]
+        while httpx.get(f"{url}/health").json()["waiting"] < 3:
+            time.sleep(0.02)
+        for client in clients:
+            client.kill()
+            client.wait()
+        deadline = time.monotonic() + 30
+        while (health := httpx.get(f"{url}/health").json())["active"] or health["waiting"] or health["pending_pairs"]:
+            assert time.monotonic() < deadline, health
+            time.sleep(0.02)
+        assert best(httpx.post(f"{url}/rerank", json=MOONS, timeout=60)) == 2
+
+
+def test_sigterm_under_load_loses_no_accepted_request() -> None:
+    with service(RERANKER_MAX_PARALLEL=2, RERANKER_MAX_QUEUE=100) as (url, process):
+        seen: dict[str, Any] = {}
+
+        def stop_in_the_middle() -> None:
+            while (health := httpx.get(f"{url}/health").json())["waiting"] < 5:
+                time.sleep(0.005)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.15)
+            seen["ready"] = httpx.get(f"{url}/health/ready").status_code
+            seen["late"] = httpx.post(f"{url}/rerank", json=numbered(10_000)).status_code
+            seen["health"] = health
+
+        stopper = threading.Thread(target=stop_in_the_middle)
+        stopper.start()
+        responses = asyncio.run(post_all(url, 60))
+        stopper.join()
+        assert Counter(getattr(response, "status_code", repr(response)) for response in responses) == {200: 60}
+        assert all(best(response) == 2 for response in responses)
+        assert (seen["ready"], seen["late"]) == (503, 503)
+        assert process.wait(30) == 0
+
+
+def test_what_is_unfinished_after_the_shutdown_timeout_gets_an_answer() -> None:
+    with service(RERANKER_MAX_PARALLEL=1, RERANKER_SHUTDOWN_TIMEOUT=0.1) as (url, process):
+        documents = ["The sea and the moon. " * 60 + str(number) for number in range(300)]
+        statuses: list[int] = []
+        client = threading.Thread(
+            target=lambda: statuses.append(
+                httpx.post(f"{url}/rerank", json={"query": "tides", "documents": documents}, timeout=60).status_code
+            )
+        )
+        client.start()
+        while not httpx.get(f"{url}/health").json()["active"]:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        client.join()
+        assert statuses == [503]
+
+
+def outcome(**settings: object) -> tuple[int, str]:
+    """Exit status and stderr of a service that cannot start."""
+    process = start(int(str(settings.pop("port", free_port()))), **settings)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"RERANKER_MODEL": "/no/such/folder"}, "RERANKER_MODEL='/no/such/folder': no such folder"),
+        ({"RERANKER_MODEL": "nobody/nothing", "HF_HUB_OFFLINE": 1}, "RERANKER_MODEL='nobody/nothing' cannot be loaded"),
+        ({"RERANKER_DEVICE": "cuda:99"}, "RERANKER_DEVICE=cuda:99: not there"),
+        ({"RERANKER_MAX_PARALLEL": "many"}, "RERANKER_MAX_PARALLEL='many' is not valid"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line_and_exits_1(settings: dict[str, object], message: str) -> None:
+    status, stderr = outcome(**settings)
+    assert status == 1
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert len([line for line in stderr.splitlines() if "Stopped" not in line]) == 1
+
+
+def test_a_port_that_is_taken_is_exit_1() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, stderr = outcome(port=taken.getsockname()[1])
+    assert status == 1
+    assert "address already in use" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_it_answers_while_loading_and_stops_when_told() -> None:
+    port = free_port()
+    process = start(port)
+    try:
+        while True:
+            try:
+                ready = httpx.get(f"http://127.0.0.1:{port}/health/ready")
+                break
+            except httpx.TransportError:
+                time.sleep(0.01)
+        assert ready.status_code == 503
+        assert "loading" in ready.text
+        refused = httpx.post(f"http://127.0.0.1:{port}/rerank", json=MOONS)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert time.monotonic() - asked < 20
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("length", [20_000_000, None])
+def test_a_body_over_the_limit_is_told_so_while_it_is_still_being_sent(length: int | None) -> None:
+    def chunks() -> Any:
+        for _ in range(20):
+            yield b" " * 1_000_000
+
+    with service(RERANKER_MAX_BODY_BYTES=1_000_000) as (url, _):
+        headers = {"content-type": "application/json"} | ({"content-length": str(length)} if length else {})
+        response = httpx.post(f"{url}/rerank", content=chunks(), headers=headers, timeout=60)
+        assert response.status_code == 413
+        assert "at most 1000000 bytes" in response.json()["message"]
+        assert httpx.get(f"{url}/health").status_code == 200

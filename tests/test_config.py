@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+
+from app.config import load_settings, unknown_variables
+from app.errors import StartupError
+from app.hardware import cpu_limit
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("RERANKER_PORT", "99999", "less than or equal to 65535"),
+        ("RERANKER_PORT", "web", "valid integer"),
+        ("RERANKER_DEVICE", "gpu", "must be auto, cpu, cuda, cuda:N or mps"),
+        ("RERANKER_MAX_PARALLEL", "0", "greater than or equal to 1"),
+        ("RERANKER_MAX_QUEUE", "-1", "greater than or equal to 0"),
+        ("RERANKER_QUEUE_TIMEOUT", "0", "greater than 0"),
+        ("RERANKER_QUEUE_TIMEOUT", "inf", "finite"),
+        ("RERANKER_OVERLOAD_STATUS", "500", "429 or 503"),
+        ("ENABLE_TORCH_COMPILE", "perhaps", "valid boolean"),
+        ("TOKENIZER_WORKERS", "none", "valid integer"),
+        ("CACHE_TTL_SECONDS", "-5", "greater than 0"),
+        ("RERANKER_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartupError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert message.startswith(f"{name}={value!r} is not valid: ")
+    assert allowed in message
+    assert "\n" not in message
+
+
+def test_each_wrong_value_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKER_PORT", "0")
+    monkeypatch.setenv("RERANKER_DEVICE", "tpu")
+    with pytest.raises(StartupError) as caught:
+        load_settings()
+    assert [line.split("=")[0] for line in str(caught.value).splitlines()] == ["RERANKER_PORT", "RERANKER_DEVICE"]
+
+
+def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKER_MODEL", "")
+    monkeypatch.setenv("RERANKER_MAX_PARALLEL", "")
+    assert load_settings().model is None
+
+
+def test_what_is_not_set_is_decided_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKER_MAX_QUEUE", "7")
+    settings = load_settings()
+    cpu, cuda = settings.capacity("cpu"), settings.capacity("cuda:1")
+    assert (cpu.max_queue, cuda.max_queue) == (7, 7)
+    assert cpu.batch_tokens < cuda.batch_tokens
+    assert cpu.max_parallel < cuda.max_parallel
+
+
+def test_a_misspelt_variable_is_noticed() -> None:
+    assert unknown_variables(["RERANKER_MAX_PARALEL", "RERANKER_PORT", "PATH"]) == ["RERANKER_MAX_PARALEL"]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_containers_cpu_limit_counts_not_the_hosts_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int | None
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert cpu_limit(tmp_path) == (cores or 16)

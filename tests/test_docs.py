@@ -1,0 +1,76 @@
+"""Documentation and code say the same."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.config import DEVICE_DEFAULTS, Settings, environment_names
+from app.main import create_app
+from tests.conftest import Serve
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def table() -> dict[str, str]:
+    """Variable → default, from the README's configuration tables."""
+    return dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+?) \|", README, re.MULTILINE))
+
+
+def documented_default(name: str) -> str:
+    """How the table writes the default of a field."""
+    field = Settings.model_fields[name]
+    if name in ("max_parallel", "max_queue", "batch_tokens"):
+        cpu, cuda = getattr(DEVICE_DEFAULTS["cpu"], name), getattr(DEVICE_DEFAULTS["cuda"], name)
+        return f"`{cpu}`; on CUDA `{cuda}`"
+    special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
+    if name in special:
+        return special[name]
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    assert sorted(table()) == sorted(environment_names())
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_readme_has_the_defaults(name: str) -> None:
+    assert table()[str(Settings.model_fields[name].alias)] == documented_default(name)
+
+
+async def test_the_readme_names_every_metric(serve: Serve) -> None:
+    async with serve():
+        families = list(serve.app.state.metrics.registry.collect())
+    names = {family.name for family in families if family.name.startswith("reranker_")}
+    assert len(names) > 15
+    assert {name for name in names if f"`{name}`" not in README} == set()
+
+
+def test_the_readme_names_every_route() -> None:
+    routes = set(create_app(Settings()).openapi()["paths"])
+    assert {path for path in routes if path not in README} == set()
+
+
+def readme_profiles() -> list[dict[str, str]]:
+    """The settings of each documented profile."""
+    blocks = re.findall(r"```bash\n# Profile: .*\n((?:[A-Z_]+=\S+ \\\n)+)", README)
+    return [dict(re.findall(r"([A-Z_]+)=(\S+)", block)) for block in blocks]
+
+
+def test_the_profiles_of_the_readme_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(readme_profiles()) == 3
+    for profile in readme_profiles():
+        with monkeypatch.context() as patch:
+            for name, value in profile.items():
+                assert name in environment_names()
+                patch.setenv(name, value)
+            Settings()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / page).read_text()):
+            assert (ROOT / target).exists(), f"{page} links to {target}"

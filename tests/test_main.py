@@ -1,0 +1,58 @@
+"""Starting and stopping, in one process."""
+
+import asyncio
+
+import pytest
+
+from app.config import Settings
+from app.lifecycle import Phase
+from app.main import create_app
+from tests.conftest import Serve, until
+from tests.fakes import FakeScorer
+
+
+async def test_a_model_that_cannot_be_loaded_is_one_line_and_final(caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(Settings(model="/no/such/model"))
+    async with app.router.lifespan_context(app):
+        await until(lambda: app.state.lifecycle.phase is Phase.FAILED)
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == "Cannot start: RERANKER_MODEL='/no/such/model': no such folder"
+    assert record.exc_info is None
+
+
+async def test_ready_says_what_runs_and_where(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "app"):
+        async with serve():
+            pass
+    assert "model fake, device cpu, backend fake" in caplog.text
+    assert "Listening on http://127.0.0.1:8000" in caplog.text
+
+
+async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(scorer: FakeScorer) -> None:
+    app = create_app(Settings(batch_tokens=16), scorer)
+    async with app.router.lifespan_context(app):
+        await until(lambda: app.state.lifecycle.phase is Phase.READY)
+        scorer.gate.clear()
+        futures = app.state.reranker.batcher.submit(scorer.encode("a b c", ["a b c"] * 20))
+        await until(lambda: app.state.reranker.batcher.pending < 20)
+    scorer.gate.set()
+    outcomes = await asyncio.gather(*futures, return_exceptions=True)
+    assert all("stopped" in str(outcome) for outcome in outcomes)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() in ("serve", "batcher", "sweep")]
+
+
+async def test_a_loop_that_dies_stops_the_service(scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(), scorer)
+    async with app.router.lifespan_context(app):
+        await until(lambda: app.state.lifecycle.phase is Phase.READY)
+        monkeypatch.setattr("app.batcher.take_batch", lambda *_: 1 / 0)
+        [future] = app.state.reranker.batcher.submit(scorer.encode("a", ["a"]))
+        with pytest.raises(Exception, match="stopped"):
+            await future
+        await until(lambda: app.state.lifecycle.phase is Phase.FAILED)
+
+
+async def test_the_sweep_runs_regularly(scorer: FakeScorer) -> None:
+    app = create_app(Settings(clear_cache_interval=0.01), scorer)
+    async with app.router.lifespan_context(app):
+        await until(lambda: scorer.cleared >= 2)

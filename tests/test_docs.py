@@ -74,3 +74,9 @@ def test_links_lead_somewhere() -> None:
     for page in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / page).read_text()):
             assert (ROOT / target).exists(), f"{page} links to {target}"
+
+
+def test_the_compose_file_passes_on_settings_that_exist() -> None:
+    names = re.findall(r"^      ([A-Z_]+):$", (ROOT / "docker-compose.yaml").read_text(), re.MULTILINE)
+    assert len(names) > 5
+    assert {name for name in names if not name.startswith("HF_")} <= set(environment_names())

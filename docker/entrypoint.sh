@@ -1,0 +1,12 @@
+#!/bin/sh
+# What a container runs: the service (serve), the check of its readiness (healthcheck), or any other command.
+set -eu
+case ${1:-serve} in
+  serve)
+    exec python -m app ;;
+  healthcheck)
+    exec python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=4)' \
+      "http://127.0.0.1:${RERANKER_PORT:-8000}/health/ready" ;;
+  *)
+    exec "$@" ;;
+esac

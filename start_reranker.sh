@@ -31,7 +31,8 @@ start_daemon() {
   local start_of_log
   touch "$log_file"
   start_of_log=$(($(wc -c <"$log_file") + 1))
-  setsid .venv/bin/python -m app >>"$log_file" 2>&1 </dev/null &
+  # Out of this terminal's reach: with a session of its own where there is setsid.
+  "$(command -v setsid || command -v nohup)" .venv/bin/python -m app >>"$log_file" 2>&1 </dev/null &
   echo $! >"$pid_file"
   echo "Starting with pid $!, log in $log_file ..."
   until curl --silent --fail --max-time 2 --output /dev/null "$url/health/ready"; do

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import perf_counter
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.admission import Admission
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -> FastAPI:
     """The service as an ASGI application; without a scorer the settings' model is loaded once it runs."""
     settings = settings or load_settings()
-    app = FastAPI(
+    app = FastAPIOffline(  # its documentation pages need no network
         title="Reranker",
         version=__version__,
         summary="Puts passages in the order of their relevance to a query.",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -376,13 +377,22 @@ async def test_request_ids_are_taken_over_when_fit_for_a_log(serve: Serve) -> No
 
 async def test_openapi_shows_real_examples(serve: Serve) -> None:
     async with serve() as client:
-        assert (await client.get("/docs")).status_code == 200
         schema = (await client.get("/openapi.json")).json()
         example = schema["components"]["schemas"]["RerankRequest"]["examples"][0]
         assert (await client.post("/rerank/query", json=example)).status_code == 200
     operation = schema["paths"]["/rerank/query"]["post"]
     assert {"200", "400", "413", "422", "429", "500", "503", "504"} <= set(operation["responses"])
     assert "HTTPValidationError" not in json.dumps(schema)
+
+
+async def test_the_documentation_page_needs_no_network(serve: Serve) -> None:
+    async with serve() as client:
+        page = (await client.get("/docs")).text
+        assets = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+        assert len(assets) >= 2
+        for asset in assets:
+            assert asset.startswith("/")
+            assert (await client.get(asset)).status_code == 200
 
 
 async def test_unknown_paths_and_methods_are_errors_in_our_shape(serve: Serve) -> None:

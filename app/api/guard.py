@@ -117,11 +117,11 @@ class RequestGuard:
         )
 
     def _account(self, scope: Scope, status: str, state: dict[str, Any], seconds: float) -> None:
-        details = " ".join(f"{name}={value}" for name, value in state.get("details", {}).items())
+        details = "".join(f" {name}={value}" for name, value in state.get("details", {}).items())
         level = logging.INFO if scope["method"] == "POST" else logging.DEBUG
         log.log(
             level,
-            "%s %s status=%s ms=%.1f id=%s %s",
+            "%s %s status=%s ms=%.1f id=%s%s",
             scope["method"],
             scope["path"],
             status,

@@ -18,7 +18,7 @@ cd "$(dirname "$0")"
 source scripts/process.sh
 
 get() {
-  curl --silent --show-error --max-time 5 "$@" || { echo "No good answer from $url" >&2; return 1; }
+  local_curl --show-error --max-time 5 "$@" || { echo "No good answer from $url" >&2; return 1; }
 }
 
 pretty() { .venv/bin/python -m json.tool; }
@@ -29,10 +29,8 @@ stop() {
     echo "Not running."
     return
   fi
-  local pid timeout=${RERANKER_SHUTDOWN_TIMEOUT:-30} deadline
-  pid=$(cat "$pid_file")
   # Longer than the service itself may take: its shutdown timeout and the last answers.
-  deadline=$((SECONDS + ${timeout%%.*} + 15))
+  local deadline=$((SECONDS + ${shutdown_timeout%%.*} + 15))
   kill -TERM "$pid"
   while kill -0 "$pid" 2>/dev/null; do
     if ((SECONDS > deadline)); then
@@ -51,8 +49,15 @@ status() {
     echo "Not running."
     return 3
   fi
-  echo "Running with pid $(cat "$pid_file") on $url"
+  echo "Running with pid $pid on $url"
   get --fail-with-body "$url/health" | pretty
+}
+
+# With wrong settings the running service stays as it is.
+restart() {
+  .venv/bin/python -m app --check
+  stop
+  ./start_reranker.sh daemon
 }
 
 show_log() {
@@ -62,9 +67,12 @@ show_log() {
 
 [[ $# -eq 1 ]] || { usage >&2; exit 2; }
 case $1 in
+  status | health | metrics) running || true ;; # for its URL
+esac
+case $1 in
   start) ./start_reranker.sh daemon ;;
   stop) stop ;;
-  restart) stop && ./start_reranker.sh daemon ;;
+  restart) restart ;;
   status) status ;;
   tail) show_log tail -n 20 -f ;;
   logs) show_log tail -n 100 ;;

@@ -13,17 +13,17 @@ source scripts/process.sh
 
 refuse_second_start() {
   if running; then
-    echo "Already running with pid $(cat "$pid_file"); './manage_reranker.sh stop' stops it." >&2
+    echo "Already running with pid $pid on $url; './manage_reranker.sh stop' stops it." >&2
     exit 1
   fi
-  if curl --silent --max-time 2 --output /dev/null "$url"; then
+  if local_curl --max-time 2 --output /dev/null "$url"; then
     echo "Something else answers on $url already; set RERANKER_PORT to another port." >&2
     exit 1
   fi
 }
 
 start_foreground() {
-  echo $$ >"$pid_file"
+  remember $$
   exec .venv/bin/python -m app
 }
 
@@ -33,10 +33,10 @@ start_daemon() {
   start_of_log=$(($(wc -c <"$log_file") + 1))
   # Out of this terminal's reach: with a session of its own where there is setsid.
   "$(command -v setsid || command -v nohup)" .venv/bin/python -m app >>"$log_file" 2>&1 </dev/null &
-  echo $! >"$pid_file"
+  remember $!
   echo "Starting with pid $!, log in $log_file ..."
-  until curl --silent --fail --max-time 2 --output /dev/null "$url/health/ready"; do
-    if ! running; then
+  until local_curl --fail --max-time 2 --output /dev/null "$url/health/ready"; do
+    if ! kill -0 $! 2>/dev/null; then
       rm -f "$pid_file"
       echo "The service did not start:" >&2
       tail -c "+$start_of_log" "$log_file" >&2

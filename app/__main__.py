@@ -1,4 +1,4 @@
-"""`python -m app`: read the settings, serve, exit."""
+"""`python -m app`: read the settings, serve, exit. `python -m app --check` stops after the settings."""
 
 import logging
 import os
@@ -7,19 +7,22 @@ import sys
 from app.config import load_settings, unknown_variables
 from app.errors import StartupError
 from app.logs import configure_logging
-from app.main import create_app
-from app.server import serve
 
 log = logging.getLogger("app")
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Exit status: 0 after a drain, 1 when the service could not start."""
     try:
         settings = load_settings()
     except StartupError as error:
         print(error, file=sys.stderr)
         return 1
+    if arguments == ["--check"]:
+        return 0
+    from app.main import create_app
+    from app.server import serve
+
     configure_logging(settings.log_level)
     for name in unknown_variables():
         log.warning("%s is not a setting of this service and has no effect", name)
@@ -27,10 +30,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except SystemExit:  # uvicorn's way to say that it could not listen; it has logged the reason
-        status = 1
+    status = main(sys.argv[1:])
     logging.shutdown()
     # Not sys.exit: it would wait for a model that is still loading or an inference that hangs.
     os._exit(status)

@@ -23,18 +23,22 @@ class Admission:
         self.active = 0
         self.waiting = 0
         self._semaphore = asyncio.Semaphore(max_parallel)
-        self._average_held: float | None = None
+        self._average_held = 0.0
+        # When each active request got its slot, oldest first.
+        self._entered: dict[object, float] = {}
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
         """Hold one slot; yields the seconds waited for it. Raises `QueueFull` at once or `QueueTimeout` in time."""
         waited = await self._enter()
         self.active += 1
-        entered = time.perf_counter()
+        ticket = object()
+        self._entered[ticket] = time.perf_counter()
         try:
             yield waited
+            self._record(time.perf_counter() - self._entered[ticket])
         finally:
-            self._record(time.perf_counter() - entered)
+            del self._entered[ticket]
             self.active -= 1
             self._semaphore.release()
 
@@ -59,11 +63,15 @@ class Admission:
         return time.perf_counter() - started
 
     def retry_after(self) -> int:
-        """Whole seconds until a newcomer would probably get a slot, from the time that requests lately held theirs."""
-        seconds = (self._average_held or 0.0) * (self.waiting + 1) / self.max_parallel
+        """Whole seconds until a newcomer would probably get a slot.
+
+        From the time that answered requests lately held theirs, or the oldest one in work has by now, if that is more.
+        """
+        oldest = time.perf_counter() - next(iter(self._entered.values()), time.perf_counter())
+        seconds = max(self._average_held, oldest) * (self.waiting + 1) / self.max_parallel
         low, high = RETRY_AFTER
         return min(high, max(low, math.ceil(seconds)))
 
     def _record(self, held: float) -> None:
-        previous = held if self._average_held is None else self._average_held
+        previous = self._average_held or held
         self._average_held = previous + SMOOTHING * (held - previous)

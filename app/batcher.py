@@ -38,26 +38,27 @@ class Work:
         return self.pair.length
 
 
-def take_batch(queues: Sequence[Sequence[int]], budget: int) -> list[tuple[int, int]]:
-    """Choose the next batch: `(queue, position)` of each chosen pair.
+def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float) -> list[tuple[int, int]]:
+    """Choose the next batch: `(queue, position)` of each chosen pair, longer ones of a queue first.
 
-    `queues` holds the pair lengths in tokens of each request, ascending, the request whose turn it is first. The batch
-    takes `rows × longest row` tokens, at most `budget`, but always one pair.
+    `queues` holds the pair lengths in tokens of each request, ascending, the request whose turn it is first. Its
+    longest pair is always taken, and no pair is longer or more than `max_padding` shorter. The batch takes `budget`
+    tokens at most: rows × longest row, or where `max_padding` is 1 the sum, since then the engine does not pad.
     """
     longest = queues[0][-1]
-    shortest = math.ceil(longest * (1 - MAX_PADDING))
-    rows = max(1, budget // longest)
-    starts = [bisect_left(queue, shortest) for queue in queues]
+    starts = [bisect_left(queue, math.ceil(longest * (1 - max_padding))) for queue in queues]
     cursors = [bisect_right(queue, longest) for queue in queues]
     batch: list[tuple[int, int]] = []
-    while len(batch) < rows:
-        before = len(batch)
+    left = budget
+    while any(cursor > start for cursor, start in zip(cursors, starts, strict=True)):
         for index, start in enumerate(starts):
-            if cursors[index] > start and len(batch) < rows:
+            if cursors[index] > start:
+                cost = queues[index][cursors[index] - 1] if max_padding == 1 else longest
+                if batch and cost > left:
+                    return batch
                 cursors[index] -= 1
                 batch.append((index, cursors[index]))
-        if len(batch) == before:
-            break
+                left -= cost
     return batch
 
 
@@ -115,7 +116,8 @@ class Batcher:
             self.close()
 
     def _next_batch(self) -> list[Work]:
-        chosen = take_batch([[work.length for work in queue] for queue in self._queues], self.token_budget)
+        lengths = [[work.length for work in queue] for queue in self._queues]
+        chosen = take_batch(lengths, self.token_budget, 1 if self._scorer.engine.splits else MAX_PADDING)
         # Positions of one queue come in descending order, so popping one does not move the next.
         batch = [self._queues[queue].pop(position) for queue, position in chosen]
         self._queues = [queue for queue in self._queues[1:] + self._queues[:1] if queue]
@@ -151,10 +153,11 @@ def score(scorer: Scorer, pairs: Sequence[Pair]) -> list[float]:
     except OutOfMemory:
         if len(pairs) == 1:
             raise
-        log.warning("Out of memory with %d pairs: trying again in halves", len(pairs))
-        scorer.clear_memory()
-        middle = len(pairs) // 2
-        return score(scorer, pairs[:middle]) + score(scorer, pairs[middle:])
+    # Outside of the handler: the exception's traceback would keep the failed batch in memory.
+    log.warning("Out of memory with %d pairs: trying again in halves", len(pairs))
+    scorer.clear_memory()
+    middle = len(pairs) // 2
+    return score(scorer, pairs[:middle]) + score(scorer, pairs[middle:])
 
 
 def fail(works: Sequence[Work], error: Exception) -> None:

@@ -71,10 +71,11 @@ class ScoreCache:
         """The score of a pair, if it is known and fresh."""
         return self._scores.get(key)
 
-    def claim(self, keys: Sequence[bytes], pairs: Sequence[Pair], submit: Submit) -> list[Flight]:
+    def claim(self, keys: Sequence[bytes], pairs: Sequence[Pair], submit: Submit) -> tuple[list[Flight], int]:
         """A flight for each pair: the one in the air where there is one, else a new one; new ones leave as one group.
 
-        Never awaits, so no pair can be claimed without being submitted. Every flight must be released.
+        Returns them and how many are new. Never awaits, so no pair can be claimed without being submitted. Every
+        flight must be released.
         """
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if not self._joinable(key)}
         for (key, pair), future in zip(new.items(), submit(list(new.values())), strict=True):
@@ -83,7 +84,7 @@ class ScoreCache:
         flights = [self._flights[key] for key in keys]
         for flight in flights:
             flight.waiters += 1
-        return flights
+        return flights, len(new)
 
     def release(self, flights: Sequence[Flight]) -> int:
         """Stop waiting. Flights still in the air that nobody waits for any more are cancelled; returns how many."""

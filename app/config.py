@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -16,6 +17,8 @@ from app.errors import StartupError
 from app.hardware import cpu_limit
 
 PREFIX = "RERANKER_"
+# Read by the scripts, not by the service.
+SCRIPT_VARIABLES = {"RERANKER_INSTALL"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class Settings(BaseSettings):
     trust_remote_code: bool = Field(False, alias="RERANKER_TRUST_REMOTE_CODE")
     max_length: int = Field(512, alias="RERANKER_MAX_LENGTH", ge=16, le=131072)
 
+    backend: Literal["auto", "torch", "openvino", "onnx"] = Field("auto", alias="RERANKER_BACKEND")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field("auto", alias="RERANKER_PRECISION")
+    export_dir: Path = Field(Path("~/.cache/reranker"), alias="RERANKER_EXPORT_DIR")
     device: Annotated[str, AfterValidator(_known_device)] = Field("auto", alias="RERANKER_DEVICE")
     threads: int = Field(default_factory=cpu_limit, alias="RERANKER_THREADS", ge=1, le=1024)
     torch_compile: bool = Field(False, alias="ENABLE_TORCH_COMPILE")
@@ -69,9 +75,9 @@ class Settings(BaseSettings):
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
     shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
 
-    max_documents: int = Field(1000, alias="RERANKER_MAX_DOCUMENTS", ge=1)
-    max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1)
-    max_body_bytes: int = Field(16_777_216, alias="RERANKER_MAX_BODY_BYTES", ge=1024)
+    max_documents: int = Field(1000, alias="RERANKER_MAX_DOCUMENTS", ge=1, le=10_000)
+    max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1, le=100_000_000)
+    max_body_bytes: int = Field(8_388_608, alias="RERANKER_MAX_BODY_BYTES", ge=1024)
 
     prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")
     cache_ttl: float = Field(300.0, alias="CACHE_TTL_SECONDS", gt=0, allow_inf_nan=False)
@@ -99,7 +105,8 @@ def load_settings() -> Settings:
 
 def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
     """Variables that look like ours and are not: most likely a typing error, worth a warning at start."""
-    return sorted(name for name in names if name.startswith(PREFIX) and name not in environment_names())
+    known = SCRIPT_VARIABLES.union(environment_names())
+    return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
 
 
 def _explain(errors: Iterable[Any]) -> Iterable[str]:

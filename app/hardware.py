@@ -1,6 +1,7 @@
-"""What this process may use of the machine: CPU cores, as the container's limits tell, not as the host's size tells."""
+"""What this process may use of the machine: CPU cores, as the container's limits tell, instructions, a GPU."""
 
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -11,6 +12,21 @@ def cpu_limit(cgroup: Path = CGROUP) -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota(cgroup)
     return max(1, min(allowed, round(quota))) if quota else allowed
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Names of the instruction sets of the CPU, as Linux spells them; empty where it does not tell."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return set()
+    flags = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return set(next(flags, "").split())
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA driver or an Apple GPU; asks neither, so nothing heavy is imported."""
+    return Path("/dev/nvidiactl").exists() or (platform.system() == "Darwin" and platform.machine() == "arm64")
 
 
 def _cpu_quota(cgroup: Path) -> float | None:

@@ -2,7 +2,7 @@
 
 import logging.config
 
-QUIET = ("httpx", "sentence_transformers", "transformers", "urllib3", "filelock")
+QUIET = ("httpx", "huggingface_hub", "sentence_transformers", "transformers", "urllib3", "filelock")
 
 
 def configure_logging(level: str) -> None:

@@ -85,6 +85,8 @@ async def _assemble(app: FastAPI, stack: AsyncExitStack) -> None:
     app.state.reranker = reranker
     app.state.metrics.watch(reranker, app.state.lifecycle)
     app.state.lifecycle.ready()
+    if "max_length" in settings.model_fields_set and scorer.engine.max_length < settings.max_length:
+        log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, scorer.engine.max_length)
     _announce(settings, reranker, perf_counter() - started)
     async with asyncio.TaskGroup() as loops:
         loops.create_task(reranker.batcher.run(), name="batcher")

@@ -76,10 +76,10 @@ class Metrics:
         self.batch_tokens.observe(padded)
         self.inference_seconds.observe(seconds)
 
-    def observe_ranking(self, documents: int, cached: int, truncated: int, waited: float, total: float) -> None:
+    def observe_ranking(self, documents: int, scored: int, truncated: int, waited: float, total: float) -> None:
         """Count one ranked request; times in seconds."""
-        self.documents.labels("cache").inc(cached)
-        self.documents.labels("model").inc(documents - cached)
+        self.documents.labels("model").inc(scored)
+        self.documents.labels("cache").inc(documents - scored)
         self.truncated.inc(truncated)
         self.queue_seconds.observe(waited)
         self.request_seconds.observe(total)

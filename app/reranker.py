@@ -1,7 +1,7 @@
 """The story of one request, top to bottom."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -12,6 +12,10 @@ from app.batcher import Batcher
 from app.cache import Score, ScoreCache
 from app.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from app.metrics import Metrics
+
+# No setting may allow more: what parses a body stops here, whatever the settings.
+MAX_DOCUMENTS = 10_000
+MAX_TEXT_CHARS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ class Ranking:
     """Tokens of all pairs, special tokens included, whether scored now or earlier."""
     truncated: int
     """Documents that did not fit the window as a whole."""
-    cached: int
-    """Documents whose score was known."""
+    scored: int
+    """Pairs that the model read for this request; the other scores were known or on their way for another request."""
     timings: Timings = field(default_factory=Timings)
 
     def order(self) -> list[int]:
@@ -100,7 +104,7 @@ class Reranker:
         timeout = query.timeout or self.limits.timeout or None
         try:
             async with asyncio.timeout(timeout):
-                scores, cached = await self._lookup_or_score(query, timings)
+                scores, scored = await self._lookup_or_score(query, timings)
         except TimeoutError:
             raise DeadlineExceeded(f"No answer within the deadline of {timeout:g} s") from None
         timings.total = perf_counter() - started
@@ -110,10 +114,10 @@ class Reranker:
             scores=self.scorer.activate(logits),
             tokens=sum(score.tokens for score in scores),
             truncated=sum(score.truncated for score in scores),
-            cached=cached,
+            scored=scored,
             timings=timings,
         )
-        self._metrics.observe_ranking(len(scores), cached, ranking.truncated, timings.queue, timings.total)
+        self._metrics.observe_ranking(len(scores), scored, ranking.truncated, timings.queue, timings.total)
         return ranking
 
     def _check(self, query: RerankQuery) -> None:
@@ -138,32 +142,30 @@ class Reranker:
             )
 
     async def _lookup_or_score(self, query: RerankQuery, timings: Timings) -> tuple[list[Score], int]:
-        """The scores in document order, and how many of them were known. Known ones need no slot."""
+        """The scores in document order, and how many pairs the model read for them. Known ones need no slot."""
         keys = self.cache.keys(query.query, query.documents, query.max_tokens_per_doc)
         known = self._known(keys)
-        if len(known) == len(set(keys)):
-            return [known[key] for key in keys], len(keys)
+        if all(key in known for key in keys):
+            return [known[key] for key in keys], 0
         async with self.admission.slot() as timings.queue:
             known = self._known(keys)  # another request may have scored some of them meanwhile
-            missing = [index for index, key in enumerate(keys) if key not in known]
-            scored = await self._score(query, missing, [keys[index] for index in missing], timings) if missing else []
-        known_count = len(keys) - len(missing)
-        by_index = dict(zip(missing, scored, strict=True))
-        return [by_index[index] if index in by_index else known[key] for index, key in enumerate(keys)], known_count
+            missing = {key: text for key, text in zip(keys, query.documents, strict=True) if key not in known}
+            new, scored = await self._score(query, missing, timings) if missing else ({}, 0)
+        return [(known | new)[key] for key in keys], scored
 
     def _known(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
         return {key: score for key in keys if (score := self.cache.get(key)) is not None}
 
     async def _score(
-        self, query: RerankQuery, missing: Sequence[int], keys: Sequence[bytes], timings: Timings
-    ) -> list[Score]:
+        self, query: RerankQuery, missing: Mapping[bytes, str], timings: Timings
+    ) -> tuple[dict[bytes, Score], int]:
+        """The scores of the missing texts by key, and how many of them no other request was having scored."""
         started = perf_counter()
-        texts = [query.documents[index] for index in missing]
         pairs = await asyncio.get_running_loop().run_in_executor(
-            self._tokenizers, self.scorer.encode, query.query, texts, query.max_tokens_per_doc
+            self._tokenizers, self.scorer.encode, query.query, list(missing.values()), query.max_tokens_per_doc
         )
         timings.tokenize = perf_counter() - started
-        flights = self.cache.claim(keys, pairs, self.batcher.submit)
+        flights, scored = self.cache.claim(list(missing), pairs, self.batcher.submit)
         try:
             await asyncio.wait({flight.future for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
             timings.inference = perf_counter() - started - timings.tokenize
@@ -172,4 +174,5 @@ class Reranker:
         finally:
             if self.cache.release(flights):
                 self.batcher.prune()
-        return [Score(logit, pair.length, pair.truncated) for logit, pair in zip(logits, pairs, strict=True)]
+        scores = (Score(logit, pair.length, pair.truncated) for logit, pair in zip(logits, pairs, strict=True))
+        return dict(zip(missing, scores, strict=True)), scored

@@ -1,6 +1,7 @@
 """The server process: uvicorn, with a drain before the end and an exit status that tells the truth."""
 
 import logging
+import socket
 import time
 from types import FrameType
 
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 # After the drain only answers on their way out are left.
 LAST_ANSWERS_SECONDS = 5
+BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
@@ -62,16 +64,23 @@ class Server(uvicorn.Server):
 
 def serve(app: FastAPI, host: str, port: int, shutdown_timeout: float) -> int:
     """Run until stopped; returns the exit status of the process."""
+    try:
+        listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
+    except OSError as error:
+        log.error("Cannot listen on RERANKER_HOST=%s RERANKER_PORT=%d: %s", host, port, error.strerror or error)
+        return 1
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         access_log=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
     )
     server = Server(config, app, shutdown_timeout)
-    server.run()
+    server.run([listener])
     log.info("Stopped")
     return server.exit_status
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

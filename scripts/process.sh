@@ -1,24 +1,39 @@
 # shellcheck shell=bash
 # What the start and manage scripts know of the background process. To be sourced from the project's root.
 
+# One line: pid, URL, and the seconds that SIGTERM leaves to requests in work.
 pid_file=reranker.pid
 export log_file=reranker.log
+shutdown_timeout=${RERANKER_SHUTDOWN_TIMEOUT:-30}
 
-# Where a client on this machine reaches the service.
+# Where a client on this machine reaches a service that is started with this environment.
 case ${RERANKER_HOST:-127.0.0.1} in
-  0.0.0.0) url_host=127.0.0.1 ;;
-  ::) url_host='[::1]' ;;
-  *:*) url_host="[$RERANKER_HOST]" ;;
-  *) url_host=${RERANKER_HOST:-127.0.0.1} ;;
+  0.0.0.0) url=127.0.0.1 ;;
+  ::) url='[::1]' ;;
+  *:*) url="[$RERANKER_HOST]" ;;
+  *) url=${RERANKER_HOST:-127.0.0.1} ;;
 esac
-export url="http://$url_host:${RERANKER_PORT:-8000}"
+url=http://$url:${RERANKER_PORT:-8000}
 
-# Whether the process of the pid file lives, and is ours and not one that got its number later.
+remember() { echo "$1 $url $shutdown_timeout" >"$pid_file"; }
+
+# Whether the service of the pid file runs; then pid, url and shutdown_timeout are its own. A process that got the
+# number of one that is gone does not count.
 running() {
-  local pid
-  [[ -f $pid_file ]] && pid=$(cat "$pid_file") && kill -0 "$pid" 2>/dev/null || return 1
-  [[ ! -r /proc/$pid/cmdline ]] || grep -qE 'app|start_reranker' "/proc/$pid/cmdline"
+  local line
+  [[ -f $pid_file ]] || return 1
+  read -r -a line <"$pid_file"
+  [[ ${line[0]:-} =~ ^[0-9]+$ ]] && kill -0 "${line[0]}" 2>/dev/null || return 1
+  { ps -o args= -p "${line[0]}" || tr '\0' ' ' <"/proc/${line[0]}/cmdline"; } 2>/dev/null |
+    grep -qE -- 'python.* -m app *$' || return 1
+  export pid=${line[0]}
+  url=${line[1]:-$url}
+  shutdown_timeout=${line[2]:-$shutdown_timeout}
 }
+
+# curl to this machine: never by way of a proxy.
+local_curl() { curl --silent --noproxy '*' "$@"; }
 
 # The comment at the head of the calling script.
 usage() { awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; }
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then usage; exit 0; fi

@@ -143,12 +143,12 @@ async def test_concurrent_requests_for_the_same_pairs_score_them_once(serve: Ser
 
 ERRORS = [
     ({"documents": ["a"]}, 422, "query: field required"),
-    ({"query": "", "documents": ["a"]}, 422, "query: string should have at least 1 character, got ''"),
+    ({"query": "", "documents": ["a"]}, 422, "query: must not be empty"),
     ({"query": 5, "documents": ["a"]}, 422, "query: input should be a valid string, got 5"),
     ({"query": "q"}, 422, "documents: field required"),
-    ({"query": "q", "documents": []}, 422, "documents: list should have at least 1 item"),
-    ({"query": "q", "documents": "text"}, 422, "documents: input should be a valid list, got 'text'"),
-    ({"query": "q", "documents": ["a", 7]}, 422, "documents[1]: input should be a valid dictionary"),
+    ({"query": "q", "documents": []}, 422, "documents: at least one is required"),
+    ({"query": "q", "documents": "text"}, 422, 'documents: input should be a valid list, got "text"'),
+    ({"query": "q", "documents": ["a", 7]}, 422, "documents[1]: must be a string or an object with 'text', got 7"),
     ({"query": "q", "documents": ["a", {"body": "b"}]}, 422, "documents[1].text: field required"),
     ({"query": "q", "documents": ["a"], "top_k": 0}, 422, "top_k: input should be greater than or equal to 1, got 0"),
     (
@@ -168,6 +168,7 @@ ERRORS = [
         413,
         "body: at most 2000 bytes are accepted (RERANKER_MAX_BODY_BYTES), got 2",
     ),
+    ({"query": "q", "documents": ["a"], "timeout_ms": 10**400}, 422, "timeout_ms: input should be less than or equal"),
     ([1, 2], 422, "body: input should be a valid dictionary"),
 ]
 
@@ -188,15 +189,41 @@ async def test_errors_name_the_field_the_limit_and_the_value(
         assert (await client.post("/rerank/query", json={"query": "q", "documents": ["a"]})).status_code == 200
 
 
+def nested(depth: int) -> Any:
+    return {"deeper": nested(depth - 1)} if depth else 1
+
+
+@pytest.mark.parametrize("metadata", [{"a": "\\ud800"}, nested(900)])
+async def test_metadata_that_cannot_be_echoed_is_refused_before_any_work(
+    serve: Serve, scorer: FakeScorer, metadata: Any
+) -> None:
+    document = {"text": "a", "metadata": metadata}
+    content = json.dumps({"query": "q", "documents": [document], "return_documents": True}).replace("\\\\u", "\\u")
+    async with serve() as client:
+        response = await client.post("/rerank", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert "documents[0].metadata" in response.json()["message"]
+    assert scorer.batches == []
+
+
+@pytest.mark.parametrize("item", ["1", '"a"', "[]"])
+async def test_a_body_full_of_documents_costs_little(serve: Serve, item: str) -> None:
+    content = '{"query": "q", "documents": [' + ",".join([item] * 1_000_000) + "]}"
+    async with serve() as client:
+        response = await client.post("/rerank", content=content, headers={"content-type": "application/json"})
+        assert response.status_code in (413, 422)
+        assert len(response.content) < 2000
+
+
 @pytest.mark.parametrize(
     ("content", "content_type", "status", "message"),
     [
         (b'{"query": "q", ', "application/json", 400, "not valid JSON"),
-        (b"\xff\xfe", "application/json", 400, ""),
+        (b"\xff\xfe", "application/json", 400, "not valid JSON"),
         (b'{"query":"q","documents":["a"]}', "text/plain", 422, "Content-Type: application/json"),
         (b'{"query":"\\ud800","documents":["a"]}', "application/json", 422, "query: input should be a valid string"),
-        (b"[" * 100_000, "application/json", 400, ""),
-        (b"", "application/json", 422, "body: field required"),
+        (b"[" * 100_000, "application/json", 400, "nested too deeply"),
+        (b"", "application/json", 400, "The body is empty"),
     ],
 )
 async def test_bodies_that_are_not_json(

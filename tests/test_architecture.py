@@ -14,7 +14,8 @@ MODULES = {
 # Nearer to the outside first: a module may import from its own row and from rows below.
 LAYERS = [
     {"app.__main__"},
-    {"app.main", "app.server"},
+    {"app.main", "app.server", "app.export"},
+    {"app.convert"},
     {"app.api"},
     {"app.reranker"},
     {"app.batcher", "app.cache", "app.admission"},
@@ -63,10 +64,12 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
     if module not in ("app.main", "app.server") and not module.startswith("app.api"):
         assert not roots & {"fastapi", "starlette"}
-    if module != "app.backends.torch":
+    if module not in ("app.backends.torch", "app.convert"):
         assert not roots & HEAVY
-    if module not in ("app.main", "app.__main__", "app.backends"):
-        assert "app.config" not in imports(MODULES[module]), "only the composition and the engine factory see Settings"
+    if module not in ("app.main", "app.__main__", "app.backends", "app.export"):
+        assert "app.config" not in imports(MODULES[module]), (
+            "only the composition, the engine factory and the export see Settings"
+        )
 
 
 def test_only_settings_read_the_environment() -> None:

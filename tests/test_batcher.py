@@ -24,7 +24,7 @@ def pair(length: int) -> Pair:
 
 @given(QUEUES, st.integers(16, 4096))
 def test_a_batch_keeps_the_budget_and_pads_little(queues: list[list[int]], budget: int) -> None:
-    batch = take_batch(queues, budget)
+    batch = take_batch(queues, budget, MAX_PADDING)
     lengths = [queues[queue][position] for queue, position in batch]
     assert len(set(batch)) == len(batch)
     assert len(batch) == 1 or len(lengths) * max(lengths) <= budget
@@ -33,19 +33,19 @@ def test_a_batch_keeps_the_budget_and_pads_little(queues: list[list[int]], budge
 
 @given(QUEUES, st.integers(16, 4096))
 def test_the_request_whose_turn_it_is_moves_on_by_its_longest_pair(queues: list[list[int]], budget: int) -> None:
-    assert take_batch(queues, budget)[0] == (0, len(queues[0]) - 1)
+    assert take_batch(queues, budget, MAX_PADDING)[0] == (0, len(queues[0]) - 1)
 
 
 @given(QUEUES, st.integers(16, 4096))
 def test_a_batch_is_not_left_short_while_fitting_pairs_wait(queues: list[list[int]], budget: int) -> None:
-    batch = take_batch(queues, budget)
+    batch = take_batch(queues, budget, MAX_PADDING)
     longest = queues[0][-1]
     fitting = sum(longest * (1 - MAX_PADDING) <= length <= longest for queue in queues for length in queue)
     assert len(batch) == min(max(1, budget // longest), fitting)
 
 
 def test_requests_share_a_batch_evenly() -> None:
-    batch = take_batch([[100] * 50, [100] * 50, [100] * 2], 900)
+    batch = take_batch([[100] * 50, [100] * 50, [100] * 2], 900, MAX_PADDING)
     assert [sum(queue == index for queue, _ in batch) for index in range(3)] == [4, 3, 2]
 
 

@@ -45,7 +45,7 @@ def test_moving_text_between_query_and_document_is_another_key() -> None:
 
 async def scored(cache: ScoreCache, documents: list[str]) -> None:
     engine = Engine()
-    flights = cache.claim(cache.keys("q", documents), [PAIR] * len(documents), engine.submit)
+    flights, _ = cache.claim(cache.keys("q", documents), [PAIR] * len(documents), engine.submit)
     for future in engine.groups[0]:
         future.set_result(1.5)
     cache.release(flights)
@@ -88,9 +88,10 @@ async def test_the_least_recently_used_goes_first() -> None:
 async def test_disabled_it_remembers_nothing_but_still_joins_flights() -> None:
     cache, engine = ScoreCache("model", 10, 60, enabled=False), Engine()
     keys = cache.keys("q", ["d"])
-    first = cache.claim(keys, [PAIR], engine.submit)
-    second = cache.claim(keys, [PAIR], engine.submit)
+    first, new = cache.claim(keys, [PAIR], engine.submit)
+    second, joined = cache.claim(keys, [PAIR], engine.submit)
     assert first == second
+    assert (new, joined) == (1, 0)
     assert [len(group) for group in engine.groups] == [1, 0]
     engine.groups[0][0].set_result(1.0)
     await asyncio.sleep(0)
@@ -100,15 +101,15 @@ async def test_disabled_it_remembers_nothing_but_still_joins_flights() -> None:
 
 async def test_the_same_pair_twice_in_one_request_is_scored_once() -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
-    flights = cache.claim(cache.keys("q", ["d", "e", "d"]), [PAIR] * 3, engine.submit)
-    assert len(engine.groups[0]) == 2
+    flights, new = cache.claim(cache.keys("q", ["d", "e", "d"]), [PAIR] * 3, engine.submit)
+    assert len(engine.groups[0]) == new == 2
     assert flights[0] is flights[2]
 
 
 async def test_only_the_last_waiter_cancels_a_flight() -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     keys = cache.keys("q", ["d"])
-    first, second = (cache.claim(keys, [PAIR], engine.submit) for _ in range(2))
+    first, second = (cache.claim(keys, [PAIR], engine.submit)[0] for _ in range(2))
     [future] = engine.groups[0]
     assert cache.release(first) == 0
     assert not future.cancelled()
@@ -124,7 +125,7 @@ async def test_only_the_last_waiter_cancels_a_flight() -> None:
 async def test_a_failed_flight_is_not_remembered_and_not_joined() -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     keys = cache.keys("q", ["d"])
-    flights = cache.claim(keys, [PAIR], engine.submit)
+    flights, _ = cache.claim(keys, [PAIR], engine.submit)
     engine.groups[0][0].set_exception(ValueError("broken"))
     cache.claim(keys, [PAIR], engine.submit)
     assert len(engine.groups[1]) == 1
@@ -136,7 +137,7 @@ async def test_a_failed_flight_is_not_remembered_and_not_joined() -> None:
 async def test_a_scored_pair_is_kept_even_when_its_request_left_just_before() -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     keys = cache.keys("q", ["d"])
-    flights = cache.claim(keys, [PAIR], engine.submit)
+    flights, _ = cache.claim(keys, [PAIR], engine.submit)
     engine.groups[0][0].set_result(2.0)
     cache.release(flights)
     await asyncio.sleep(0)

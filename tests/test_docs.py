@@ -24,6 +24,8 @@ def documented_default(name: str) -> str:
     if name in ("max_parallel", "max_queue", "batch_tokens"):
         cpu, cuda = getattr(DEVICE_DEFAULTS["cpu"], name), getattr(DEVICE_DEFAULTS["cuda"], name)
         return f"`{cpu}`; on CUDA `{cuda}`"
+    if name == "export_dir":
+        return f"`{field.default}`"
     special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
     if name in special:
         return special[name]

@@ -39,7 +39,7 @@ DOCUMENTS = [
 
 
 def load(**settings: Any) -> TorchScorer:
-    scorer = load_scorer(Settings(**settings))
+    scorer = load_scorer(Settings(backend="torch", **settings))
     assert isinstance(scorer, TorchScorer)
     return scorer
 
@@ -195,7 +195,7 @@ def test_running_out_of_memory_is_told_apart(default: TorchScorer, monkeypatch: 
         return torch.empty(2**60)
 
     monkeypatch.setattr(default, "_model", exhausted)
-    monkeypatch.setattr(default, "_pad", lambda _: {})
+    monkeypatch.setattr(default, "_features", lambda _: {})
     with pytest.raises(OutOfMemory):
         default.score(default.encode(QUERY, ["moon"]))
 

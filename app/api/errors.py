@@ -1,5 +1,6 @@
 """Errors to HTTP: the one place that decides status and body."""
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,8 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str, str]] = {
     errors.OutOfMemory: (500, "out_of_memory", "failed"),
 }
 SHOWN_VALUE_CHARS = 60
+BAD_REQUEST = 400
+UNREADABLE = "The body cannot be read: it must be JSON in UTF-8, neither compressed nor nested too deeply"
 INTERNAL = (500, "internal_error", "failed")
 
 
@@ -82,7 +85,8 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return error_response(request.state.request_id, error.status_code, "http_error", error.detail, error.headers)
+        message = UNREADABLE if error.status_code == BAD_REQUEST else error.detail
+        return error_response(request.state.request_id, error.status_code, "http_error", message, error.headers)
 
     app.add_exception_handler(errors.RerankerError, on_domain_error)
     app.add_exception_handler(RequestValidationError, on_invalid_body)
@@ -99,6 +103,11 @@ def error_response(request_id: str, status: int, kind: str, message: str, header
 
 def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
     """Status and message for what pydantic found, naming each field and the value it had."""
+    if problems[0]["type"] == "too_long":
+        name, size = _field(problems[0]), len(problems[0]["input"])
+        return 413, f"{name}: at most {problems[0]['ctx']['max_length']} are accepted, got {size}"
+    if problems[0]["type"] == "missing" and len(problems[0]["loc"]) == 1:
+        return 400, "The body is empty"
     if problems[0]["type"] == "json_invalid":
         position, reason = problems[0]["loc"][-1], problems[0].get("ctx", {}).get("error", "not JSON")
         return 400, f"The body is not valid JSON: {reason} at character {position}"
@@ -108,12 +117,18 @@ def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
 
 
 def _explain_one(problem: Any) -> str:
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"][1:]).lstrip(".")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"]
     got = "" if problem["type"] == "missing" else f", got {_shorten(problem['input'])}"
-    return f"{field or 'body'}: {message[0].lower()}{message[1:]}{got}"
+    return f"{_field(problem)}: {message[0].lower()}{message[1:]}{got}"
+
+
+def _field(problem: Any) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"][1:])
+    return "".join(parts).lstrip(".") or "body"
 
 
 def _shorten(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    """The value as JSON has it; of lists and objects only that it is one."""
+    kinds = {dict: "an object", list: "a list"}
+    text = next((name for kind, name in kinds.items() if isinstance(value, kind)), None) or json.dumps(value)
     return text if len(text) <= SHOWN_VALUE_CHARS else f"{text[:SHOWN_VALUE_CHARS]}…"

@@ -1,16 +1,29 @@
 """The native dialect: `POST /rerank/query`, and the same body on `POST /rerank`."""
 
+import json
 import time
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request, Response
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, to_json
 
 from app.api.errors import ERROR_RESPONSES
 from app.api.service import ready_reranker
-from app.reranker import Ranking, RerankQuery
+from app.reranker import MAX_DOCUMENTS, MAX_TEXT_CHARS, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"])
+
+MAX_TIMEOUT_MS = 86_400_000
 
 EXAMPLE_REQUEST: dict[str, Any] = {
     "query": "Which planet has the most moons?",
@@ -53,16 +66,40 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
 }
 
 
+def _can_be_echoed(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        to_json(value)
+    except ValueError:
+        raise PydanticCustomError("metadata", "must be JSON in UTF-8 and not nested too deeply") from None
+    return value
+
+
+# Any bound makes pydantic read the characters, and so refuse lone surrogates; the real limit is a setting.
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+
+
 class Document(BaseModel):
     """A document with what should come back with it."""
 
-    text: str
-    id: str | int | None = None
-    metadata: dict[str, Any] | None = None
+    text: Text
+    id: Text | int | None = None
+    metadata: Annotated[dict[str, Any], AfterValidator(_can_be_echoed)] | None = None
 
 
 def _as_document(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, dict):
+        return value
+    raise PydanticCustomError("document", "must be a string or an object with 'text'")
+
+
+Documents = Annotated[
+    list[Annotated[Document, BeforeValidator(_as_document, json_schema_input_type=str | Document)]],
+    # One bad document is enough to refuse a request, and a list over all limits is not read to its end.
+    FailFast(),
+    Field(max_length=MAX_DOCUMENTS),
+]
 
 
 class RerankRequest(BaseModel):
@@ -70,11 +107,11 @@ class RerankRequest(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]}, populate_by_name=True)
 
-    query: Annotated[str, Field(min_length=1, description="The question or search text")]
+    query: Annotated[Text, Field(json_schema_extra={"minLength": 1}, description="The question or search text")]
     documents: Annotated[
-        list[Annotated[Document, BeforeValidator(_as_document, json_schema_input_type=str | Document)]],
+        Documents,
         Field(
-            min_length=1,
+            json_schema_extra={"minItems": 1},
             validation_alias=AliasChoices("documents", "passages", "texts"),
             description="The passages to order; `passages` and `texts` are other names for it",
         ),
@@ -93,9 +130,9 @@ class RerankRequest(BaseModel):
         float | None, Field(allow_inf_nan=False, description="Drop results with a lower `relevance_score`")
     ] = None
     max_tokens_per_doc: Annotated[int | None, Field(ge=1, description="Cut each document to so many tokens")] = None
-    timeout_ms: Annotated[int | None, Field(ge=1, description="The caller's deadline; past it the answer is 504")] = (
-        None
-    )
+    timeout_ms: Annotated[
+        int | None, Field(ge=1, le=MAX_TIMEOUT_MS, description="The caller's deadline; past it the answer is 504")
+    ] = None
     model: Annotated[str | None, Field(description="Accepted and logged; the service has one model")] = None
     user: Annotated[str | None, Field(description="Accepted and logged")] = None
 
@@ -183,8 +220,8 @@ class RerankResponse(BaseModel):
             usage=Usage(prompt_tokens=ranking.tokens, total_tokens=ranking.tokens),
             meta=Meta(
                 documents=len(request.documents),
-                scored=len(request.documents) - ranking.cached,
-                cached=ranking.cached,
+                scored=ranking.scored,
+                cached=len(request.documents) - ranking.scored,
                 truncated=ranking.truncated,
                 timings_ms=TimingsMs(
                     queue=_ms(timings.queue),
@@ -234,5 +271,5 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
         "tokens": ranking.tokens,
         "queue_ms": response.meta.timings_ms.queue,
         "inference_ms": response.meta.timings_ms.inference,
-    }
+    } | {name: json.dumps(value)[:80] for name in ("model", "user") if (value := getattr(body, name))}
     return Response(response.model_dump_json(exclude_none=True), media_type="application/json")

@@ -1,12 +1,21 @@
 """Engines: the one seam of the service. An engine's libraries are imported only when it is chosen."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
-from app.backends.model_source import locate_model
+from app.backends.artefact import Backend, Manifest, Precision, is_artefact
+from app.backends.model_source import ModelSource, locate_model
+from app.backends.store import find_or_export
 from app.config import Settings
+from app.errors import StartupError
+from app.hardware import cpu_features, has_gpu
 from app.tokenization import Pair
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,8 @@ class Engine:
     """Window in tokens, special tokens included."""
     activation: str
     labels: dict[int, str]
+    splits: bool = False
+    """Whether the engine splits a batch by length itself, so that lengths in a batch may differ."""
 
     def summary(self) -> dict[str, Any]:
         """The short form, for `/health` and the metrics."""
@@ -63,9 +74,60 @@ class Scorer(Protocol):
         ...
 
 
+def load_artefact(
+    folder: Path, max_length: int, threads: int, device: str = "cpu", cache: Path | None = None
+) -> Scorer:
+    """Load an exported model with the engine it was exported for. Raises `StartupError`."""
+    if Manifest.read(folder).backend == "onnx":
+        if find_spec("onnxruntime") is None:
+            raise StartupError("RERANKER_BACKEND=onnx: onnxruntime is not installed; RERANKER_INSTALL=full installs it")
+        from app.backends.onnx import OnnxScorer
+
+        return OnnxScorer(folder, max_length, threads, device)
+    from app.backends.openvino import OpenVinoScorer
+
+    return OpenVinoScorer(folder, max_length, threads, cache)
+
+
 def load_scorer(settings: Settings) -> Scorer:
-    """Load the engine that the settings ask for. Raises `StartupError`."""
+    """Load the model on the engine that the settings ask for, or on the fastest there is. Raises `StartupError`."""
     source = locate_model(settings.model, settings.revision)
+    if source.is_local and is_artefact(Path(source.location)):
+        return _load_exported(Path(source.location), settings)
+    backend = settings.backend
+    if backend == "auto":
+        backend = "torch" if _is_for_torch(settings) else "openvino"
+    if backend == "torch":
+        return _load_torch(source, settings)
+    if settings.device not in ("auto", "cpu") and backend == "openvino":
+        raise StartupError(f"RERANKER_BACKEND=openvino runs on the CPU, not on RERANKER_DEVICE={settings.device}")
+    precision = best_cpu_precision(backend) if settings.precision == "auto" else settings.precision
+    try:
+        store = settings.export_dir.expanduser()
+        return _load_exported(find_or_export(source, backend, precision, settings.max_length, store), settings)
+    except StartupError as error:
+        if settings.backend != "auto" or find_spec("torch") is None:
+            raise
+        log.warning("Going on with torch, which is slower on a CPU: %s", error)
+        return _load_torch(source, settings)
+
+
+def _is_for_torch(settings: Settings) -> bool:
+    """Whether something is asked for that only torch has: a GPU, its compiler, its half precision on any CPU."""
+    gpu = settings.device not in ("auto", "cpu") or (settings.device == "auto" and has_gpu())
+    return gpu or settings.torch_compile or settings.precision == "fp16"
+
+
+def _load_exported(folder: Path, settings: Settings) -> Scorer:
+    compiled = settings.export_dir.expanduser() / "compiled"
+    return load_artefact(folder, settings.max_length, settings.threads, settings.device, compiled)
+
+
+def _load_torch(source: ModelSource, settings: Settings) -> Scorer:
+    if find_spec("torch") is None:
+        raise StartupError("RERANKER_BACKEND=torch: torch is not installed; RERANKER_INSTALL=full installs it")
+    if settings.precision == "int8":
+        raise StartupError("RERANKER_PRECISION=int8 needs RERANKER_BACKEND=openvino or onnx")
     from app.backends.torch import TorchScorer
 
     return TorchScorer(
@@ -73,6 +135,15 @@ def load_scorer(settings: Settings) -> Scorer:
         device=settings.device,
         max_length=settings.max_length,
         threads=settings.threads,
+        precision="fp32" if settings.precision == "auto" else settings.precision,
         compiled=settings.torch_compile,
         trust_remote_code=settings.trust_remote_code,
     )
+
+
+def best_cpu_precision(backend: Backend) -> Precision:
+    """The fastest that this CPU has instructions for."""
+    features = cpu_features()
+    if features & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        return "int8"
+    return "bf16" if backend == "openvino" and features & {"avx512_bf16", "amx_bf16"} else "fp32"

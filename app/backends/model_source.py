@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.backends.artefact import MANIFEST
 from app.errors import StartupError
 
 EMBEDDED = Path(__file__).parent.parent / "default_model"
@@ -25,7 +26,7 @@ def locate_model(model: str | None, revision: str | None) -> ModelSource:
         return ModelSource(EMBEDDED_NAME, str(EMBEDDED), None, is_local=True)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        if not any((folder / name).is_file() for name in (MANIFEST, "config.json", "modules.json")):
             raise StartupError(f"RERANKER_MODEL={model!r}: the folder holds no config.json, so it is not a model")
         return ModelSource(folder.resolve().name, str(folder), None, is_local=True)
     if folder.exists():

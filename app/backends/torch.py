@@ -2,20 +2,24 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from sentence_transformers import CrossEncoder
+from tokenizers import Tokenizer
 from torch._dynamo.utils import counters
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from app.backends import Engine
+from app.backends.batch import ACTIVATIONS, pad
 from app.backends.model_source import ModelSource
 from app.errors import OutOfMemory, StartupError
 from app.tokenization import Pair, PairTokenizer
@@ -24,8 +28,24 @@ log = logging.getLogger(__name__)
 
 # Short and long rows, alone and together: what compiles or allocates for a shape does so before the first request.
 WARM_UP_SHAPES = ((1, 16), (1, 128), (8, 64), (4, 256))
-PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TENSOR_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+# An unreachable hub or an unknown model is told after one question; the download itself would ask for minutes.
+HUB_SECONDS = 10
 PROBE = ("what is a cross-encoder", "A cross-encoder reads a query and a document together.")
+
+
+@dataclass(frozen=True, slots=True)
+class Exportable:
+    """A loaded model with what its exported form has to carry."""
+
+    model: Any
+    """The `transformers` sequence classifier, one label."""
+    inputs: tuple[str, ...]
+    """Names of its tensors, in the order they are passed."""
+    tokenizer: Tokenizer
+    activation: Literal["sigmoid", "identity"]
+    pad_token_id: int
 
 
 class TorchScorer:
@@ -37,23 +57,30 @@ class TorchScorer:
         device: str,
         max_length: int,
         threads: int,
+        precision: str = "fp32",
         compiled: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         """Load the model. Raises `StartupError` when device or model cannot be had."""
         torch.set_num_threads(threads)
         self._device = pick_device(device)
-        self._model = _load(source, self._device, trust_remote_code)
+        self._model = _load(source, self._device, DTYPES[precision], trust_remote_code)
         _check_is_reranker(self._model, source)
         limit = min(max_length, _window(self._model))
-        self.encode, self._inputs = _make_encoder(self._model, limit)
+        self._model.max_seq_length = limit
+        features = self._model.preprocess([PROBE])
+        self._tensor_names = [name for name in TENSOR_NAMES if name in features]
+        self._other_inputs = {name: value for name, value in features.items() if name not in TENSOR_NAMES}
+        tokenizer = _plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
+        self._plain_pairs = tokenizer is not None
+        self.encode = (tokenizer or _OwnPreprocessing(self._model)).encode
         self._compiled = compiled and self._compile()
         self.engine = Engine(
             model=source.name,
-            revision=source.revision,
+            revision=source.revision or getattr(self._model.config, "_commit_hash", None),
             device=str(self._device),
             backend="torch",
-            precision=PRECISIONS[self._model.dtype],
+            precision=precision,
             compiled=self._compiled,
             threads=threads,
             max_length=limit,
@@ -64,7 +91,7 @@ class TorchScorer:
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """Float32 logits of one padded batch. Raises `OutOfMemory`."""
         with _memory_errors_translated(), torch.inference_mode():
-            features = self._pad(pairs) | self._inputs
+            features = self._features(pairs) | self._other_inputs
             logits: torch.Tensor = self._model(features)["scores"]
             return logits.float().reshape(len(pairs)).tolist()  # type: ignore[no-any-return]
 
@@ -87,18 +114,24 @@ class TorchScorer:
     def _probe(self, length: int) -> Pair:
         return self.encode(PROBE[0], [" ".join([PROBE[1]] * (length // 8 + 1))], length)[0]
 
-    def _pad(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+    def exportable(self) -> Exportable:
+        """The model with what an exported one has to carry. Raises `StartupError` when it cannot be exported."""
+        if not self._plain_pairs:
+            raise StartupError(f"{self.engine.model} prepares its own inputs (prompts or a chat template): torch only")
+        if self.engine.activation not in ACTIVATIONS:
+            raise StartupError(f"{self.engine.model} has the activation {self.engine.activation}: torch only")
+        return Exportable(
+            model=self._model[0].model,
+            inputs=tuple(self._tensor_names),
+            tokenizer=self._model.tokenizer.backend_tokenizer,
+            activation=cast(Literal["sigmoid", "identity"], self.engine.activation),
+            pad_token_id=self._model.tokenizer.pad_token_id or 0,
+        )
+
+    def _features(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         tokenizer = self._model.tokenizer
-        rows, width = len(pairs), max(pair.length for pair in pairs)
-        ids = np.full((rows, width), tokenizer.pad_token_id or 0, np.int64)
-        mask, types = np.zeros((rows, width), np.int64), np.zeros((rows, width), np.int64)
-        for row, pair in enumerate(pairs):
-            span = slice(width - pair.length, None) if tokenizer.padding_side == "left" else slice(pair.length)
-            ids[row, span], mask[row, span], types[row, span] = pair.ids, 1, pair.type_ids
-        arrays = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in tokenizer.model_input_names:
-            arrays["token_type_ids"] = types
-        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+        arrays = pad(pairs, tokenizer.pad_token_id or 0, left=tokenizer.padding_side == "left")
+        return {name: torch.from_numpy(arrays[name]).to(self._device) for name in self._tensor_names}
 
     def _compile(self) -> bool:
         """Compile the forward pass and prove that it runs compiled; on any failure say so and go on without."""
@@ -138,7 +171,7 @@ def pick_device(requested: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def _load(source: ModelSource, device: torch.device, trust_remote_code: bool) -> CrossEncoder:
+def _load(source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool) -> CrossEncoder:
     """Local files first: with a filled hub cache nothing asks the network, and offline nothing waits for it."""
     transformers_logging.disable_progress_bar()
     load = partial(
@@ -147,7 +180,7 @@ def _load(source: ModelSource, device: torch.device, trust_remote_code: bool) ->
         revision=source.revision,
         device=str(device),
         trust_remote_code=trust_remote_code,
-        model_kwargs={"dtype": torch.float32},
+        model_kwargs={"dtype": dtype},
     )
     try:
         try:
@@ -156,6 +189,7 @@ def _load(source: ModelSource, device: torch.device, trust_remote_code: bool) ->
             if source.is_local or HF_HUB_OFFLINE:
                 raise
             log.info("%s is not in the local hub cache: downloading it", source.location)
+            HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
             return load()
     except Exception as error:
         raise StartupError(f"RERANKER_MODEL={source.location!r} cannot be loaded: {_first_line(error)}") from error
@@ -197,25 +231,18 @@ def _window(model: CrossEncoder) -> int:
     return min(limit for limit in (model.max_seq_length, positions and positions - offset, 131072) if limit)
 
 
-Encode = Callable[..., list[Pair]]
+def _plain_tokenizer(model: CrossEncoder, max_length: int, expected: list[int]) -> PairTokenizer | None:
+    """Our pair assembly, where it gives the very ids that the model's own preprocessing gives for the probe.
 
-
-def _make_encoder(model: CrossEncoder, max_length: int) -> tuple[Encode, dict[str, Any]]:
-    """How to make pairs for this model, and the inputs it wants besides tensors.
-
-    Pairs are assembled by hand where that gives the very ids the model's own preprocessing gives; models with prompts
-    or chat templates keep their own.
+    Models with prompts or chat templates keep their own.
     """
-    model.max_seq_length = max_length
-    features = model.preprocess([PROBE])
-    inputs = {name: value for name, value in features.items() if not isinstance(value, torch.Tensor)}
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        encode = PairTokenizer(backend, max_length).encode
-        if encode(PROBE[0], [PROBE[1]])[0].ids.tolist() == features["input_ids"][0].tolist():
-            return encode, inputs
+        tokenizer = PairTokenizer(backend, max_length)
+        if tokenizer.encode(PROBE[0], [PROBE[1]])[0].ids.tolist() == expected:
+            return tokenizer
     log.info("This model prepares its own inputs: documents are cut by its tokenizer's rules")
-    return _OwnPreprocessing(model).encode, inputs
+    return None
 
 
 class _OwnPreprocessing:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     assert started.returncode == 0, started.stderr
     assert "Installing" not in started.stderr
     assert f"Listening on {made.url}" in started.stdout
-    assert "device cpu, backend torch" in started.stdout
+    assert "device cpu, backend openvino" in started.stdout
     yield made
     made.run("./manage_reranker.sh", "stop")
 
@@ -120,6 +121,40 @@ def test_restart_takes_new_settings(checkout: Checkout) -> None:
     assert httpx.get(f"{checkout.url}/health").json()["max_parallel"] == 7
 
 
+def test_status_finds_the_service_without_being_told_its_port(checkout: Checkout) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RERANKER_PORT"}
+    status = subprocess.run(
+        ["./manage_reranker.sh", "status"],
+        cwd=checkout.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert status.returncode == 0
+    assert checkout.url in status.stdout
+
+
+def test_a_restart_with_wrong_settings_leaves_the_service_running(checkout: Checkout) -> None:
+    restarted = checkout.run("./manage_reranker.sh", "restart", RERANKER_MAX_PARALLEL="none")
+    assert restarted.returncode == 1
+    assert "RERANKER_MAX_PARALLEL='none' is not valid" in restarted.stderr
+    assert httpx.get(f"{checkout.url}/health").status_code == 200
+
+
+def test_a_proxy_of_the_environment_is_not_asked(checkout: Checkout) -> None:
+    proxy = f"http://127.0.0.1:{free_port()}"
+    assert checkout.run("./manage_reranker.sh", "health", http_proxy=proxy).returncode == 0
+    assert checkout.run("./performance_test.sh", "metrics", http_proxy=proxy).returncode == 0
+
+
+@pytest.mark.parametrize("script", ["start_reranker.sh", "manage_reranker.sh", "performance_test.sh"])
+def test_help_is_no_error(checkout: Checkout, script: str) -> None:
+    asked = checkout.run(f"./{script}", "--help")
+    assert asked.returncode == 0
+    assert script in asked.stdout
+
+
 SMALL = ["--documents=3", "--words=5-20"]
 
 
@@ -154,7 +189,13 @@ def test_performance_test_shows_the_services_figures(checkout: Checkout) -> None
 
 @pytest.mark.parametrize("command", [["load", "--requests=2"], ["latency", "--requests=1"], ["stress"], ["metrics"]])
 def test_performance_test_fails_when_nothing_answers(checkout: Checkout, command: list[str]) -> None:
-    assert checkout.run("./performance_test.sh", *command, "--url", f"http://127.0.0.1:{free_port()}").returncode == 1
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    assert checkout.run("./performance_test.sh", *command, "--url", nowhere).returncode == 1
+    if command != ["metrics"]:
+        printed = json.loads(checkout.run("./performance_test.sh", *command, "--url", nowhere, "--json").stdout)
+        first = printed[0] if isinstance(printed, list) else printed
+        assert first["p50_ms"] is None
+        assert list(first["errors"]) == ["no answer (ConnectError)"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +246,7 @@ def test_the_foreground_stops_on_ctrl_c(tmp_path: Path) -> None:
 
 def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
-    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "/srv/myapp/app"])
     (tmp_path / "reranker.pid").write_text(f"{sleeper.pid}\n")
     try:
         assert made.run("./manage_reranker.sh", "status").returncode == 3

@@ -1,0 +1,68 @@
+"""An exported model: a folder that an engine serves without torch.
+
+openvino_model.xml, openvino_model.bin   or   model.onnx
+tokenizer.json
+manifest.json
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.errors import StartupError
+
+Backend = Literal["openvino", "onnx"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+MANIFEST = "manifest.json"
+MODEL_FILES: dict[Backend, str] = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}
+
+
+class Parity(BaseModel):
+    """How near the exported model is to the float32 original, on the probe pairs."""
+
+    pairs: int
+    kendall_tau: float
+    """Mean over the queries, of the two rankings."""
+    max_score_difference: float
+    """Of the activated scores."""
+    ndcg_difference: float | None = None
+    """Exported less original, nDCG@10 on the labelled file; None without one."""
+
+
+class Manifest(BaseModel):
+    """What the exported model is, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    backend: Backend
+    precision: Precision
+    model: str
+    revision: str | None
+    max_length: int
+    activation: Literal["sigmoid", "identity"]
+    labels: dict[int, str]
+    pad_token_id: int
+    calibration: str | None = None
+    parity: Parity | None = None
+    versions: dict[str, str] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises `StartupError` when the folder holds no manifest that this version understands."""
+        try:
+            return cls.model_validate_json((folder / MANIFEST).read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise StartupError(f"{folder} is no exported model that this version can read: {reason}") from None
+
+    def write(self, folder: Path) -> None:
+        """Put the manifest beside the model's files."""
+        (folder / MANIFEST).write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def is_artefact(folder: Path) -> bool:
+    """Whether the folder holds an exported model."""
+    return (folder / MANIFEST).is_file()

@@ -1,0 +1,132 @@
+"""The OpenVINO engine: an exported model on the CPU, without torch."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from tokenizers import Tokenizer
+
+from app.backends import Engine
+from app.backends.artefact import MODEL_FILES, Manifest
+from app.backends.batch import ACTIVATIONS, Floats, Int64s, pad, warm_up_pairs
+from app.errors import OutOfMemory, StartupError
+from app.tokenization import Pair, PairTokenizer
+
+log = logging.getLogger(__name__)
+
+# The plugin keeps compiled code for each shape it has seen, so shapes are few: lengths in steps, rows in powers of two.
+# Small parts run side by side, one on each stream, as fast as large ones run one after the other, and hardly pad.
+SHORT, SHORT_STEP, LONG_STEP = 64, 16, 32
+PART_TOKENS = 256
+
+
+class OpenVinoScorer:
+    """Owns the compiled model and its streams, one a core. Logits are float32 whatever the model computes in."""
+
+    def __init__(self, folder: Path, max_length: int, threads: int, cache: Path | None = None) -> None:
+        """Load an exported model. `cache` keeps compiled code for the next start. Raises `StartupError`."""
+        manifest = Manifest.read(folder)
+        limit = min(max_length, manifest.max_length)
+        self._pad_token_id = manifest.pad_token_id
+        self._activation = ACTIVATIONS[manifest.activation]
+        self.encode = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit).encode
+        compiled = _compile(folder / MODEL_FILES["openvino"], manifest, threads, cache)
+        self._inputs = [name for node in compiled.inputs for name in node.names]
+        self._streams = ov.AsyncInferQueue(compiled, threads)
+        self._streams.set_callback(_keep_logits)
+        self.engine = Engine(
+            model=manifest.model,
+            revision=manifest.revision,
+            device="cpu",
+            backend="openvino",
+            precision=manifest.precision,
+            compiled=True,
+            threads=threads,
+            max_length=limit,
+            activation=manifest.activation,
+            labels=manifest.labels,
+            splits=True,
+        )
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`."""
+        logits = np.zeros(len(pairs), np.float32)
+        try:
+            for part in parts([pair.length for pair in pairs]):
+                arrays = self._pad([pairs[index] for index in part])
+                self._streams.start_async(arrays, (logits, part))
+            self._streams.wait_all()
+        except RuntimeError as error:
+            if "alloc" in str(error):
+                raise OutOfMemory("The batch does not fit the machine's memory") from error
+            raise
+        scores: list[float] = logits.tolist()
+        return scores
+
+    def _pad(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
+        width = min(bucket_length(max(pair.length for pair in pairs)), self.engine.max_length)
+        arrays = pad(pairs, self._pad_token_id, bucket_rows(len(pairs)), width)
+        return {name: arrays[name] for name in self._inputs}
+
+    def activate(self, logits: Sequence[float]) -> list[float]:
+        """The model's own activation, in float32."""
+        activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()
+        return activated
+
+    def warm_up(self) -> None:
+        """Run a few lengths once."""
+        for pair in warm_up_pairs(self._pad_token_id, self.engine.max_length):
+            self.score([pair])
+
+    def clear_memory(self) -> None:
+        """Nothing to give back: what the plugin keeps is bounded by the number of shapes."""
+
+
+def parts(lengths: Sequence[int]) -> list[list[int]]:
+    """Split a batch, given by its pairs' lengths, into parts of at most `PART_TOKENS` padded tokens; longest first."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    split: list[list[int]] = []
+    while order:
+        fitting = PART_TOKENS // bucket_length(lengths[order[0]])
+        rows = 1 << max(0, fitting.bit_length() - 1)
+        split.append(order[:rows])
+        order = order[rows:]
+    return split
+
+
+def bucket_length(length: int) -> int:
+    """The next of the lengths that parts are padded to."""
+    step = SHORT_STEP if length <= SHORT else LONG_STEP
+    return -(-length // step) * step
+
+
+def bucket_rows(rows: int) -> int:
+    """The next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _keep_logits(request: ov.InferRequest, place: tuple[Floats, list[int]]) -> None:
+    logits, indices = place
+    logits[indices] = request.get_output_tensor(0).data.reshape(-1)[: len(indices)]
+
+
+def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None) -> ov.CompiledModel:
+    core = ov.Core()
+    capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # An int8 model keeps some operations in floating point: those run in bf16 where the CPU has it.
+    half = manifest.precision != "fp32" and "BF16" in capable
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+        "NUM_STREAMS": str(threads),
+        "INFERENCE_NUM_THREADS": str(threads),
+        # Pinning is for a machine of one's own: replicas on one host would all take the same cores.
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    if cache is not None:
+        options["CACHE_DIR"] = str(cache)
+    try:
+        return core.compile_model(str(model), "CPU", options)
+    except RuntimeError as error:
+        raise StartupError(f"{model} cannot be compiled: {str(error).strip().splitlines()[-1]}") from error

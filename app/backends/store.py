@@ -1,0 +1,72 @@
+"""Exported models on disk: the ones that come with a model, and the ones made here on a first start."""
+
+import hashlib
+import logging
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock
+
+from app.backends.artefact import Backend, Precision, is_artefact
+from app.backends.model_source import EMBEDDED, ModelSource
+from app.errors import StartupError
+
+log = logging.getLogger(__name__)
+
+# A change of how models are exported makes the exports of earlier versions stale.
+EXPORT_VERSION = 1
+
+
+def find_or_export(source: ModelSource, backend: Backend, precision: Precision, max_length: int, store: Path) -> Path:
+    """The folder of the exported model: beside the model, in the store, or made now. Raises `StartupError`.
+
+    Two processes that start at once export once.
+    """
+    shipped = Path(source.location) / f"{backend}-{precision}"
+    if source.is_local and is_artefact(shipped):
+        return shipped
+    folder = store / _name(source, backend, precision, max_length)
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not is_artefact(folder):
+                _export(source, backend, precision, max_length, folder)
+    except OSError as error:
+        raise StartupError(f"RERANKER_EXPORT_DIR={store} cannot be written: {error.strerror}") from None
+    return folder
+
+
+def _name(source: ModelSource, backend: Backend, precision: Precision, max_length: int) -> str:
+    """Readable, and different whenever the export would be."""
+    identity: list[object] = [source.location, source.revision, max_length, EXPORT_VERSION]
+    if source.is_local:
+        files = sorted(Path(source.location).glob("*"))
+        identity += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
+    return f"{source.name.replace('/', '--')}-{backend}-{precision}-{digest}"
+
+
+def _export(source: ModelSource, backend: Backend, precision: Precision, max_length: int, folder: Path) -> None:
+    """In a process of its own: what the conversion imports and allocates is gone when it is done."""
+    if find_spec("torch") is None:
+        raise StartupError(f"{source.name} has to be exported for {backend} {precision}, and torch is not installed")
+    log.info("Exporting %s for %s %s, on the first start only: a minute or more", source.name, backend, precision)
+    command = [sys.executable, "-m", "app.export", *([] if source.location == str(EMBEDDED) else [source.location])]
+    options: dict[str, object] = {
+        "--output": folder,
+        "--backend": backend,
+        "--precision": precision,
+        "--max-length": max_length,
+    }
+    if source.revision:
+        options["--revision"] = source.revision
+    command += [str(part) for option in options.items() for part in option]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reasons = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason given"]
+        raise StartupError(
+            f"{source.name} cannot be exported for {backend} {precision}: {reasons[-1].removeprefix('Not exported: ')}"
+        )
+    log.info("Exported to %s", folder)

@@ -1,0 +1,257 @@
+"""Export, and the engines that serve what was exported, against the torch engine."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.backends import best_cpu_precision, load_artefact, load_scorer
+from app.backends.artefact import Manifest
+from app.backends.model_source import EMBEDDED, ModelSource
+from app.backends.openvino import PART_TOKENS, bucket_length, bucket_rows, parts
+from app.backends.store import find_or_export
+from app.config import Settings
+from app.errors import StartupError
+from app.export import Group, export_model, logits, ndcg
+from tests.models import CONFIGS, make_model
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:Converting a tensor:Warning"),
+]
+
+GROUP = Group(
+    "what causes the tides",
+    [
+        "moon gravity causes tides",
+        "",
+        "bread",
+        "the sea and the moon " * 30,
+        "stock market",
+        "light and energy of a plant",
+    ],
+)
+
+
+def near(first: list[float], second: list[float], tolerance: float) -> bool:
+    return bool(np.abs(np.subtract(first, second)).max() <= tolerance)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_float32_exports_equal_torch(tmp_path: Path, family: str, backend: Any) -> None:
+    folder = make_model(tmp_path / family, family)
+    manifest = export_model(str(folder), backend, "fp32", tmp_path / "out")
+    reference = load_scorer(Settings(backend="torch", model=str(folder)))
+    exported = load_artefact(tmp_path / "out", 512, 2)
+    assert near(logits(reference, GROUP), logits(exported, GROUP), 1e-5)
+    assert manifest.parity is not None
+    assert manifest.parity.kendall_tau > 0.99
+    assert manifest.parity.max_score_difference < 1e-5
+    assert (exported.engine.max_length, exported.engine.precision, exported.engine.backend) == (64, "fp32", backend)
+    assert near(reference.activate([2.0, -900.0]), exported.activate([2.0, -900.0]), 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_int8_exports_rank_as_torch(tmp_path: Path, backend: Any) -> None:
+    folder = make_model(tmp_path / "bert")
+    calibration = tmp_path / "texts.jsonl"
+    calibration.write_text("\n".join([json.dumps({"query": GROUP.query, "documents": GROUP.documents})] * 3))
+    manifest = export_model(str(folder), backend, "int8", tmp_path / "out", calibration=calibration, force=True)
+    assert manifest.calibration == "texts.jsonl"
+    size = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    assert size < 2_000_000
+    reference = load_scorer(Settings(backend="torch", model=str(folder)))
+    exported = load_artefact(tmp_path / "out", 512, 2)
+    assert near(logits(reference, GROUP), logits(exported, GROUP), 0.02)
+
+
+def test_the_shipped_export_ranks_as_the_original(tmp_path: Path) -> None:
+    exported = load_scorer(Settings(backend="openvino", precision="int8", export_dir=tmp_path))
+    assert (exported.engine.backend, exported.engine.precision) == ("openvino", "int8")
+    reference = load_scorer(Settings(backend="torch"))
+    first, second = logits(reference, GROUP), logits(exported, GROUP)
+    assert int(np.argmax(first)) == int(np.argmax(second)) == 0
+    assert near(reference.activate(first), exported.activate(second), 0.15)
+    manifest = Manifest.read(EMBEDDED / "openvino-int8")
+    assert manifest.parity is not None
+    assert manifest.parity.kendall_tau >= 0.95
+
+
+def test_batches_of_any_size_and_order_give_the_same_scores() -> None:
+    scorer = load_artefact(EMBEDDED / "openvino-int8", 512, 2)
+    documents = ["word " * count for count in (1, 300, 7, 40, 2, 90, 500, 33, 12, 5)]
+    pairs = scorer.encode("what causes tides", documents)
+    alone = [scorer.score([pair])[0] for pair in pairs]
+    assert near(alone, scorer.score(pairs), 0.15)  # int8 and bf16 round differently for other shapes
+    assert near(scorer.score(pairs), scorer.score(pairs), 0)
+    assert near(scorer.score(pairs), scorer.score(pairs[::-1])[::-1], 0.15)
+
+
+def test_every_pair_is_in_one_part_of_bounded_size() -> None:
+    lengths = [3, 512, 17, 64, 65, 200, 31, 90, 128, 256, 5, 5, 5, 5, 5, 5, 5, 5]
+    split = parts(lengths)
+    assert sorted(index for part in split for index in part) == list(range(len(lengths)))
+    for part in split:
+        width = bucket_length(max(lengths[index] for index in part))
+        assert len(part) == 1 or bucket_rows(len(part)) * width <= PART_TOKENS
+
+
+def test_there_are_few_shapes() -> None:
+    shapes = {
+        (bucket_rows(rows), bucket_length(length))
+        for length in range(1, 513)
+        for rows in range(1, 1 + max(1, PART_TOKENS // bucket_length(length)))
+    }
+    assert len(shapes) < 50
+
+
+def test_the_window_may_be_smaller_than_the_exports() -> None:
+    scorer = load_artefact(EMBEDDED / "openvino-int8", 64, 1)
+    [pair] = scorer.encode("tides", ["word " * 500])
+    assert pair.length == scorer.engine.max_length == 64
+
+
+def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
+    code = (
+        "import sys; from pathlib import Path; from app.backends import load_scorer; from app.config import Settings;"
+        "import app.main, app.server; s = load_scorer(Settings(backend='openvino', precision='int8')); s.warm_up();"
+        "sys.exit(bool({'torch', 'transformers', 'sentence_transformers', 'nncf'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=EMBEDDED.parent.parent, check=False).returncode == 0
+
+
+def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
+    scorer = load_scorer(Settings(model=str(tmp_path / "exported"), export_dir=tmp_path / "store"))
+    assert scorer.engine.backend == "openvino"
+    assert scorer.engine.model == "reranker-minilm-l6-v0"
+
+
+@pytest.mark.parametrize("content", ["{}", "not json", '{"format": 2}'])
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(StartupError, match="no exported model that this version can read"):
+        load_artefact(tmp_path, 512, 1)
+
+
+def test_a_model_is_exported_once_and_reused(tmp_path: Path) -> None:
+    source = ModelSource("tiny", str(make_model(tmp_path / "tiny")), None, is_local=True)
+    first = find_or_export(source, "openvino", "fp32", 64, tmp_path / "store")
+    made = (first / "manifest.json").stat().st_mtime_ns
+    assert find_or_export(source, "openvino", "fp32", 64, tmp_path / "store") == first
+    assert (first / "manifest.json").stat().st_mtime_ns == made
+    assert find_or_export(source, "openvino", "fp32", 32, tmp_path / "store") != first
+    make_model(tmp_path / "tiny", "electra")
+    assert find_or_export(source, "openvino", "fp32", 64, tmp_path / "store") != first
+
+
+def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "tiny")
+    code = (
+        "from app.backends import load_scorer; from app.config import Settings; from pathlib import Path; import sys;"
+        "s = load_scorer(Settings(model=sys.argv[1], backend='openvino', precision='fp32', "
+        "export_dir=Path(sys.argv[2])));"
+        "print(s.engine.backend)"
+    )
+    command = [sys.executable, "-c", code, str(model), str(tmp_path / "store")]
+    starts = [
+        subprocess.Popen(command, cwd=EMBEDDED.parent.parent, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [start.communicate()[0].strip() for start in starts] == ["openvino", "openvino"]
+    assert len(list((tmp_path / "store").glob("tiny-openvino-fp32-*/manifest.json"))) == 1
+    assert not list((tmp_path / "store").glob(".export-*"))
+
+
+def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "store").write_text("a file where a folder should be")
+    scorer = load_scorer(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))
+    assert scorer.engine.backend == "torch"
+    assert "Going on with torch" in caplog.text
+    with pytest.raises(StartupError, match="RERANKER_EXPORT_DIR"):
+        load_scorer(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
+
+
+def test_an_export_that_ranks_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_model(tmp_path / "tiny")
+    monkeypatch.setattr("app.export._kendall_tau", lambda *_: 0.5)
+    with pytest.raises(StartupError, match=r"ranks differently: Kendall tau 0\.500 < 0\.95"):
+        export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export_model(str(folder), "openvino", "fp32", tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(StartupError, match="exists already"):
+        export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+
+
+def test_a_labelled_file_gives_the_difference_in_ndcg(tmp_path: Path) -> None:
+    rows = [
+        {
+            "query": GROUP.query,
+            "documents": [{"id": str(index), "text": text} for index, text in enumerate(GROUP.documents)],
+            "qrels": {"0": 2, "3": 1},
+        }
+    ]
+    labelled = tmp_path / "labelled.jsonl"
+    labelled.write_text("\n".join(map(json.dumps, rows)))
+    folder = make_model(tmp_path / "tiny")
+    manifest = export_model(str(folder), "openvino", "fp32", tmp_path / "out", evaluation=labelled)
+    assert manifest.parity is not None
+    assert manifest.parity.ndcg_difference == pytest.approx(0, abs=1e-6)
+    assert ndcg([2, 0, 1], [3.0, 1.0, 2.0]) == pytest.approx(1)
+    assert ndcg([2, 0, 1], [1.0, 3.0, 2.0]) < 0.8
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--backend", "tpu"], ["--backend", "onnx", "--precision", "bf16"], ["--precision", "int4"]]
+)
+def test_the_command_line_refuses_what_there_is_not(tmp_path: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "app.export", "--output", str(tmp_path / "out"), *arguments]
+    result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "is not supported" in result.stderr
+
+
+def test_the_command_line_says_in_one_line_why_it_failed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app.export", "/no/such/model", "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "no such folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "openvino", "device": "cuda"}, "runs on the CPU"),
+        ({"backend": "torch", "precision": "int8"}, "RERANKER_PRECISION=int8 needs"),
+        ({"backend": "onnx", "device": "cuda", "precision": "fp32"}, "onnxruntime-gpu"),
+    ],
+)
+def test_impossible_combinations_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    model = str(make_model(tmp_path / "tiny"))
+    with pytest.raises(StartupError, match=message):
+        load_scorer(Settings(model=model, export_dir=tmp_path / "store", **settings))
+
+
+@pytest.mark.parametrize(
+    ("features", "backend", "precision"),
+    [
+        ({"avx512_vnni", "avx512_bf16"}, "openvino", "int8"),
+        ({"amx_int8"}, "onnx", "int8"),
+        ({"avx2", "amx_bf16"}, "openvino", "bf16"),
+        ({"avx2", "amx_bf16"}, "onnx", "fp32"),
+        ({"avx2"}, "openvino", "fp32"),
+    ],
+)
+def test_the_precision_follows_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, features: Any, backend: Any, precision: str
+) -> None:
+    monkeypatch.setattr("app.backends.cpu_features", lambda: features)
+    assert best_cpu_precision(backend) == precision

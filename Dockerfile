@@ -15,9 +15,8 @@ FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="Reranker" \
       org.opencontainers.image.description="Puts passages in the order of their relevance to a query" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The folder that a volume of hub models is mounted on has to be its owner's.
-RUN useradd --uid 10001 --create-home reranker && \
-    install -d -o reranker -g reranker /home/reranker/.cache /home/reranker/.cache/huggingface
+# The folder that a volume of hub models and exports is mounted on has to be its owner's.
+RUN useradd --uid 10001 --create-home reranker && install -d -o reranker -g reranker /home/reranker/.cache
 COPY --from=build /opt/venv /opt/venv
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000

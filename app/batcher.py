@@ -136,7 +136,8 @@ class Batcher:
             self._metrics.failed_batches.inc()
             fail(batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch"))
             return
-        self._metrics.observe_batch([pair.length for pair in pairs], perf_counter() - started)
+        seconds, lengths = perf_counter() - started, [pair.length for pair in pairs]
+        self._metrics.observe_batch(sum(lengths), self._scorer.padded_tokens(lengths), seconds)
         for work, logit in zip(batch, logits, strict=True):
             if work.future.done():
                 continue

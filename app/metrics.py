@@ -68,11 +68,10 @@ class Metrics:
         ):
             self._gauge(name, meaning).set_function(read)
 
-    def observe_batch(self, lengths: Sequence[int], seconds: float) -> None:
-        """Count one batch by the lengths of its rows in tokens."""
-        padded = len(lengths) * max(lengths)
-        self.tokens.labels("text").inc(sum(lengths))
-        self.tokens.labels("padding").inc(padded - sum(lengths))
+    def observe_batch(self, tokens: int, padded: int, seconds: float) -> None:
+        """Count one batch of so many tokens, and so many with the padding."""
+        self.tokens.labels("text").inc(tokens)
+        self.tokens.labels("padding").inc(padded - tokens)
         self.batch_tokens.observe(padded)
         self.inference_seconds.observe(seconds)
 

@@ -58,6 +58,9 @@ class FakeScorer:
             raise OutOfMemory("does not fit")
         return [logit(pair) for pair in pairs]
 
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        return len(lengths) * max(lengths)
+
     def activate(self, logits: Sequence[float]) -> list[float]:
         return [float(1 / (1 + np.exp(-logit))) for logit in logits]
 

@@ -61,6 +61,10 @@ class Scorer(Protocol):
         """Float32 logits of one batch, in its order. Raises `OutOfMemory`; anything else is a failed batch."""
         ...
 
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens that the engine computes for a batch of pairs of these lengths, padding included."""
+        ...
+
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""
         ...

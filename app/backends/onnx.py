@@ -60,6 +60,10 @@ class OnnxScorer:
         scores: list[float] = np.asarray(logits, np.float32).reshape(-1).tolist()
         return scores
 
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """Rows × longest row."""
+        return len(lengths) * max(lengths)
+
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""
         activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()

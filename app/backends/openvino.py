@@ -70,6 +70,11 @@ class OpenVinoScorer:
         arrays = pad(pairs, self._pad_token_id, bucket_rows(len(pairs)), width)
         return {name: arrays[name] for name in self._inputs}
 
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """Of all parts."""
+        shapes = ((len(part), max(lengths[index] for index in part)) for part in parts(lengths))
+        return sum(bucket_rows(rows) * min(bucket_length(longest), self.engine.max_length) for rows, longest in shapes)
+
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""
         activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()

@@ -95,6 +95,10 @@ class TorchScorer:
             logits: torch.Tensor = self._model(features)["scores"]
             return logits.float().reshape(len(pairs)).tolist()  # type: ignore[no-any-return]
 
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """Rows × longest row."""
+        return len(lengths) * max(lengths)
+
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The activation that the model names itself (sigmoid if it names none)."""
         return self._model.activation_fn(torch.tensor(logits, dtype=torch.float32)).tolist()  # type: ignore[no-any-return]

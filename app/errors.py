@@ -11,6 +11,7 @@ RerankerError
 ├── ScoringFailed       the engine failed on the batch
 │   └── OutOfMemory     the batch did not fit
 └── StartupError        the process cannot serve at all: settings, device or model
+    └── UnusableModel   on no engine: it cannot be loaded, or does not rank
 
 Which HTTP status each becomes is decided in `app.api.errors`, and only there. Messages are written for the caller.
 """
@@ -62,3 +63,7 @@ class OutOfMemory(ScoringFailed):
 
 class StartupError(RerankerError):
     """The process cannot start: one line that says why, then exit status 1."""
+
+
+class UnusableModel(StartupError):
+    """The model cannot be loaded, or is no reranker: no other engine would help."""

@@ -23,8 +23,9 @@ from rich.console import Console
 from app.backends import Scorer
 from app.backends.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision
 from app.backends.model_source import locate_model
+from app.backends.store import UNUSABLE_MODEL
 from app.config import load_settings
-from app.errors import StartupError
+from app.errors import StartupError, UnusableModel
 from app.logs import configure_logging
 
 log = logging.getLogger(__name__)
@@ -244,7 +245,7 @@ def main(
         )
     except StartupError as error:
         typer.echo(f"Not exported: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(UNUSABLE_MODEL if isinstance(error, UnusableModel) else 1) from None
     figures = report(manifest, output)
     if as_json:
         print(json.dumps(figures, indent=2))

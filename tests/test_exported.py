@@ -16,9 +16,9 @@ from app.backends.model_source import EMBEDDED, ModelSource
 from app.backends.openvino import PART_TOKENS, bucket_length, bucket_rows, parts
 from app.backends.store import find_or_export
 from app.config import Settings
-from app.errors import StartupError
+from app.errors import StartupError, UnusableModel
 from app.export import Group, export_model, logits, ndcg
-from tests.models import CONFIGS, make_model
+from tests.models import CONFIGS, make_bi_encoder, make_model
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -176,6 +176,14 @@ def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pyte
     assert "Going on with torch" in caplog.text
     with pytest.raises(StartupError, match="RERANKER_EXPORT_DIR"):
         load_scorer(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
+
+
+def test_a_model_that_no_engine_could_use_is_refused_without_a_fallback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UnusableModel, match="no relevance head"):
+        load_scorer(Settings(model=str(make_bi_encoder(tmp_path / "bi")), export_dir=tmp_path / "store"))
+    assert "Going on with torch" not in caplog.text
 
 
 def test_an_export_that_ranks_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

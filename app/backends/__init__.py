@@ -11,7 +11,7 @@ from app.backends.artefact import Backend, Manifest, Precision, is_artefact
 from app.backends.model_source import ModelSource, locate_model
 from app.backends.store import find_or_export
 from app.config import Settings
-from app.errors import StartupError
+from app.errors import StartupError, UnusableModel
 from app.hardware import cpu_features, has_gpu
 from app.tokenization import Pair
 
@@ -29,6 +29,7 @@ class Engine:
     backend: str
     precision: str
     compiled: bool
+    """Whether torch.compile is proven to be at work."""
     threads: int
     max_length: int
     """Window in tokens, special tokens included."""
@@ -109,6 +110,8 @@ def load_scorer(settings: Settings) -> Scorer:
     try:
         store = settings.export_dir.expanduser()
         return _load_exported(find_or_export(source, backend, precision, settings.max_length, store), settings)
+    except UnusableModel:
+        raise
     except StartupError as error:
         if settings.backend != "auto" or find_spec("torch") is None:
             raise

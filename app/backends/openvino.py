@@ -42,7 +42,7 @@ class OpenVinoScorer:
             device="cpu",
             backend="openvino",
             precision=manifest.precision,
-            compiled=True,
+            compiled=False,
             threads=threads,
             max_length=limit,
             activation=manifest.activation,

@@ -11,12 +11,14 @@ from filelock import FileLock
 
 from app.backends.artefact import Backend, Precision, is_artefact
 from app.backends.model_source import EMBEDDED, ModelSource
-from app.errors import StartupError
+from app.errors import StartupError, UnusableModel
 
 log = logging.getLogger(__name__)
 
 # A change of how models are exported makes the exports of earlier versions stale.
 EXPORT_VERSION = 1
+# Exit status of an export whose model could be used on no engine.
+UNUSABLE_MODEL = 3
 
 
 def find_or_export(source: ModelSource, backend: Backend, precision: Precision, max_length: int, store: Path) -> Path:
@@ -65,8 +67,9 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, max_len
     command += [str(part) for option in options.items() for part in option]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        reasons = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason given"]
-        raise StartupError(
-            f"{source.name} cannot be exported for {backend} {precision}: {reasons[-1].removeprefix('Not exported: ')}"
-        )
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason given"]
+        reason = lines[-1].removeprefix("Not exported: ")
+        if result.returncode == UNUSABLE_MODEL:
+            raise UnusableModel(reason)
+        raise StartupError(f"{source.name} cannot be exported for {backend} {precision}: {reason}")
     log.info("Exported to %s", folder)

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from app.backends import Engine
 from app.backends.batch import ACTIVATIONS, pad
 from app.backends.model_source import ModelSource
-from app.errors import OutOfMemory, StartupError
+from app.errors import OutOfMemory, StartupError, UnusableModel
 from app.tokenization import Pair, PairTokenizer
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def _load(source: ModelSource, device: torch.device, dtype: torch.dtype, trust_r
             HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
             return load()
     except Exception as error:
-        raise StartupError(f"RERANKER_MODEL={source.location!r} cannot be loaded: {_first_line(error)}") from error
+        raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {_first_line(error)}") from error
 
 
 def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
@@ -211,7 +211,7 @@ def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
         reason = f"gives {model.num_labels} labels for a pair; one relevance score is needed"
     else:
         return
-    raise StartupError(f"RERANKER_MODEL={source.location!r} {reason}")
+    raise UnusableModel(f"RERANKER_MODEL={source.location!r} {reason}")
 
 
 def _has_modules_file(source: ModelSource) -> bool:

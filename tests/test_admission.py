@@ -68,3 +68,14 @@ async def test_retry_after_grows_with_the_queue_and_the_time_requests_take() -> 
     assert admission.retry_after() == 20
     admission.waiting = 1000
     assert admission.retry_after() == 60
+
+
+async def test_retry_after_counts_a_long_request_before_it_is_answered() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=30), asyncio.Event()
+    holder = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    [ticket] = admission._entered
+    admission._entered[ticket] -= 12
+    assert admission.retry_after() >= 12
+    release.set()
+    await holder

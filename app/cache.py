@@ -74,14 +74,17 @@ class ScoreCache:
     def claim(self, keys: Sequence[bytes], pairs: Sequence[Pair], submit: Submit) -> tuple[list[Flight], int]:
         """A flight for each pair: the one in the air where there is one, else a new one; new ones leave as one group.
 
-        Returns them and how many are new. Never awaits, so no pair can be claimed without being submitted. Every
-        flight must be released.
+        A pair that landed since the caller looked is not sent again. Returns the flights and how many are new. Never
+        awaits, so no pair can be claimed without being submitted. Every flight must be released.
         """
-        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if not self._joinable(key)}
+        landed = {key: score for key in keys if not self._joinable(key) and (score := self.get(key)) is not None}
+        new = {
+            key: pair for key, pair in zip(keys, pairs, strict=True) if key not in landed and not self._joinable(key)
+        }
         for (key, pair), future in zip(new.items(), submit(list(new.values())), strict=True):
             flight = self._flights[key] = Flight(future)
             future.add_done_callback(partial(self._land, key, pair, flight))
-        flights = [self._flights[key] for key in keys]
+        flights = [_landed(landed[key]) if key in landed else self._flights[key] for key in keys]
         for flight in flights:
             flight.waiters += 1
         return flights, len(new)
@@ -108,6 +111,12 @@ class ScoreCache:
             del self._flights[key]
         if self.enabled and not flight.lost:
             self._scores[key] = Score(future.result(), pair.length, pair.truncated)
+
+
+def _landed(score: Score) -> Flight:
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(score.logit)
+    return Flight(future)
 
 
 def _absorb(digest: "hashlib.blake2b", part: str) -> "hashlib.blake2b":

@@ -23,19 +23,18 @@ SCRIPT_VARIABLES = {"RERANKER_INSTALL"}
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much is taken on at a time: requests in work, requests waiting, tokens in a batch."""
+    """How much is taken on at a time: requests in work, requests waiting."""
 
     max_parallel: int
     max_queue: int
-    batch_tokens: int
 
 
 # Where a setting is left unset, the device decides. A CPU gains nothing from more parallel requests than keep its
-# batches full; a GPU wants large batches and many requests to fill them from.
+# batches full; a GPU wants many requests to fill large batches from.
 DEVICE_DEFAULTS = {
-    "cpu": Capacity(max_parallel=4, max_queue=50, batch_tokens=1024),
-    "cuda": Capacity(max_parallel=8, max_queue=100, batch_tokens=16384),
-    "mps": Capacity(max_parallel=4, max_queue=50, batch_tokens=4096),
+    "cpu": Capacity(max_parallel=4, max_queue=50),
+    "cuda": Capacity(max_parallel=8, max_queue=100),
+    "mps": Capacity(max_parallel=4, max_queue=50),
 }
 
 
@@ -67,6 +66,8 @@ class Settings(BaseSettings):
     torch_compile: bool = Field(False, alias="ENABLE_TORCH_COMPILE")
     tokenizer_workers: int = Field(2, alias="TOKENIZER_WORKERS", ge=1, le=256)
     batch_tokens: int | None = Field(None, alias="RERANKER_BATCH_TOKENS", ge=16)
+    streams: int | None = Field(None, alias="RERANKER_STREAMS", ge=1, le=1024)
+    part_tokens: int | None = Field(None, alias="RERANKER_PART_TOKENS", ge=16)
 
     max_parallel: int | None = Field(None, alias="RERANKER_MAX_PARALLEL", ge=1)
     max_queue: int | None = Field(None, alias="RERANKER_MAX_QUEUE", ge=0)
@@ -88,6 +89,11 @@ class Settings(BaseSettings):
         """The capacity asked for, and where none was, the device's own; `device` is the real one, like `cuda:0`."""
         asked = {name: getattr(self, name) for name in Capacity.__slots__ if getattr(self, name) is not None}
         return replace(DEVICE_DEFAULTS[device.split(":", maxsplit=1)[0]], **asked)
+
+    def schedule(self, splits: bool) -> dict[str, int]:
+        """What is asked for of an engine's schedule, by field; only one that splits batches has streams and parts."""
+        names = ("batch_tokens", "streams", "part_tokens") if splits else ("batch_tokens",)
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def environment_names() -> list[str]:

@@ -1,8 +1,10 @@
 """Torch models to OpenVINO and ONNX files, quantised where asked. Part of the export; needs the extra `export`."""
 
+import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ import torch
 from app.backends.artefact import MODEL_FILES, Backend, Precision
 from app.backends.batch import pad
 from app.backends.torch import Exportable
+from app.narrow import keep_first_token
 from app.tokenization import Pair
 
 # Large activations of a few channels are moved into the weights before these are rounded.
 SMOOTH_QUANT_ALPHA = 0.8
 # Left in floating point: what rounds worst and costs little. The feed-forward part of the first layer sees the raw
 # embeddings, and the head's few products decide the score.
-NOT_QUANTISED = (r".*\.layers?\.0\.(?!att).*", r".*\.(pooler|classifier|head)[./].*")
+NOT_QUANTISED = (r".*[./]layers?\.0[./](?!att).*", r".*[./](pooler|classifier|head)[./].*")
 ONNX_OPSET = 17
+SMALLEST = 1e-5
 
 
 class _Logits(torch.nn.Module):  # type: ignore[misc]
@@ -50,6 +54,12 @@ def _example(exportable: Exportable, calibration: Sequence[Pair]) -> tuple[torch
     return tuple(torch.from_numpy(arrays[name]) for name in exportable.inputs)
 
 
+def _run(module: _Logits, exportable: Exportable, pairs: Sequence[Pair]) -> None:
+    for pair in pairs:
+        arrays = pad([pair], exportable.pad_token_id)
+        module(*(torch.from_numpy(arrays[name]) for name in exportable.inputs))
+
+
 def _write_openvino(
     module: _Logits, exportable: Exportable, precision: Precision, file: Path, calibration: Sequence[Pair]
 ) -> None:
@@ -63,6 +73,7 @@ def _write_openvino(
     )
     for node, name in zip(model.inputs, exportable.inputs, strict=True):
         node.get_tensor().set_names({name})
+    keep_first_token(model)
     if precision == "int8":
         model = _quantise_openvino(model, exportable, calibration)
     ov.save_model(model, str(file), compress_to_fp16=precision != "fp32")
@@ -92,6 +103,8 @@ def _write_onnx(
     module: _Logits, exportable: Exportable, precision: Precision, file: Path, calibration: Sequence[Pair]
 ) -> None:
     exportable.model.set_attn_implementation("eager")  # the form that ONNX Runtime's fusions know
+    if precision == "int8":
+        _smooth(module, lambda: _run(module, exportable, calibration))
     axes = {name: {0: "rows", 1: "length"} for name in exportable.inputs} | {"logits": {0: "rows"}}
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "model.onnx" if precision == "int8" else file
@@ -109,14 +122,50 @@ def _write_onnx(
             _quantise_onnx(plain, file)
 
 
+class _Smoothed(torch.nn.Module):  # type: ignore[misc]
+    """A linear layer that takes the large channels of its input from the weights: the same function."""
+
+    def __init__(self, linear: torch.nn.Linear, largest: torch.Tensor) -> None:
+        super().__init__()
+        weights = linear.weight.abs().amax(0).clamp(min=SMALLEST)
+        scale = largest.clamp(min=SMALLEST) ** SMOOTH_QUANT_ALPHA / weights ** (1 - SMOOTH_QUANT_ALPHA)
+        linear.weight.mul_(scale)
+        self.linear = linear
+        self.register_buffer("inverse", 1 / scale)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.linear(inputs * self.inverse)
+        return outputs
+
+
+def _smooth(module: torch.nn.Module, run: Callable[[], None]) -> None:
+    """Make every linear layer smooth, for the inputs that `run` lets it see (SmoothQuant, arXiv 2211.10438)."""
+    largest: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, _: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        seen = inputs[0].abs().flatten(0, -2).amax(0)
+        largest[name] = torch.maximum(largest.get(name, seen), seen)
+
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)}
+    hooks = [layer.register_forward_pre_hook(partial(keep, name)) for name, layer in layers.items()]
+    run()
+    for hook in hooks:
+        hook.remove()
+    for name, seen in largest.items():
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, _Smoothed(layers[name], seen))
+
+
 def _quantise_onnx(plain: Path, file: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    nodes = [node.name for node in onnx.load(str(plain), load_external_data=False).graph.node]
     quantize_dynamic(
         str(plain),
         str(file),
         per_channel=True,
         weight_type=QuantType.QInt8,
+        nodes_to_exclude=[name for name in nodes if any(re.match(pattern, name) for pattern in NOT_QUANTISED)],
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )

@@ -24,6 +24,16 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
     return set(next(flags, "").split())
 
 
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's own name; on other systems than Linux only its architecture."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
 def has_gpu() -> bool:
     """Whether there is an NVIDIA driver or an Apple GPU; asks neither, so nothing heavy is imported."""
     return Path("/dev/nvidiactl").exists() or (platform.system() == "Darwin" and platform.machine() == "arm64")

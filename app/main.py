@@ -117,7 +117,7 @@ def _build_reranker(
             scorer.engine.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache
         ),
         admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
-        batcher=Batcher(scorer, inference, capacity.batch_tokens, metrics),
+        batcher=Batcher(scorer, inference, settings.batch_tokens or scorer.schedule.batch_tokens, metrics),
         metrics=metrics,
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
     )

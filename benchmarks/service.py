@@ -1,4 +1,4 @@
-"""The service against `CrossEncoder.predict` called directly, in one run: `scripts/bench`.
+"""The service against `CrossEncoder.predict` called directly, in one run: `scripts/bench service`.
 
 Rounds of the contenders alternate, so that a machine whose speed drifts treats them alike; medians are reported.
 """
@@ -194,7 +194,3 @@ def main(
     for title, name in ROWS.items():
         table.add_row(title, *(str(column[name]) for column in figures))
     print_table(table)
-
-
-if __name__ == "__main__":
-    typer.run(main)

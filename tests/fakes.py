@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.backends import Engine
+from app.backends.schedule import Schedule
 from app.errors import OutOfMemory
 from app.tokenization import Pair
 
@@ -29,6 +30,7 @@ class FakeScorer:
 
     def __init__(self) -> None:
         self.engine = ENGINE
+        self.schedule = Schedule(batch_tokens=1024)
         self.batches: list[list[int]] = []
         """Lengths of the pairs of each batch scored, in order."""
         self.gate = threading.Event()

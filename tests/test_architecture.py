@@ -16,6 +16,7 @@ LAYERS = [
     {"app.__main__"},
     {"app.main", "app.server", "app.export"},
     {"app.convert"},
+    {"app.narrow"},
     {"app.api"},
     {"app.reranker"},
     {"app.batcher", "app.cache", "app.admission"},

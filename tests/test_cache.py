@@ -142,3 +142,12 @@ async def test_a_scored_pair_is_kept_even_when_its_request_left_just_before() ->
     cache.release(flights)
     await asyncio.sleep(0)
     assert cache.get(keys[0]) == Score(2.0, 7, truncated=True)
+
+
+async def test_a_pair_that_landed_while_another_request_was_getting_ready_is_not_scored_again() -> None:
+    cache, engine = ScoreCache("model", 10, 60), Engine()
+    await scored(cache, ["d"])
+    flights, new = cache.claim(cache.keys("q", ["d", "e"]), [PAIR] * 2, engine.submit)
+    assert new == len(engine.groups[0]) == 1
+    assert flights[0].future.done()
+    assert cache.release(flights) == 1

@@ -21,12 +21,13 @@ def table() -> dict[str, str]:
 def documented_default(name: str) -> str:
     """How the table writes the default of a field."""
     field = Settings.model_fields[name]
-    if name in ("max_parallel", "max_queue", "batch_tokens"):
+    if name in ("max_parallel", "max_queue"):
         cpu, cuda = getattr(DEVICE_DEFAULTS["cpu"], name), getattr(DEVICE_DEFAULTS["cuda"], name)
         return f"`{cpu}`; on CUDA `{cuda}`"
     if name == "export_dir":
         return f"`{field.default}`"
     special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
+    special |= {"batch_tokens": "measured; on CUDA `16384`", "streams": "measured", "part_tokens": "measured"}
     if name in special:
         return special[name]
     if isinstance(field.default, bool):

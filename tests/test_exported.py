@@ -96,7 +96,7 @@ def test_batches_of_any_size_and_order_give_the_same_scores() -> None:
 
 def test_every_pair_is_in_one_part_of_bounded_size() -> None:
     lengths = [3, 512, 17, 64, 65, 200, 31, 90, 128, 256, 5, 5, 5, 5, 5, 5, 5, 5]
-    split = parts(lengths)
+    split = parts(lengths, PART_TOKENS)
     assert sorted(index for part in split for index in part) == list(range(len(lengths)))
     for part in split:
         width = bucket_length(max(lengths[index] for index in part))

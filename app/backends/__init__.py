@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from app.backends.artefact import Backend, Manifest, Precision, is_artefact
 from app.backends.model_source import ModelSource, locate_model
+from app.backends.schedule import Schedule, arrange
 from app.backends.store import find_or_export
 from app.config import Settings
 from app.errors import StartupError, UnusableModel
@@ -53,6 +54,8 @@ class Scorer(Protocol):
     """A loaded cross-encoder. `encode` and `activate` may be called from any thread, the rest from one thread only."""
 
     engine: Engine
+    schedule: Schedule
+    """How its work is laid out on a CPU. Setting it may reload the model."""
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
         """Token ids of each pair, at most `engine.max_length` long."""
@@ -96,6 +99,13 @@ def load_artefact(
 
 def load_scorer(settings: Settings) -> Scorer:
     """Load the model on the engine that the settings ask for, or on the fastest there is. Raises `StartupError`."""
+    scorer = _load_engine(settings)
+    if scorer.engine.device == "cpu":
+        arrange(scorer, settings.schedule(scorer.engine.splits), settings.export_dir.expanduser() / "schedules")
+    return scorer
+
+
+def _load_engine(settings: Settings) -> Scorer:
     source = locate_model(settings.model, settings.revision)
     if source.is_local and is_artefact(Path(source.location)):
         return _load_exported(Path(source.location), settings)

@@ -11,11 +11,13 @@ from tokenizers import Tokenizer
 from app.backends import Engine
 from app.backends.artefact import MODEL_FILES, Manifest
 from app.backends.batch import ACTIVATIONS, pad, warm_up_pairs
+from app.backends.schedule import Schedule
 from app.errors import OutOfMemory, StartupError
 from app.tokenization import Pair, PairTokenizer
 
 log = logging.getLogger(__name__)
 
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16384
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -35,6 +37,7 @@ class OnnxScorer:
         # Without it the arena of the CPU keeps what the largest batch so far needed.
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0" if on_gpu else "cpu:0")
+        self.schedule = Schedule(batch_tokens=GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
         self.engine = Engine(
             model=manifest.model,
             revision=manifest.revision,

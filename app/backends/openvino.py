@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 from app.backends import Engine
 from app.backends.artefact import MODEL_FILES, Manifest
 from app.backends.batch import ACTIVATIONS, Floats, Int64s, pad, warm_up_pairs
+from app.backends.schedule import Schedule
 from app.errors import OutOfMemory, StartupError
 from app.tokenization import Pair, PairTokenizer
 
@@ -19,11 +21,11 @@ log = logging.getLogger(__name__)
 # The plugin keeps compiled code for each shape it has seen, so shapes are few: lengths in steps, rows in powers of two.
 # Small parts run side by side, one on each stream, as fast as large ones run one after the other, and hardly pad.
 SHORT, SHORT_STEP, LONG_STEP = 64, 16, 32
-PART_TOKENS = 256
+PART_TOKENS, BATCH_TOKENS_PER_THREAD = 256, 1024
 
 
 class OpenVinoScorer:
-    """Owns the compiled model and its streams, one a core. Logits are float32 whatever the model computes in."""
+    """Owns the compiled model and its streams. Logits are float32 whatever the model computes in."""
 
     def __init__(self, folder: Path, max_length: int, threads: int, cache: Path | None = None) -> None:
         """Load an exported model. `cache` keeps compiled code for the next start. Raises `StartupError`."""
@@ -32,10 +34,7 @@ class OpenVinoScorer:
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
         self.encode = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit).encode
-        compiled = _compile(folder / MODEL_FILES["openvino"], manifest, threads, cache)
-        self._inputs = [name for node in compiled.inputs for name in node.names]
-        self._streams = ov.AsyncInferQueue(compiled, threads)
-        self._streams.set_callback(_keep_logits)
+        self._compile = partial(_compile, folder / MODEL_FILES["openvino"], manifest, threads, cache)
         self.engine = Engine(
             model=manifest.model,
             revision=manifest.revision,
@@ -49,12 +48,34 @@ class OpenVinoScorer:
             labels=manifest.labels,
             splits=True,
         )
+        self._schedule = Schedule(
+            streams=threads, part_tokens=PART_TOKENS, batch_tokens=BATCH_TOKENS_PER_THREAD * threads
+        )
+        self._open()
+
+    @property
+    def schedule(self) -> Schedule:
+        """How batches are split, and over how many streams."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule) -> None:
+        reopen = schedule.streams != self._schedule.streams
+        self._schedule = schedule
+        if reopen:
+            self._open()
+
+    def _open(self) -> None:
+        compiled = self._compile(self._schedule.streams)
+        self._inputs = [name for node in compiled.inputs for name in node.names]
+        self._streams = ov.AsyncInferQueue(compiled, self._schedule.streams)
+        self._streams.set_callback(_keep_logits)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`."""
         logits = np.zeros(len(pairs), np.float32)
         try:
-            for part in parts([pair.length for pair in pairs]):
+            for part in self._parts([pair.length for pair in pairs]):
                 arrays = self._pad([pairs[index] for index in part])
                 self._streams.start_async(arrays, (logits, part))
             self._streams.wait_all()
@@ -65,6 +86,9 @@ class OpenVinoScorer:
         scores: list[float] = logits.tolist()
         return scores
 
+    def _parts(self, lengths: Sequence[int]) -> list[list[int]]:
+        return parts(lengths, self._schedule.part_tokens or PART_TOKENS)
+
     def _pad(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
         width = min(bucket_length(max(pair.length for pair in pairs)), self.engine.max_length)
         arrays = pad(pairs, self._pad_token_id, bucket_rows(len(pairs)), width)
@@ -72,7 +96,7 @@ class OpenVinoScorer:
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         """Of all parts."""
-        shapes = ((len(part), max(lengths[index] for index in part)) for part in parts(lengths))
+        shapes = ((len(part), max(lengths[index] for index in part)) for part in self._parts(lengths))
         return sum(bucket_rows(rows) * min(bucket_length(longest), self.engine.max_length) for rows, longest in shapes)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
@@ -89,12 +113,12 @@ class OpenVinoScorer:
         """Nothing to give back: what the plugin keeps is bounded by the number of shapes."""
 
 
-def parts(lengths: Sequence[int]) -> list[list[int]]:
-    """Split a batch, given by its pairs' lengths, into parts of at most `PART_TOKENS` padded tokens; longest first."""
+def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Split a batch, given by its pairs' lengths, into parts of at most so many padded tokens; longest first."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     split: list[list[int]] = []
     while order:
-        fitting = PART_TOKENS // bucket_length(lengths[order[0]])
+        fitting = tokens // bucket_length(lengths[order[0]])
         rows = 1 << max(0, fitting.bit_length() - 1)
         split.append(order[:rows])
         order = order[rows:]
@@ -117,20 +141,24 @@ def _keep_logits(request: ov.InferRequest, place: tuple[Floats, list[int]]) -> N
     logits[indices] = request.get_output_tensor(0).data.reshape(-1)[: len(indices)]
 
 
-def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None) -> ov.CompiledModel:
+def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None, streams: int) -> ov.CompiledModel:
     core = ov.Core()
     capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     # An int8 model keeps some operations in floating point: those run in bf16 where the CPU has it.
     half = manifest.precision != "fp32" and "BF16" in capable
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
-        "NUM_STREAMS": str(threads),
+        "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(threads),
         # Pinning is for a machine of one's own: replicas on one host would all take the same cores.
         "ENABLE_CPU_PINNING": "NO",
     }
     if cache is not None:
-        options["CACHE_DIR"] = str(cache)
+        try:
+            return core.compile_model(str(model), "CPU", {**options, "CACHE_DIR": str(cache)})
+        except RuntimeError as error:
+            # Another process that compiles the same model, a folder that cannot be written: slower, no failure.
+            log.info("Compiling without the cache %s: %s", cache, str(error).strip().splitlines()[-1])
     try:
         return core.compile_model(str(model), "CPU", options)
     except RuntimeError as error:

@@ -11,18 +11,21 @@ from filelock import FileLock
 
 from app.backends.artefact import Backend, Precision, is_artefact
 from app.backends.model_source import EMBEDDED, ModelSource
+from app.backends.repository import find_export
 from app.errors import StartupError, UnusableModel
 
 log = logging.getLogger(__name__)
 
 # A change of how models are exported makes the exports of earlier versions stale.
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 # Exit status of an export whose model could be used on no engine.
 UNUSABLE_MODEL = 3
 
 
 def find_or_export(source: ModelSource, backend: Backend, precision: Precision, max_length: int, store: Path) -> Path:
     """The folder of the exported model: beside the model, in the store, or made now. Raises `StartupError`.
+
+    What is made now is taken from the model's repository where that carries an export, else exported.
 
     Two processes that start at once export once.
     """
@@ -33,7 +36,7 @@ def find_or_export(source: ModelSource, backend: Backend, precision: Precision, 
     try:
         store.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not is_artefact(folder):
+            if not is_artefact(folder) and not find_export(source, backend, precision, folder):
                 _export(source, backend, precision, max_length, folder)
     except OSError as error:
         raise StartupError(f"RERANKER_EXPORT_DIR={store} cannot be written: {error.strerror}") from None
@@ -44,7 +47,7 @@ def _name(source: ModelSource, backend: Backend, precision: Precision, max_lengt
     """Readable, and different whenever the export would be."""
     identity: list[object] = [source.location, source.revision, max_length, EXPORT_VERSION]
     if source.is_local:
-        files = sorted(Path(source.location).glob("*"))
+        files = sorted(Path(source.location).rglob("*"))
         identity += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
     return f"{source.name.replace('/', '--')}-{backend}-{precision}-{digest}"

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from app.backends import Engine
 from app.backends.batch import ACTIVATIONS, pad
 from app.backends.model_source import ModelSource
+from app.backends.schedule import Schedule
 from app.errors import OutOfMemory, StartupError, UnusableModel
 from app.tokenization import Pair, PairTokenizer
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # Short and long rows, alone and together: what compiles or allocates for a shape does so before the first request.
 WARM_UP_SHAPES = ((1, 16), (1, 128), (8, 64), (4, 256))
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TENSOR_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 # An unreachable hub or an unknown model is told after one question; the download itself would ask for minutes.
@@ -64,6 +66,7 @@ class TorchScorer:
         """Load the model. Raises `StartupError` when device or model cannot be had."""
         torch.set_num_threads(threads)
         self._device = pick_device(device)
+        self.schedule = Schedule(batch_tokens=BATCH_TOKENS[self._device.type])
         self._model = _load(source, self._device, DTYPES[precision], trust_remote_code)
         _check_is_reranker(self._model, source)
         limit = min(max_length, _window(self._model))

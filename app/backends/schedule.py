@@ -1,0 +1,163 @@
+"""How work is laid out on the CPU: measured on a first start, within seconds, and read from a file on the next."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app import __version__
+from app.hardware import cpu_name
+from app.tokenization import Pair
+
+log = logging.getLogger(__name__)
+
+MEASURE_SECONDS = 3.0
+# Measured twice on a quiet machine the same layout differs by a few per cent: what is chosen has to be better by more.
+WORTH = 1.08
+LENGTHS = (384, 32, 192, 64, 256, 96, 128, 48)
+# What a run of the measurement computes: enough to fill all streams, more where it takes no longer.
+TOKENS_PER_THREAD = (1024, 2048)
+RUN_SECONDS = MEASURE_SECONDS / 12
+GLANCE = 128
+
+
+class Schedule(BaseModel):
+    """A layout of work."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch_tokens: int
+    """Tokens given to the engine at a time, for all its streams."""
+    streams: int = 1
+    """Inferences that run side by side; the threads are divided among them."""
+    part_tokens: int | None = None
+    """Padded tokens of one inference, where the engine splits batches; else None."""
+
+    def __str__(self) -> str:
+        parts = f", {self.streams} streams, parts of {self.part_tokens}" if self.part_tokens else ""
+        return f"batches of {self.batch_tokens} tokens{parts}"
+
+
+class Schedulable(Protocol):
+    """What is measured: an engine on the CPU. Setting `schedule` may reload it."""
+
+    schedule: Schedule
+
+    @property
+    def engine(self) -> Any: ...
+
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]: ...
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]: ...
+
+
+def arrange(scorer: Schedulable, asked: dict[str, int], folder: Path) -> None:
+    """Give the scorer the best schedule there is, with the fields asked for as asked."""
+    file = folder / f"schedule-{_digest(scorer.engine, asked)}.json"
+    try:
+        scorer.schedule = Schedule.model_validate_json(file.read_bytes())
+        log.info("Measured earlier (%s): %s", file, scorer.schedule)
+        return
+    except (OSError, ValidationError):
+        scorer.schedule = scorer.schedule.model_copy(update=asked)
+    if not measure(scorer, asked):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(scorer.schedule.model_dump_json())
+    except OSError as error:
+        log.info("The measurement is not kept, RERANKER_EXPORT_DIR cannot be written: %s", error.strerror)
+
+
+def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
+    """Try one change after the other, as long as there is time, and keep what helps; whether anything was measured."""
+    started = perf_counter()
+    best, threads = scorer.schedule, scorer.engine.threads
+    changes = [change for change in _changes(best, threads) if not asked.keys() & change.keys()]
+    if not changes:
+        return False
+    fewest, most = (count * threads for count in TOKENS_PER_THREAD)
+    expected = _glance(scorer) * best.streams
+    if fewest / expected > MEASURE_SECONDS / 4:
+        log.info("Too slow to be measured in %.0f s: %s", MEASURE_SECONDS, best)
+        return False
+    pairs = _workload(scorer, max(fewest, min(most, int(expected * RUN_SECONDS))))
+    speed = _tokens_per_second(scorer, pairs)
+    trials = [f"{speed:.0f} tokens/s with {best}"]
+    for change in changes:
+        elapsed = perf_counter() - started
+        if elapsed * (len(trials) + 1) / len(trials) > MEASURE_SECONDS:
+            break
+        scorer.schedule = candidate = best.model_copy(update=change)
+        candidate_speed = _tokens_per_second(scorer, pairs)
+        trials.append(f"{candidate_speed:.0f} with {candidate}")
+        if candidate_speed > speed * WORTH:
+            best, speed = candidate, candidate_speed
+    scorer.schedule = best
+    log.info("Measured in %.1f s: %s; chosen: %s", perf_counter() - started, "; ".join(trials), best)
+    return True
+
+
+def _changes(schedule: Schedule, threads: int) -> Iterator[dict[str, int]]:
+    """What may be better than the default, likelier first."""
+    if schedule.part_tokens:
+        yield {"part_tokens": 512}
+        yield {"batch_tokens": schedule.batch_tokens * 2}
+        if threads > 1:
+            yield {"streams": 1}
+    yield {"batch_tokens": schedule.batch_tokens // 2}
+    if not schedule.part_tokens:
+        yield {"batch_tokens": schedule.batch_tokens // 4}
+        yield {"batch_tokens": schedule.batch_tokens * 2}
+
+
+def _pairs(scorer: Schedulable, lengths: Iterable[int]) -> list[Pair]:
+    [probe] = scorer.encode("a", ["a"])
+    ids = [np.resize(probe.ids, min(length, scorer.engine.max_length)) for length in lengths]
+    return [Pair(row, row * 0, truncated=False) for row in ids]
+
+
+def _workload(scorer: Schedulable, tokens: int) -> list[Pair]:
+    """Pairs of many lengths, long ones first as the batcher brings them."""
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        lengths.append(LENGTHS[len(lengths) % len(LENGTHS)])
+    return _pairs(scorer, sorted(lengths, reverse=True))
+
+
+def _glance(scorer: Schedulable) -> float:
+    """Tokens a second of one short pair on one stream."""
+    pairs = _pairs(scorer, [GLANCE])
+    scorer.score(pairs)
+    started = perf_counter()
+    scorer.score(pairs)
+    return pairs[0].length / (perf_counter() - started)
+
+
+def _tokens_per_second(scorer: Schedulable, pairs: Sequence[Pair]) -> float:
+    """Of the second run: the first compiles for new shapes."""
+    for _ in range(2):
+        started = perf_counter()
+        for batch in _batches(pairs, scorer.schedule.batch_tokens):
+            scorer.score(batch)
+    return sum(pair.length for pair in pairs) / (perf_counter() - started)
+
+
+def _batches(pairs: Sequence[Pair], budget: int) -> Iterator[list[Pair]]:
+    batch: list[Pair] = []
+    for pair in pairs:
+        if batch and sum(other.length for other in batch) + pair.length > budget:
+            yield batch
+            batch = []
+        batch.append(pair)
+    yield batch
+
+
+def _digest(engine: Any, asked: dict[str, int]) -> str:
+    identity = (__version__, engine.fingerprint, engine.threads, cpu_name(), sorted(asked.items()))
+    return hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,11 @@
+"""`scripts/bench service|compare`."""
+
+import typer
+
+from benchmarks.compare import compare
+from benchmarks.service import main as service
+
+cli = typer.Typer(help="Figures of this service on this machine.", no_args_is_help=True, add_completion=False)
+cli.command("service")(service)
+cli.command("compare")(compare)
+cli()

@@ -1,0 +1,214 @@
+"""Contenders side by side on one machine in one run: `scripts/bench compare`.
+
+All are started, then take turns within each round, so that a machine whose speed drifts treats them alike; figures are
+medians over the rounds. Only ratios within one table mean anything.
+"""
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from app.backends.model_source import EMBEDDED
+from app.export import ndcg
+from app.hardware import cpu_limit
+from benchmarks.ceiling import matmul_ceiling, pair_flops
+from benchmarks.contenders import CONTENDERS, WORK, Contender, running
+from benchmarks.load import progress_bar
+from benchmarks.shapes import SHAPES, make_shape
+from benchmarks.texts import requests
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Requests of one kind, and how many of them one round has for 1 and for 8 clients."""
+
+    documents: int
+    words: tuple[int, int]
+    alone: int
+    together: int
+
+
+WORKLOADS = {
+    "short": Workload(20, (20, 60), 8, 32),
+    "mixed": Workload(20, (20, 300), 4, 16),
+    "long": Workload(20, (450, 450), 1, 8),
+    "large": Workload(1000, (20, 300), 1, 8),
+}
+LONG_TOKENS = 512
+EVALUATED_QUERIES = 40
+
+
+@dataclass(slots=True)
+class Cell:
+    """One contender on one workload with so many clients: a value for each round."""
+
+    documents_per_second: list[float] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+
+
+Results = dict[tuple[str, str, int], Cell]
+
+
+async def _round(contender: Contender, bodies: Sequence[dict[str, Any]], clients: int, cell: Cell) -> None:
+    queue = iter(bodies)
+
+    async def send_one_after_another() -> None:
+        for body in queue:
+            started = time.perf_counter()
+            await contender.rank(body["query"], body["documents"])
+            cell.latencies_ms.append((time.perf_counter() - started) * 1000)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(send_one_after_another() for _ in range(clients)))
+    documents = sum(len(body["documents"]) for body in bodies)
+    cell.documents_per_second.append(documents / (time.perf_counter() - started))
+
+
+async def measure(
+    contenders: Sequence[Contender], workloads: Sequence[str], rounds: int, clients: Sequence[int]
+) -> Results:
+    """Every contender on every workload, the rounds of one cell of all contenders side by side."""
+    results: Results = {}
+    steps = [(name, many, number) for name in workloads for many in clients for number in range(rounds)]
+    with progress_bar("measuring") as progress:
+        bar = progress.add_task("measuring", total=len(steps) * len(contenders))
+        for name, many, number in steps:
+            workload = WORKLOADS[name]
+            count = workload.alone if many == 1 else workload.together
+            for contender in contenders:
+                progress.update(bar, description=f"{name}, {many} clients, {contender.name}", advance=1)
+                if many > 1 and not contender.is_server and name == "large":
+                    continue  # one after the other is all that a library can do: the same figure once more
+                bodies = list(requests(count, workload.documents, workload.words, time.time_ns()))
+                cell = Cell() if number == 0 else results[contender.name, name, many]
+                results[contender.name, name, many] = cell
+                if number == 0:  # shapes that were never seen cost more the first time
+                    await _round(contender, bodies[:1], 1, Cell())
+                await _round(contender, bodies[-count:], many, cell)
+    return results
+
+
+def read_sets(folder: Path, queries: int) -> dict[str, list[dict[str, Any]]]:
+    """The first rows of each labelled file."""
+    sets = {}
+    for file in sorted(folder.glob("*.jsonl.gz")):
+        with gzip.open(file, "rt") as lines:
+            sets[file.name] = [json.loads(line) for _, line in zip(range(queries), lines, strict=False)]
+    return sets
+
+
+async def evaluate(contenders: Sequence[Contender], sets: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Mean over the sets of nDCG@10."""
+    means: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for name, rows in sets.items():
+        with progress_bar(name) as progress:
+            bar = progress.add_task(name, total=len(rows) * len(contenders))
+            for contender in contenders:
+                gains = []
+                for row in rows:
+                    scores = await contender.rank(row["query"], [document["text"] for document in row["documents"]])
+                    grades = [float(row["qrels"].get(document["id"], 0)) for document in row["documents"]]
+                    gains.append(ndcg(grades, scores))
+                    progress.advance(bar)
+                means[contender.name].append(float(np.mean(gains)))
+    return {name: float(np.mean(values)) for name, values in means.items() if values}
+
+
+def figures(contender: Contender, results: Results, flops: float, ceilings: dict[str, float]) -> dict[str, Any]:
+    """What the rounds came to: documents/s, latencies in milliseconds, the share of the machine's ceilings."""
+    cells: dict[str, dict[str, float]] = {}
+    for (name, workload, many), cell in results.items():
+        if name == contender.name:
+            p50, p95 = np.percentile(cell.latencies_ms, [50, 95])
+            speed = median(cell.documents_per_second)
+            cells[f"{workload}, {many}"] = {"documents_per_second": speed, "p50_ms": p50, "p95_ms": p95}
+    long = [cell["documents_per_second"] for name, cell in cells.items() if name.startswith("long")]
+    gflops = max(long) * flops / 1e9 if long else None
+    return {
+        "contender": contender.name,
+        "cells": cells,
+        "long_gflops": gflops,
+        "of_ceiling": {kind: gflops / ceiling for kind, ceiling in ceilings.items()} if gflops else {},
+        "peak_memory_mb": contender.peak_memory() / 1e6,
+    }
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
+    """One of throughput and what it takes, one of latencies; in Markdown."""
+    names = list(dict.fromkeys(name for row in rows for name in row["cells"]))
+    columns = ["of int8, bf16 ceiling", "nDCG@10", "peak MB", "start s"]
+    yield _table(
+        "documents/s, clients", [*names, *columns], ([row["contender"], *_throughput(row, names)] for row in rows)
+    )
+    yield _table("p50 / p95 ms, clients", names, ([row["contender"], *_latencies(row, names)] for row in rows))
+
+
+def _table(title: str, names: Sequence[str], rows: Iterable[list[str]]) -> Table:
+    table = Table(title, box=box.MARKDOWN)
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _throughput(row: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        yield f"{row['cells'][name]['documents_per_second']:.1f}" if name in row["cells"] else "-"
+    share = row["of_ceiling"]
+    yield f"{share['int8']:.0%}, {share['bf16']:.0%}" if share else "-"
+    yield f"{row['ndcg_at_10']:.4f}" if row["ndcg_at_10"] is not None else "-"
+    yield f"{row['peak_memory_mb']:.0f}"
+    yield f"{row['start_seconds']:.1f}"
+
+
+def _latencies(row: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        cell = row["cells"].get(name)
+        yield f"{cell['p50_ms']:.0f} / {cell['p95_ms']:.0f}" if cell else "-"
+
+
+def compare(
+    contenders: Annotated[str, typer.Option(help="Names, with commas between")] = ",".join(CONTENDERS),
+    workloads: Annotated[str, typer.Option(help="Names, with commas between")] = ",".join(WORKLOADS),
+    clients: Annotated[str, typer.Option(help="Numbers of clients, with commas between")] = "1,8",
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    model: Annotated[str, typer.Option(help=f"Folder, or one of {', '.join(SHAPES)}")] = str(EMBEDDED),
+    data: Annotated[Path | None, typer.Option(help="Folder of labelled *.jsonl.gz, for nDCG@10")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Of each labelled file")] = EVALUATED_QUERIES,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables")] = False,
+) -> None:
+    """Compare this service with its peers: same machine, same model, side by side."""
+    folder = make_shape(model, WORK / "models" / model) if model in SHAPES else Path(model)
+    chosen = [CONTENDERS[name](folder) for name in contenders.split(",")]
+    ceilings = {kind: matmul_ceiling(kind, cpu_limit()) for kind in ("int8", "bf16", "fp32")}
+    many = [int(number) for number in clients.split(",")]
+    sets = read_sets(data, queries) if data else {}
+
+    async def all_figures() -> tuple[list[dict[str, Any]], dict[str, float]]:
+        results = await measure(chosen, workloads.split(","), rounds, many)
+        flops = pair_flops(folder, LONG_TOKENS)
+        return [figures(contender, results, flops, ceilings) for contender in chosen], await evaluate(chosen, sets)
+
+    with running(chosen) as starts:
+        rows, quality = asyncio.run(all_figures())
+    for row in rows:
+        row |= {"start_seconds": starts[row["contender"]], "ndcg_at_10": quality.get(row["contender"])}
+    if as_json:
+        print(json.dumps({"ceilings_gflops": ceilings, "contenders": rows}, indent=2))
+        return
+    for table in tables(rows):
+        Console(width=240).print(table)
+    print("Ceilings, GFLOP/s: " + ", ".join(f"{kind} {value:.0f}" for kind, value in ceilings.items()))

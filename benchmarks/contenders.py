@@ -1,0 +1,264 @@
+"""Who is compared: this service on its engines, other servers, and libraries called directly.
+
+Each runs in a process of its own, in an environment of its own, on the same cores and with the same model.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from app.export import export_model
+from benchmarks.shapes import SHAPES
+
+HERE = Path(__file__).parent
+WORK = HERE / ".work"
+"""Environments and converted models; can be deleted at any time."""
+START_SECONDS = 600
+LINE_LIMIT = 2**26
+
+ENVIRONMENTS: dict[str, list[str]] = {
+    "infinity": ["infinity-emb[server,torch]", "sentence-transformers<6", "transformers<5"],
+    "sentence-transformers": ["sentence-transformers[onnx,openvino]<6", "transformers<5"],
+    "flashrank": ["flashrank"],
+    "fastembed": ["fastembed"],
+}
+NEEDS_TORCH = {"infinity", "sentence-transformers"}
+# FlashRank loads what it knows by name: this name, with our weights under it.
+FLASHRANK_NAME, FLASHRANK_FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
+TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+SPECIAL_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+
+
+class Contender(Protocol):
+    """Something that ranks, between `start` and `stop`."""
+
+    name: str
+    is_server: bool
+    """Whether it takes several requests at a time by itself."""
+
+    def start(self) -> float:
+        """Returns the seconds until it could answer."""
+        ...
+
+    async def rank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """A score for each document, in order."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Most bytes resident so far."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+def _peak_memory(process: "subprocess.Popen[Any] | None") -> int:
+    assert process is not None
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+@dataclass
+class Server:
+    """A server on the loopback."""
+
+    name: str
+    command: Callable[[int], list[str]]
+    path: str
+    ready: str
+    body: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    is_server: bool = True
+    _process: "subprocess.Popen[bytes] | None" = None
+    _client: httpx.AsyncClient | None = None
+
+    def start(self) -> float:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        started = time.perf_counter()
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"} | self.environment
+        self._process = subprocess.Popen(self.command(port), env=environment, stdout=subprocess.DEVNULL)
+        while not _answers(url + self.ready):
+            if self._process.poll() is not None or time.perf_counter() - started > START_SECONDS:
+                raise RuntimeError(f"{self.name} did not start")
+            time.sleep(0.02)
+        self._client = httpx.AsyncClient(base_url=url, timeout=3600, trust_env=False)
+        return time.perf_counter() - started
+
+    async def rank(self, query: str, documents: Sequence[str]) -> list[float]:
+        assert self._client is not None
+        body = {"query": query, "documents": list(documents), **self.body}
+        response = (await self._client.post(self.path, json=body)).raise_for_status()
+        scores = [0.0] * len(documents)
+        for result in response.json()["results"]:
+            scores[result["index"]] = result["relevance_score"]
+        return scores
+
+    def peak_memory(self) -> int:
+        return _peak_memory(self._process)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+@dataclass
+class Library:
+    """A library in a worker process; requests take turns, as careful users of a library let them."""
+
+    name: str
+    python: Path
+    library: str
+    model: Path
+    is_server: bool = False
+    _process: "subprocess.Popen[str] | None" = None
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def start(self) -> float:
+        started = time.perf_counter()
+        command = [str(self.python), str(HERE / "worker.py"), self.library, str(self.model)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        if self._answer().strip() != "ready":
+            raise RuntimeError(f"{self.name} did not start")
+        return time.perf_counter() - started
+
+    async def rank(self, query: str, documents: Sequence[str]) -> list[float]:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        async with self._turn:
+            print(json.dumps({"query": query, "documents": list(documents)}), file=self._process.stdin, flush=True)
+            scores: list[float] = json.loads(await asyncio.to_thread(self._answer))
+        return scores
+
+    def _answer(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def peak_memory(self) -> int:
+        return _peak_memory(self._process)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def environment(name: str) -> Path:
+    """The Python of a virtual environment with the requirements of that name; made on first use."""
+    folder, requirements = WORK / "environments" / name, ENVIRONMENTS[name]
+    stamp = folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != repr(requirements):
+        print(f"Installing {', '.join(requirements)} ...", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        if name in NEEDS_TORCH:
+            subprocess.run([HERE.parent / "scripts" / "install_cpu_torch", folder], check=True)
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *requirements], check=True)
+        stamp.write_text(repr(requirements))
+    return folder / "bin" / "python"
+
+
+def _service(model: Path, backend: Any, precision: Any) -> Server:
+    if model.name in SHAPES and backend != "torch":
+        model = _exported(model, backend, precision)
+    settings = {"RERANKER_MODEL": str(model), "RERANKER_BACKEND": backend, "RERANKER_PRECISION": precision}
+    settings |= {"RERANKER_LOG_LEVEL": "warning", "RERANKER_MAX_BODY_BYTES": str(2**26)}
+    return Server(
+        name=f"reranker, {backend} {precision}",
+        command=lambda port: ["env", f"RERANKER_PORT={port}", sys.executable, "-m", "app"],
+        path="/rerank/query",
+        ready="/health/ready",
+        environment=settings,
+    )
+
+
+def _infinity(model: Path) -> Server:
+    program = environment("infinity").with_name("infinity_emb")
+    options = ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--log-level", "error"]
+    return Server(
+        name="Infinity, torch",
+        command=lambda port: [str(program), "v2", "--model-id", str(model), "--port", str(port), *options],
+        path="/rerank",
+        ready="/health",
+        # Its own limit of documents is far above; it names a local model by the end of its path.
+        body={"model": "/".join(model.parts[-2:])},
+    )
+
+
+def _exported(model: Path, backend: Any, precision: Any) -> Path:
+    """Exported even where the ranking differs, as with random weights; with the files that other libraries want."""
+    folder = WORK / "models" / f"{model.name}-{backend}-{precision}"
+    if not folder.exists():
+        export_model(str(model), backend, precision, folder, force=True)
+        for name in TOKENIZER_FILES:
+            shutil.copy(model / name, folder / name)
+        (folder / "special_tokens_map.json").write_text(json.dumps(SPECIAL_TOKENS))
+    return folder
+
+
+def _flashrank(model: Path) -> Library:
+    folder = WORK / "models" / "flashrank" / FLASHRANK_NAME
+    if not folder.exists():
+        shutil.copytree(_exported(model, "onnx", "int8"), folder)
+        (folder / "model.onnx").rename(folder / FLASHRANK_FILE)
+    return Library("FlashRank, int8", environment("flashrank"), "flashrank", folder)
+
+
+CONTENDERS: dict[str, Callable[[Path], Contender]] = {
+    "openvino-int8": lambda model: _service(model, "openvino", "int8"),
+    "openvino-bf16": lambda model: _service(model, "openvino", "bf16"),
+    "onnx-int8": lambda model: _service(model, "onnx", "int8"),
+    "torch-fp32": lambda model: _service(model, "torch", "fp32"),
+    "torch-bf16": lambda model: _service(model, "torch", "bf16"),
+    "predict": lambda model: Library("CrossEncoder.predict, torch", Path(sys.executable), "torch", model),
+    "predict-onnx": lambda model: Library(
+        "CrossEncoder.predict, onnx", environment("sentence-transformers"), "onnx", model
+    ),
+    "predict-openvino": lambda model: Library(
+        "CrossEncoder.predict, openvino", environment("sentence-transformers"), "openvino", model
+    ),
+    "infinity": _infinity,
+    "flashrank": _flashrank,
+    "fastembed": lambda model: Library(
+        "fastembed, fp32", environment("fastembed"), "fastembed", _exported(model, "onnx", "fp32")
+    ),
+}
+
+
+@contextlib.contextmanager
+def running(contenders: Sequence[Contender]) -> Any:
+    """All of them, started one after the other; yields the seconds that each took."""
+    try:
+        yield {contender.name: contender.start() for contender in contenders}
+    finally:
+        for contender in contenders:
+            contender.stop()

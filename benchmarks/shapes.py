@@ -1,0 +1,63 @@
+"""Models of the size of well-known ones with random weights, made on the spot: fast or slow, but good at nothing."""
+
+from pathlib import Path
+
+from benchmarks.texts import WORDS
+
+SHAPES = {
+    "xlm-roberta-large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    }
+}
+VOCABULARY = 250_002
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def make_shape(name: str, folder: Path) -> Path:
+    """Save the model and a tokenizer of our benchmark's words, unless they are there; returns the folder."""
+    if not (folder / "config.json").exists():
+        _save_tokenizer(folder)
+        _save_model(SHAPES[name], folder)
+    return folder
+
+
+def _save_model(sizes: dict[str, int], folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, XLMRobertaConfig
+
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        **sizes,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        num_labels=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+
+
+def _save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    first, pad, last, unknown = SPECIAL_TOKENS
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys((*SPECIAL_TOKENS, *WORDS)))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} {last} $B {last}",
+        special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])],
+    )
+    names = {"cls_token": first, "pad_token": pad, "sep_token": last, "unk_token": unknown}
+    inputs = ["input_ids", "attention_mask"]
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=512, model_input_names=inputs, **names
+    ).save_pretrained(folder)

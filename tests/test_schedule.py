@@ -1,0 +1,122 @@
+"""How work is laid out: chosen by measuring, within bounds, once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.backends import load_scorer
+from app.backends.openvino import OpenVinoScorer
+from app.backends.schedule import MEASURE_SECONDS, Schedule, arrange
+from app.config import Settings
+from app.tokenization import Pair
+from tests.fakes import FakeScorer
+
+SECONDS_PER_TOKEN = 1e-5
+
+
+class TimedScorer(FakeScorer):
+    """Takes so long for each batch and each token, and longer for batches over its liking."""
+
+    def __init__(self, per_batch: float = 0.0, best: int = 10**9, slowness: float = 1.0) -> None:
+        super().__init__()
+        self.engine = replace(self.engine, threads=2)
+        self.per_batch, self.best, self.slowness = per_batch, best, slowness
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        tokens = sum(pair.length for pair in pairs)
+        time.sleep((self.per_batch + tokens * SECONDS_PER_TOKEN * (3 if tokens > self.best else 1)) * self.slowness)
+        return super().score(pairs)
+
+
+def test_small_batches_are_chosen_where_they_are_faster(tmp_path: Path) -> None:
+    scorer = TimedScorer(best=512)
+    arrange(scorer, {}, tmp_path)
+    assert scorer.schedule.batch_tokens <= 512
+
+
+def test_large_batches_are_chosen_where_they_are_faster(tmp_path: Path) -> None:
+    scorer = TimedScorer(per_batch=0.03)
+    arrange(scorer, {}, tmp_path)
+    assert scorer.schedule.batch_tokens == 2048
+
+
+def test_what_was_measured_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    first, second = TimedScorer(best=512), TimedScorer(best=512)
+    arrange(first, {}, tmp_path / "schedules")
+    assert "chosen: batches of" in caplog.text
+    arrange(second, {}, tmp_path / "schedules")
+    assert second.schedule == first.schedule
+    assert second.batches == []
+
+
+def test_what_is_asked_for_is_not_measured(tmp_path: Path) -> None:
+    scorer = TimedScorer()
+    arrange(scorer, {"batch_tokens": 64}, tmp_path)
+    assert scorer.schedule == Schedule(batch_tokens=64)
+    assert scorer.batches == []
+
+
+def test_a_slow_engine_is_not_measured(tmp_path: Path) -> None:
+    scorer = TimedScorer(slowness=100)
+    default = scorer.schedule
+    arrange(scorer, {}, tmp_path)
+    assert scorer.schedule == default
+    assert len(scorer.batches) == 2
+
+
+def test_the_measurement_ends_in_time(tmp_path: Path) -> None:
+    scorer = TimedScorer(slowness=20)
+    started = time.perf_counter()
+    arrange(scorer, {}, tmp_path)
+    assert time.perf_counter() - started < MEASURE_SECONDS * 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    scorer = TimedScorer(best=512)
+    arrange(scorer, {}, tmp_path / "file")
+    assert scorer.schedule.batch_tokens <= 512
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"batch_tokens": "many"}'])
+def test_a_damaged_file_is_measured_anew(tmp_path: Path, text: str) -> None:
+    arrange(TimedScorer(best=512), {}, tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_text(text)
+    scorer = TimedScorer(best=512)
+    arrange(scorer, {}, tmp_path)
+    assert scorer.batches
+    assert scorer.schedule.batch_tokens <= 512
+
+
+def test_settings_reach_the_engine(tmp_path: Path) -> None:
+    settings = Settings(
+        backend="openvino",
+        precision="int8",
+        export_dir=tmp_path,
+        streams=1,
+        part_tokens=64,
+        batch_tokens=128,
+        threads=2,
+    )
+    scorer = load_scorer(settings)
+    assert scorer.schedule == Schedule(batch_tokens=128, streams=1, part_tokens=64)
+    assert not (tmp_path / "schedules").exists()
+
+
+def test_an_engine_scores_alike_on_every_schedule(tmp_path: Path) -> None:
+    scorer = load_scorer(Settings(backend="openvino", precision="int8", export_dir=tmp_path, threads=2))
+    assert isinstance(scorer, OpenVinoScorer)
+    pairs = scorer.encode("what causes tides", ["the moon " * count for count in (1, 5, 30, 90, 200)])
+    expected = scorer.score(pairs)
+    for schedule in (
+        Schedule(batch_tokens=1024, streams=1, part_tokens=256),
+        Schedule(batch_tokens=1024, streams=2, part_tokens=1024),
+    ):
+        scorer.schedule = schedule
+        # int8 and bf16 round differently for other shapes
+        assert scorer.score(pairs) == pytest.approx(expected, abs=0.15)

@@ -41,8 +41,8 @@ class Workload:
 
 
 WORKLOADS = {
-    "short": Workload(20, (20, 60), 8, 32),
-    "mixed": Workload(20, (20, 300), 4, 16),
+    "short": Workload(20, (20, 60), 4, 16),
+    "mixed": Workload(20, (20, 300), 3, 16),
     "long": Workload(20, (450, 450), 1, 8),
     "large": Workload(1000, (20, 300), 1, 8),
 }

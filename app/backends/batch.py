@@ -11,21 +11,14 @@ Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-def pad(
-    pairs: Sequence[Pair], pad_token_id: int, rows: int | None = None, width: int | None = None, left: bool = False
-) -> dict[str, Int64s]:
-    """`input_ids`, `attention_mask` and `token_type_ids`, each of shape (rows, width).
-
-    Rows and width default to what the pairs need. A row without a pair is one attended padding token: an attention
-    over nothing is not a number.
-    """
-    rows, width = rows or len(pairs), width or max(pair.length for pair in pairs)
-    ids = np.full((rows, width), pad_token_id, np.int64)
-    mask, types = np.zeros((rows, width), np.int64), np.zeros((rows, width), np.int64)
+def pad(pairs: Sequence[Pair], pad_token_id: int, width: int | None = None, left: bool = False) -> dict[str, Int64s]:
+    """`input_ids`, `attention_mask` and `token_type_ids`, each of shape (pairs, width); the longest's by default."""
+    shape = len(pairs), width or max(pair.length for pair in pairs)
+    ids = np.full(shape, pad_token_id, np.int64)
+    mask, types = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for row, pair in enumerate(pairs):
-        span = slice(width - pair.length, None) if left else slice(pair.length)
+        span = slice(shape[1] - pair.length, None) if left else slice(pair.length)
         ids[row, span], mask[row, span], types[row, span] = pair.ids, 1, pair.type_ids
-    mask[len(pairs) :, 0] = 1
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 

@@ -18,10 +18,10 @@ from app.tokenization import Pair, PairTokenizer
 
 log = logging.getLogger(__name__)
 
-# The plugin keeps compiled code for each shape it has seen, so shapes are few: lengths in steps, rows in powers of two.
+# The plugin keeps compiled code for each shape it has seen, so shapes are few: lengths in steps, rows as a part holds.
 # Small parts run side by side, one on each stream, as fast as large ones run one after the other, and hardly pad.
-SHORT, SHORT_STEP, LONG_STEP = 64, 16, 32
-PART_TOKENS, BATCH_TOKENS_PER_THREAD = 256, 1024
+SHORT, SHORT_STEP, LONG_STEP = 128, 16, 32
+PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
 
 
 class OpenVinoScorer:
@@ -91,13 +91,13 @@ class OpenVinoScorer:
 
     def _pad(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
         width = min(bucket_length(max(pair.length for pair in pairs)), self.engine.max_length)
-        arrays = pad(pairs, self._pad_token_id, bucket_rows(len(pairs)), width)
+        arrays = pad(pairs, self._pad_token_id, width)
         return {name: arrays[name] for name in self._inputs}
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         """Of all parts."""
         shapes = ((len(part), max(lengths[index] for index in part)) for part in self._parts(lengths))
-        return sum(bucket_rows(rows) * min(bucket_length(longest), self.engine.max_length) for rows, longest in shapes)
+        return sum(rows * min(bucket_length(longest), self.engine.max_length) for rows, longest in shapes)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""
@@ -118,8 +118,7 @@ def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     split: list[list[int]] = []
     while order:
-        fitting = tokens // bucket_length(lengths[order[0]])
-        rows = 1 << max(0, fitting.bit_length() - 1)
+        rows = max(1, tokens // bucket_length(lengths[order[0]]))
         split.append(order[:rows])
         order = order[rows:]
     return split
@@ -131,14 +130,9 @@ def bucket_length(length: int) -> int:
     return -(-length // step) * step
 
 
-def bucket_rows(rows: int) -> int:
-    """The next power of two."""
-    return 1 << (rows - 1).bit_length()
-
-
 def _keep_logits(request: ov.InferRequest, place: tuple[Floats, list[int]]) -> None:
     logits, indices = place
-    logits[indices] = request.get_output_tensor(0).data.reshape(-1)[: len(indices)]
+    logits[indices] = request.get_output_tensor(0).data.reshape(-1)
 
 
 def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None, streams: int) -> ov.CompiledModel:

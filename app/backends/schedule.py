@@ -58,7 +58,7 @@ class Schedulable(Protocol):
 
 def arrange(scorer: Schedulable, asked: dict[str, int], folder: Path) -> None:
     """Give the scorer the best schedule there is, with the fields asked for as asked."""
-    file = folder / f"schedule-{_digest(scorer.engine, asked)}.json"
+    file = folder / f"schedule-{_digest(scorer.engine, scorer.schedule, asked)}.json"
     try:
         scorer.schedule = Schedule.model_validate_json(file.read_bytes())
         log.info("Measured earlier (%s): %s", file, scorer.schedule)
@@ -106,7 +106,7 @@ def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
 def _changes(schedule: Schedule, threads: int) -> Iterator[dict[str, int]]:
     """What may be better than the default, likelier first."""
     if schedule.part_tokens:
-        yield {"part_tokens": 512}
+        yield {"part_tokens": schedule.part_tokens * 2}
         yield {"batch_tokens": schedule.batch_tokens * 2}
         if threads > 1:
             yield {"streams": 1}
@@ -158,6 +158,6 @@ def _batches(pairs: Sequence[Pair], budget: int) -> Iterator[list[Pair]]:
     yield batch
 
 
-def _digest(engine: Any, asked: dict[str, int]) -> str:
-    identity = (__version__, engine.fingerprint, engine.threads, cpu_name(), sorted(asked.items()))
+def _digest(engine: Any, default: Schedule, asked: dict[str, int]) -> str:
+    identity = (__version__, default, engine.fingerprint, engine.threads, cpu_name(), sorted(asked.items()))
     return hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()

@@ -37,7 +37,7 @@ ENVIRONMENTS: dict[str, list[str]] = {
 NEEDS_TORCH = {"infinity", "sentence-transformers"}
 # FlashRank loads what it knows by name: this name, with our weights under it.
 FLASHRANK_NAME, FLASHRANK_FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
-TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+CONFIG_FILES = ("config.json", "tokenizer_config.json")
 SPECIAL_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
 
 
@@ -219,8 +219,12 @@ def _exported(model: Path, backend: Any, precision: Any) -> Path:
     folder = WORK / "models" / f"{model.name}-{backend}-{precision}"
     if not folder.exists():
         export_model(str(model), backend, precision, folder, force=True)
-        for name in TOKENIZER_FILES:
+        for name in CONFIG_FILES:
             shutil.copy(model / name, folder / name)
+        # What is left of the training's window would make some cut at it.
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+        tokenizer.pop("max_length", None)
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
         (folder / "special_tokens_map.json").write_text(json.dumps(SPECIAL_TOKENS))
     return folder
 

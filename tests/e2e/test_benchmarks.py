@@ -1,0 +1,39 @@
+"""The comparison with the peers, with the contenders that need no environment of their own."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def test_contenders_are_compared_side_by_side(tmp_path: Path) -> None:
+    row = {
+        "query": "what causes tides",
+        "documents": [
+            {"id": "a", "text": "Bread is baked."},
+            {"id": "b", "text": "The gravity of the moon causes tides."},
+        ],
+        "qrels": {"b": 1},
+    }
+    (tmp_path / "labelled.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
+    command = [sys.executable, "-m", "benchmarks", "compare", "--contenders", "openvino-int8,predict"]
+    command += ["--workloads", "short", "--clients", "1,2", "--rounds", "1", "--data", str(tmp_path), "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["ceilings_gflops"]["int8"] > 0
+    service, predict = figures["contenders"]
+    assert (service["contender"], predict["contender"]) == ("reranker, openvino int8", "CrossEncoder.predict, torch")
+    for contender in (service, predict):
+        assert set(contender["cells"]) == {"short, 1", "short, 2"}
+        assert all(cell["documents_per_second"] > 0 for cell in contender["cells"].values())
+        assert contender["ndcg_at_10"] == 1
+        assert contender["peak_memory_mb"] > 50
+        assert contender["start_seconds"] > 0

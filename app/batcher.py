@@ -105,13 +105,16 @@ class Batcher:
 
     async def run(self) -> None:
         """Feed the engine until cancelled. Whatever ends the loop, nobody is left waiting."""
+        free = asyncio.Semaphore(self._scorer.engine.batches_at_once)
         try:
-            while True:
-                if not self._queues:
-                    self._arrived.clear()
-                    await self._arrived.wait()
-                else:
-                    await self._score(self._next_batch())
+            async with asyncio.TaskGroup() as batches:
+                while True:
+                    await free.acquire()
+                    while not self._queues:
+                        self._arrived.clear()
+                        await self._arrived.wait()
+                    scoring = batches.create_task(self._score(self._next_batch()), name="batch")
+                    scoring.add_done_callback(lambda _: free.release())
         finally:
             self.close()
 

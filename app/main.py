@@ -81,6 +81,8 @@ async def _assemble(app: FastAPI, stack: AsyncExitStack) -> None:
     inference = _threads(stack, 1, "inference")
     tokenizers = _threads(stack, settings.tokenizer_workers, "tokenizer")
     scorer = await asyncio.get_running_loop().run_in_executor(inference, _load, app.state.given_scorer, settings)
+    if scorer.engine.batches_at_once > 1:
+        inference = _threads(stack, scorer.engine.batches_at_once, "inference")
     reranker = _build_reranker(settings, scorer, inference, tokenizers, app.state.metrics)
     app.state.reranker = reranker
     app.state.metrics.watch(reranker, app.state.lifecycle)

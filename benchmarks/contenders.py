@@ -191,7 +191,7 @@ def _service(model: Path, backend: Any, precision: Any) -> Server:
     if model.name in SHAPES and backend != "torch":
         model = _exported(model, backend, precision)
     settings = {"RERANKER_MODEL": str(model), "RERANKER_BACKEND": backend, "RERANKER_PRECISION": precision}
-    settings |= {"RERANKER_LOG_LEVEL": "warning", "RERANKER_MAX_BODY_BYTES": str(2**26)}
+    settings |= {"RERANKER_LOG_LEVEL": "warning", "RERANKER_QUEUE_TIMEOUT": "3600"}
     return Server(
         name=f"reranker, {backend} {precision}",
         command=lambda port: ["env", f"RERANKER_PORT={port}", sys.executable, "-m", "app"],

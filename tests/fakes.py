@@ -41,6 +41,8 @@ class FakeScorer:
         self.capacity = 10**9
         """Pairs that fit the memory."""
         self.cleared = 0
+        self.entered = 0
+        """Batches that reached the engine, whether it has scored them or not."""
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
         return [self._pair(query, document, max_tokens_per_doc) for document in documents]
@@ -52,6 +54,7 @@ class FakeScorer:
         return Pair(np.array(first + kept, np.int32), np.array(types, np.int32), len(kept) < len(second))
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
+        self.entered += 1
         assert self.gate.wait(30), "the test forgot to open the gate"
         self.batches.append([pair.length for pair in pairs])
         if self.failure is not None:

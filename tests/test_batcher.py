@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from app.batcher import MAX_PADDING, Batcher, take_batch
 from app.errors import OutOfMemory, ScoringFailed, Unavailable
 from app.metrics import Metrics
 from app.tokenization import Pair
-from tests.conftest import until
+from tests.conftest import Serve, until
 from tests.fakes import FakeScorer
 
 QUEUES = st.lists(st.lists(st.integers(1, 512), min_size=1, max_size=30).map(sorted), min_size=1, max_size=6)
@@ -155,3 +156,19 @@ async def test_when_the_loop_ends_nobody_is_left_waiting(scorer: FakeScorer) -> 
     assert not batcher.alive
     with pytest.raises(Unavailable):
         batcher.submit([pair(1)])
+
+
+@pytest.mark.parametrize(("splits", "at_once"), [(True, 2), (False, 1)])
+async def test_an_engine_that_splits_has_the_next_batch_while_one_runs(
+    serve: Serve, scorer: FakeScorer, splits: bool, at_once: int
+) -> None:
+    scorer.engine = replace(scorer.engine, splits=splits)
+    async with serve(batch_tokens=16) as client:
+        scorer.gate.clear()
+        body = {"query": "a b c", "documents": [f"a b c d {index}" for index in range(6)]}
+        request = asyncio.create_task(client.post("/rerank", json=body))
+        await until(lambda: scorer.entered == at_once)
+        assert serve.app.state.reranker.batcher.pending == 6 - 2 * at_once
+        scorer.gate.set()
+        assert (await request).status_code == 200
+    assert scorer.batches == [[8, 8], [8, 8], [8, 8]]

@@ -37,7 +37,13 @@ class Engine:
     activation: str
     labels: dict[int, str]
     splits: bool = False
-    """Whether the engine splits a batch by length itself, so that lengths in a batch may differ."""
+    """Whether the engine splits a batch by length itself: lengths in a batch may differ, and `score` may be called for
+    the next batch while one runs, so that no core waits for the other's last part."""
+
+    @property
+    def batches_at_once(self) -> int:
+        """Batches that may be scored side by side, each from its own thread."""
+        return 2 if self.splits else 1
 
     def summary(self) -> dict[str, Any]:
         """The short form, for `/health` and the metrics."""
@@ -51,7 +57,8 @@ class Engine:
 
 
 class Scorer(Protocol):
-    """A loaded cross-encoder. `encode` and `activate` may be called from any thread, the rest from one thread only."""
+    """A loaded cross-encoder. `encode` and `activate` may be called from any thread, the rest from one thread only,
+    `score` from two where the engine splits."""
 
     engine: Engine
     schedule: Schedule

@@ -150,6 +150,8 @@ def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None, 
         "INFERENCE_NUM_THREADS": str(threads),
         # Pinning is for a machine of one's own: replicas on one host would all take the same cores.
         "ENABLE_CPU_PINNING": "NO",
+        # Compiled operations that each stream keeps; more are no faster here and take tens of megabytes.
+        "CPU_RUNTIME_CACHE_CAPACITY": "100",
     }
     if cache is not None:
         try:

@@ -20,6 +20,8 @@ MEASURE_SECONDS = 3.0
 # Measured twice on a quiet machine the same layout differs by a few per cent: what is chosen has to be better by more.
 WORTH = 1.08
 LENGTHS = (384, 32, 192, 64, 256, 96, 128, 48)
+# An engine that does not split is given pairs of about one length at a time.
+ONE_LENGTH = (192,)
 # What a run of the measurement computes: enough to fill all streams, more where it takes no longer.
 TOKENS_PER_THREAD = (1024, 2048)
 RUN_SECONDS = MEASURE_SECONDS / 12
@@ -124,9 +126,10 @@ def _pairs(scorer: Schedulable, lengths: Iterable[int]) -> list[Pair]:
 
 def _workload(scorer: Schedulable, tokens: int) -> list[Pair]:
     """Pairs of many lengths, long ones first as the batcher brings them."""
+    cycle = LENGTHS if scorer.engine.splits else ONE_LENGTH
     lengths: list[int] = []
     while sum(lengths) < tokens:
-        lengths.append(LENGTHS[len(lengths) % len(LENGTHS)])
+        lengths.append(cycle[len(lengths) % len(cycle)])
     return _pairs(scorer, sorted(lengths, reverse=True))
 
 

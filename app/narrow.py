@@ -14,7 +14,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 # The inputs, by index, of which one token gives one token of the output, with their axes; None when it takes more.
-Inputs = dict[int, int] | None
+Sources = dict[int, int] | None
 
 QUERIES, MASK = 0, 3
 ELEMENTWISE = {"Add", "Subtract", "Multiply", "Divide", "Convert", "Gelu", "Relu", "Tanh", "Sigmoid", "Swish", "Erf"}
@@ -76,7 +76,7 @@ def _slice(edges: list[tuple[Any, int]]) -> None:
         edge.replace_source_output(first.output(0))
 
 
-def _elementwise(node: Any, axis: int, rank: int, indices: Iterable[int] | None = None) -> Inputs:
+def _elementwise(node: Any, axis: int, rank: int, indices: Iterable[int] | None = None) -> Sources:
     """Those of the inputs that have the axis, and more than one element along it."""
     found = {}
     for index in range(node.get_input_size()) if indices is None else indices:
@@ -86,34 +86,34 @@ def _elementwise(node: Any, axis: int, rank: int, indices: Iterable[int] | None 
     return found
 
 
-def _along_other_axes(node: Any, axis: int, rank: int) -> Inputs:
+def _along_other_axes(node: Any, axis: int, rank: int) -> Sources:
     return {0: axis} if axis not in [other % rank for other in _constant(node, 1)] else None
 
 
-def _softmax(node: Any, axis: int, rank: int) -> Inputs:
+def _softmax(node: Any, axis: int, rank: int) -> Sources:
     return {0: axis} if node.get_attributes()["axis"] % rank != axis else None
 
 
-def _matmul(node: Any, axis: int, rank: int) -> Inputs:
+def _matmul(node: Any, axis: int, rank: int) -> Sources:
     return {0: _rank(node, 0) - 2} if axis == rank - 2 and not node.get_attributes()["transpose_a"] else None
 
 
-def _attention(node: Any, axis: int, rank: int) -> Inputs:
+def _attention(node: Any, axis: int, rank: int) -> Sources:
     if axis != rank - 2 or node.get_attributes()["causal"]:
         return None
     masks = range(MASK, min(MASK + 1, node.get_input_size()))
     return {QUERIES: axis, **(_elementwise(node, axis, rank, masks) or {})}
 
 
-def _transpose(node: Any, axis: int, _rank: int) -> Inputs:
+def _transpose(node: Any, axis: int, _output_rank: int) -> Sources:
     return {0: _constant(node, 1)[axis]}
 
 
-def _reshape(node: Any, axis: int, _rank: int) -> Inputs:
+def _reshape(node: Any, axis: int, _output_rank: int) -> Sources:
     return {0: axis} if _regroups_after(node, axis) else None
 
 
-RULES: dict[str, Callable[[Any, int, int], Inputs]] = {
+RULES: dict[str, Callable[[Any, int, int], Sources]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     "MVN": _along_other_axes,
     "VariadicSplit": _along_other_axes,

@@ -24,7 +24,7 @@ from app.backends.model_source import EMBEDDED
 from app.export import ndcg
 from app.hardware import cpu_limit
 from benchmarks.ceiling import matmul_ceiling, pair_flops
-from benchmarks.contenders import CONTENDERS, WORK, Contender, running
+from benchmarks.contenders import CONTENDERS, WORK, Contender, make_contender, running
 from benchmarks.load import progress_bar
 from benchmarks.shapes import SHAPES, make_shape
 from benchmarks.texts import requests
@@ -183,7 +183,9 @@ def _latencies(row: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
 
 
 def compare(
-    contenders: Annotated[str, typer.Option(help="Names, with commas between")] = ",".join(CONTENDERS),
+    contenders: Annotated[
+        str, typer.Option(help="Names, with commas between; ours may name a batch size: openvino-int8:512")
+    ] = ",".join(CONTENDERS),
     workloads: Annotated[str, typer.Option(help="Names, with commas between")] = ",".join(WORKLOADS),
     clients: Annotated[str, typer.Option(help="Numbers of clients, with commas between")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1)] = 3,
@@ -194,7 +196,7 @@ def compare(
 ) -> None:
     """Compare this service with its peers: same machine, same model, side by side."""
     folder = make_shape(model, WORK / "models" / model) if model in SHAPES else Path(model)
-    chosen = [CONTENDERS[name](folder) for name in contenders.split(",")]
+    chosen = [make_contender(name, folder) for name in contenders.split(",")]
     ceilings = {kind: matmul_ceiling(kind, cpu_limit()) for kind in ("int8", "bf16", "fp32")}
     many = [int(number) for number in clients.split(",")]
     sets = read_sets(data, queries) if data else {}

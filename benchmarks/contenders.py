@@ -258,6 +258,17 @@ CONTENDERS: dict[str, Callable[[Path], Contender]] = {
 }
 
 
+def make_contender(name: str, model: Path) -> Contender:
+    """One of the above; `openvino-int8:512` is that one of ours with batches of 512 tokens."""
+    name, _, batch_tokens = name.partition(":")
+    chosen = CONTENDERS[name](model)
+    if batch_tokens:
+        assert isinstance(chosen, Server), f"{name} takes no batch size"
+        chosen.name += f", batches of {batch_tokens}"
+        chosen.environment["RERANKER_BATCH_TOKENS"] = batch_tokens
+    return chosen
+
+
 @contextlib.contextmanager
 def running(contenders: Sequence[Contender]) -> Any:
     """All of them, started one after the other; yields the seconds that each took."""

@@ -7,8 +7,9 @@ RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --upgrade pip
 COPY pyproject.toml README.md LICENSE ./
 COPY scripts/install_cpu_torch scripts/
 RUN scripts/install_cpu_torch /opt/venv
-RUN mkdir app && touch app/__init__.py && /opt/venv/bin/pip install --quiet ".[torch,onnx,export]"
+RUN mkdir app reranker_client && touch app/__init__.py reranker_client/__init__.py && /opt/venv/bin/pip install --quiet ".[torch,onnx,export]"
 COPY app app
+COPY reranker_client reranker_client
 RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall .
 
 FROM python:3.11-slim-bookworm

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from app.config import load_settings, unknown_variables
 from app.errors import StartupError
@@ -29,8 +30,13 @@ def main(arguments: list[str]) -> int:
     return serve(create_app(settings), settings.host, settings.port, settings.shutdown_timeout)
 
 
-if __name__ == "__main__":
-    status = main(sys.argv[1:])
+def run(arguments: list[str]) -> NoReturn:
+    """Do it and end the process."""
+    status = main(arguments)
     logging.shutdown()
     # Not sys.exit: it would wait for a model that is still loading or an inference that hangs.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from cachetools import TTLCache
@@ -60,12 +62,15 @@ class ScoreCache:
     def in_flight(self) -> int:
         return len(self._flights)
 
-    def keys(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[bytes]:
-        """128-bit keys over length-delimited parts: no two different pairs share one, not even on purpose."""
-        prefix = hashlib.blake2b(digest_size=16)
-        for part in (self._fingerprint, str(max_tokens_per_doc), query):
-            _absorb(prefix, part)
-        return [_absorb(prefix.copy(), document).digest() for document in documents]
+    def keys(self, pairs: Iterable[tuple[str, str]], max_tokens_per_doc: int | None = None) -> list[bytes]:
+        """128-bit keys of (query, document) over length-delimited parts: no two pairs share one, even on purpose."""
+        keys: list[bytes] = []
+        for query, group in groupby(pairs, itemgetter(0)):
+            prefix = hashlib.blake2b(digest_size=16)
+            for part in (self._fingerprint, str(max_tokens_per_doc), query):
+                _absorb(prefix, part)
+            keys += (_absorb(prefix.copy(), document).digest() for _, document in group)
+        return keys
 
     def get(self, key: bytes) -> Score | None:
         """The score of a pair, if it is known and fresh."""

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartupError
 from app.hardware import cpu_limit
 
 PREFIX = "RERANKER_"
-# Read by the scripts, not by the service.
-SCRIPT_VARIABLES = {"RERANKER_INSTALL"}
+# Read by the scripts and by clients, not by the service.
+SCRIPT_VARIABLES = {"RERANKER_INSTALL", "RERANKER_URL", "RERANKER_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", alias="RERANKER_HOST")
     port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="RERANKER_LOG_LEVEL")
+
+    api_keys: SecretStr | None = Field(None, alias="RERANKER_API_KEYS")
+    api_keys_file: Path | None = Field(None, alias="RERANKER_API_KEYS_FILE")
+    protect_metrics: bool = Field(False, alias="RERANKER_PROTECT_METRICS")
+    cors_origins: str | None = Field(None, alias="RERANKER_CORS_ORIGINS")
 
     model: str | None = Field(None, alias="RERANKER_MODEL")
     revision: str | None = Field(None, alias="RERANKER_REVISION")
@@ -90,10 +95,32 @@ class Settings(BaseSettings):
         asked = {name: getattr(self, name) for name in Capacity.__slots__ if getattr(self, name) is not None}
         return replace(DEVICE_DEFAULTS[device.split(":", maxsplit=1)[0]], **asked)
 
+    def keys(self) -> list[str]:
+        """All API keys, from the variable and from the file. Raises `StartupError` where the file gives none."""
+        keys = _split(self.api_keys.get_secret_value()) if self.api_keys else []
+        if self.api_keys_file is None:
+            return keys
+        try:
+            from_file = _split(self.api_keys_file.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartupError(f"RERANKER_API_KEYS_FILE={self.api_keys_file} cannot be read: {error}") from None
+        if not from_file:
+            raise StartupError(f"RERANKER_API_KEYS_FILE={self.api_keys_file} has no key in it")
+        return keys + from_file
+
+    def origins(self) -> list[str]:
+        """The web origins that browsers may call from."""
+        return _split(self.cors_origins or "")
+
     def schedule(self, splits: bool) -> dict[str, int]:
         """What is asked for of an engine's schedule, by field; only one that splits batches has streams and parts."""
         names = ("batch_tokens", "streams", "part_tokens") if splits else ("batch_tokens",)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _split(values: str) -> list[str]:
+    """Values with commas, spaces or line ends between them."""
+    return values.replace(",", " ").split()
 
 
 def environment_names() -> list[str]:
@@ -104,9 +131,11 @@ def environment_names() -> list[str]:
 def load_settings() -> Settings:
     """Read and validate the environment. Raises `StartupError` with one line per wrong value."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise StartupError("\n".join(_explain(error.errors()))) from None
+    settings.keys()
+    return settings
 
 
 def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:

@@ -2,6 +2,7 @@
 
 RerankerError
 ├── InvalidRequest      what was sent makes no sense
+├── Unauthorized        no API key, or none of ours
 ├── TooLarge            what was sent is over a limit
 ├── Refused             not now: try again after `retry_after` seconds
 │   ├── QueueFull       no room to wait
@@ -23,6 +24,10 @@ class RerankerError(Exception):
 
 class InvalidRequest(RerankerError):
     """The request is well-formed but asks for something impossible."""
+
+
+class Unauthorized(RerankerError):
+    """The request carries no API key, or none that is known."""
 
 
 class TooLarge(RerankerError):

@@ -8,13 +8,15 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import perf_counter
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.admission import Admission
-from app.api import native, operations
+from app.api import native, nim, operations, tei, vllm
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
+from app.api.keys import ApiKeys
 from app.backends import Scorer, load_scorer
 from app.batcher import Batcher
 from app.cache import ScoreCache
@@ -25,6 +27,8 @@ from app.metrics import Metrics
 from app.reranker import Limits, Reranker
 
 log = logging.getLogger(__name__)
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -> FastAPI:
@@ -41,10 +45,13 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
     app.state.metrics = Metrics()
     app.state.lifecycle = Lifecycle()
     app.state.reranker = None
-    app.add_middleware(RequestGuard, max_body_bytes=settings.max_body_bytes, metrics=app.state.metrics)
+    keys = ApiKeys(settings.keys(), settings.protect_metrics)
+    app.add_middleware(RequestGuard, keys=keys, max_body_bytes=settings.max_body_bytes, metrics=app.state.metrics)
+    if origins := settings.origins():
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     add_error_handlers(app, settings.overload_status)
-    app.include_router(native.router)
-    app.include_router(operations.router)
+    for dialect in (tei, native, vllm, nim, operations):
+        app.include_router(dialect.router)
     return app
 
 
@@ -145,4 +152,8 @@ def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
         engine.threads,
         engine.max_length,
     )
-    log.info("Listening on http://%s:%d, API documentation at /docs", settings.host, settings.port)
+    url = f"http://{settings.host}:{settings.port}"
+    log.info("Listening on %s, API documentation at /docs", url)
+    if not settings.keys():
+        level = logging.INFO if settings.host in LOOPBACK else logging.WARNING
+        log.log(level, "No API key is set: everybody who reaches %s may use it (RERANKER_API_KEYS)", url)

@@ -4,14 +4,20 @@ A Hugging Face tokenizer keeps truncation and padding as state of the instance: 
 cut each other's texts without an error. Here the tokenizer is shared read-only and pairs are assembled by hand.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 Ids = npt.NDArray[np.int32]
+Span = tuple[int, int]
+"""Start and end of a part of a text, in characters."""
+
+# Windows of a long document share this part with the next, so that what one cuts apart the other has whole.
+OVERLAP = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +55,20 @@ class PairTokenizer:
         encoded = self._tokenizer.encode_batch_fast([query, *documents], add_special_tokens=False)
         query_ids, *document_ids = (np.array(encoding.ids, np.int32) for encoding in encoded)
         return [self._assemble(query_ids, ids, max_tokens_per_doc) for ids in document_ids]
+
+    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+        """Spans that cover each document and fit beside the query as a whole, each at most `max_tokens` long.
+
+        A window starts and ends between words, as far as words allow, so that its text gives the tokens it had in the
+        document; it overlaps the one before by a quarter.
+        """
+        encoded, *encodings = self._tokenizer.encode_batch([query, *documents], add_special_tokens=False)
+        room = self.max_length - self._template.special_tokens - min(len(encoded.ids), self.max_length // 2)
+        room = min(room, max_tokens or room)
+        return [
+            [(0, len(document))] if len(encoding.ids) <= room else list(_windows(encoding, room))
+            for document, encoding in zip(documents, encodings, strict=True)
+        ]
 
     def _assemble(self, query: Ids, document: Ids, max_tokens_per_doc: int | None) -> Pair:
         kept_query, kept_document = query, document[:max_tokens_per_doc]
@@ -90,3 +110,25 @@ class _Template:
         parts = (self.before, query, self.between, document, self.after)
         types = np.repeat(np.array(self.segments, np.int32), [len(part) for part in parts])
         return Pair(np.concatenate(parts), types, truncated)
+
+
+def _windows(encoding: Encoding, room: int) -> Iterator[Span]:
+    words, offsets = encoding.word_ids, encoding.offsets
+    starts = [0, *(index for index in range(1, len(words)) if words[index] != words[index - 1])]
+    boundaries = [*starts, len(words)]
+    start = 0
+    while start + room < len(words):
+        end = _boundary(starts, start, start + room)
+        yield offsets[start][0], offsets[end - 1][1]
+        # The next begins a quarter back, unless the word that comes next would not fit then.
+        next_word_end = boundaries[bisect_right(starts, end)]
+        fitting = min(boundaries[bisect_left(boundaries, next_word_end - room)], end)
+        start = max(_boundary(starts, start, end - room // OVERLAP), fitting)
+    yield offsets[start][0], offsets[-1][1]
+
+
+def _boundary(starts: Sequence[int], after: int, limit: int) -> int:
+    """The last start of a word up to the limit; where the words are too long for that, the limit itself."""
+    limit = max(limit, after + 1)
+    found = starts[bisect_right(starts, limit) - 1]
+    return found if found > after else limit

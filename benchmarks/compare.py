@@ -8,7 +8,7 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ from app.backends.model_source import EMBEDDED
 from app.export import ndcg
 from app.hardware import cpu_limit
 from benchmarks.ceiling import matmul_ceiling, pair_flops
-from benchmarks.contenders import CONTENDERS, WORK, Contender, make_contender, running
+from benchmarks.contenders import CONTENDERS, WORK, Contender, ContenderDied, make_contender, running
 from benchmarks.load import progress_bar
 from benchmarks.shapes import SHAPES, make_shape
 from benchmarks.texts import requests
@@ -56,6 +56,7 @@ class Cell:
 
     documents_per_second: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
+    died: bool = False
 
 
 Results = dict[tuple[str, str, int], Cell]
@@ -71,7 +72,9 @@ async def _round(contender: Contender, bodies: Sequence[dict[str, Any]], clients
             cell.latencies_ms.append((time.perf_counter() - started) * 1000)
 
     started = time.perf_counter()
-    await asyncio.gather(*(send_one_after_another() for _ in range(clients)))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(send_one_after_another())
     documents = sum(len(body["documents"]) for body in bodies)
     cell.documents_per_second.append(documents / (time.perf_counter() - started))
 
@@ -95,10 +98,23 @@ async def measure(
                 first, *bodies = requests(count + 1, workload.documents, workload.words, time.time_ns())
                 cell = Cell() if number == 0 else results[contender.name, name, many]
                 results[contender.name, name, many] = cell
-                if number == 0:
-                    await _round(contender, [first], 1, Cell())
-                await _round(contender, bodies, many, cell)
+                await _try_round(contender, [first] if number == 0 else [], bodies, many, cell)
     return results
+
+
+async def _try_round(
+    contender: Contender, first: list[dict[str, Any]], bodies: list[dict[str, Any]], many: int, cell: Cell
+) -> None:
+    """A round, unless the contender has died of this workload; when it does it is started anew for the next."""
+    if cell.died:
+        return
+    try:
+        await _round(contender, first, 1, Cell())
+        await _round(contender, bodies, many, cell)
+    except* ContenderDied:
+        cell.died = True
+        contender.stop()
+        contender.start()
 
 
 def read_sets(folder: Path, queries: int) -> dict[str, list[dict[str, Any]]]:
@@ -131,11 +147,13 @@ def figures(contender: Contender, results: Results, flops: float, ceilings: dict
     """What the rounds came to: documents/s, latencies in milliseconds, the share of the machine's ceilings."""
     cells: dict[str, dict[str, float]] = {}
     for (name, workload, many), cell in results.items():
-        if name == contender.name:
-            p50, p95 = np.percentile(cell.latencies_ms, [50, 95])
-            speed = median(cell.documents_per_second)
-            cells[f"{workload}, {many}"] = {"documents_per_second": speed, "p50_ms": p50, "p95_ms": p95}
-    long = [cell["documents_per_second"] for name, cell in cells.items() if name.startswith("long")]
+        if name != contender.name:
+            continue
+        cells[f"{workload}, {many}"] = figure = {}
+        if not cell.died:
+            figure["documents_per_second"] = median(cell.documents_per_second)
+            figure["p50_ms"], figure["p95_ms"] = np.percentile(cell.latencies_ms, [50, 95])
+    long = [cell["documents_per_second"] for name, cell in cells.items() if name.startswith("long") and cell]
     gflops = max(long) * flops / 1e9 if long else None
     return {
         "contender": contender.name,
@@ -167,8 +185,7 @@ def _table(title: str, names: Sequence[str], rows: Iterable[list[str]]) -> Table
 
 def _throughput(row: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
     for name in names:
-        speed = row["cells"].get(name, {}).get("documents_per_second")
-        yield "-" if speed is None else f"{speed:.2f}" if speed < 10 else f"{speed:.1f}"
+        yield _cell(row, name, lambda cell: f"{cell['documents_per_second']:.3g}")
     share = row["of_ceiling"]
     yield f"{share['int8']:.0%}, {share['bf16']:.0%}" if share else "-"
     yield f"{row['ndcg_at_10']:.4f}" if row["ndcg_at_10"] is not None else "-"
@@ -178,8 +195,12 @@ def _throughput(row: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
 
 def _latencies(row: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
     for name in names:
-        cell = row["cells"].get(name)
-        yield f"{cell['p50_ms']:.0f} / {cell['p95_ms']:.0f}" if cell else "-"
+        yield _cell(row, name, lambda cell: f"{cell['p50_ms']:.0f} / {cell['p95_ms']:.0f}")
+
+
+def _cell(row: dict[str, Any], name: str, form: Callable[[dict[str, float]], str]) -> str:
+    cell = row["cells"].get(name)
+    return "-" if cell is None else form(cell) if cell else "died"
 
 
 def compare(

@@ -63,6 +63,10 @@ class Contender(Protocol):
     def stop(self) -> None: ...
 
 
+class ContenderDied(Exception):
+    """Out of memory, mostly."""
+
+
 def _peak_memory(process: "subprocess.Popen[Any] | None") -> int:
     assert process is not None
     status = Path(f"/proc/{process.pid}/status").read_text()
@@ -156,7 +160,10 @@ class Library:
         assert self._process.stdin is not None
         async with self._turn:
             print(json.dumps({"query": query, "documents": list(documents)}), file=self._process.stdin, flush=True)
-            scores: list[float] = json.loads(await asyncio.to_thread(self._answer))
+            line = await asyncio.to_thread(self._answer)
+        if not line:
+            raise ContenderDied(f"{self.name} ended in the middle of a request")
+        scores: list[float] = json.loads(line)
         return scores
 
     def _answer(self) -> str:

@@ -1,5 +1,6 @@
 """A scorer behind the real seam: ranks by shared words, can be held, can be failed, remembers its batches."""
 
+import re
 import threading
 import zlib
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 from app.backends import Engine
 from app.backends.schedule import Schedule
 from app.errors import OutOfMemory
-from app.tokenization import Pair
+from app.tokenization import Pair, Span
 
 ENGINE = Engine(
     model="fake",
@@ -36,6 +37,8 @@ class FakeScorer:
         self.gate = threading.Event()
         """Clear it to hold the inference thread."""
         self.gate.set()
+        self.patience = 30
+        """Seconds to wait for the gate."""
         self.failure: Exception | None = None
         """Raised in place of the next batches' scores."""
         self.capacity = 10**9
@@ -47,6 +50,10 @@ class FakeScorer:
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
         return [self._pair(query, document, max_tokens_per_doc) for document in documents]
 
+    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+        """Lines."""
+        return [[match.span() for match in re.finditer(r"[^\n]+", document)] for document in documents]
+
     def _pair(self, query: str, document: str, limit: int | None) -> Pair:
         first, second = words(query), words(document)
         kept = second[:limit]
@@ -55,7 +62,7 @@ class FakeScorer:
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         self.entered += 1
-        assert self.gate.wait(30), "the test forgot to open the gate"
+        assert self.gate.wait(self.patience), "the test forgot to open the gate"
         self.batches.append([pair.length for pair in pairs])
         if self.failure is not None:
             raise self.failure

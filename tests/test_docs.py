@@ -7,6 +7,7 @@ import pytest
 
 from app.config import DEVICE_DEFAULTS, Settings, environment_names
 from app.main import create_app
+from tests.clients.environments import ENVIRONMENTS
 from tests.conftest import Serve
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,7 @@ def documented_default(name: str) -> str:
     if name == "export_dir":
         return f"`{field.default}`"
     special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
+    special |= dict.fromkeys(("api_keys", "api_keys_file", "cors_origins"), "none")
     special |= {"batch_tokens": "measured; on CUDA `16384`", "streams": "measured", "part_tokens": "measured"}
     if name in special:
         return special[name]
@@ -55,6 +57,13 @@ async def test_the_readme_names_every_metric(serve: Serve) -> None:
 def test_the_readme_names_every_route() -> None:
     routes = set(create_app(Settings()).openapi()["paths"])
     assert {path for path in routes if path not in README} == set()
+
+
+def test_the_readme_names_every_client_with_its_version() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", README, re.MULTILINE)
+    assert sorted("==".join(row) for row in rows) == sorted(
+        requirement for environment in ENVIRONMENTS for requirement in environment.requirements
+    )
 
 
 def readme_profiles() -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 """Our pair assembly against the tokenizers' own, for the templates that cross-encoders use."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -98,3 +99,46 @@ def test_threads_do_not_cut_each_others_texts() -> None:
         runs = list(threads.map(lambda limit: tokenizer.encode("tides", TEXTS, limit), [None, 3] * 40))
     assert all([pair.ids.tolist() for pair in run] == expected for run in runs[::2])
     assert all(pair.length <= 1 + 3 + 3 for run in runs[1::2] for pair in run)
+
+
+WORDS = st.sampled_from(
+    ["the", "moon's", "tides,", "naïve", "北京大学", "Привет", "एक", "🎉", "hyphen-ated", "antidisestablish"]
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(WORDS, max_size=120), st.integers(32, 80), st.integers(1, 16), st.none() | st.integers(8, 30))
+def test_windows_cover_the_document_and_fit(words: list[str], max_length: int, query: int, limit: int | None) -> None:
+    tokenizer = PairTokenizer(BERT, max_length)
+    question, document = "tides " * query, "  ".join(words)
+    [spans] = tokenizer.windows(question, [document], limit)
+    pairs = tokenizer.encode(question, [document[start:end] for start, end in spans], limit)
+    assert not any(pair.truncated for pair in pairs)
+    assert (spans[0][0], spans[-1][1]) == (0, len(document))
+    for (start, end), (next_start, next_end) in pairwise(spans):
+        assert start < next_start
+        assert end < next_end
+        assert not document[end:next_start].strip()  # nothing but space is between two windows
+
+
+def test_windows_overlap_by_a_quarter_of_whole_words() -> None:
+    document = " ".join(f"word{index}" for index in range(200))
+    tokenizer = PairTokenizer(bert(), 64)
+    [spans] = tokenizer.windows("what causes tides", [document])
+    texts = [document[start:end] for start, end in spans]
+    assert len(texts) > 3
+    for first, second in pairwise(texts[:-1]):
+        shared = next(size for size in range(len(second), 0, -1) if first.endswith(second[:size]))
+        assert len(second) / 8 < shared < len(second) / 2
+    assert all(word in document.split() for text in texts for word in text.split())
+
+
+def test_a_document_that_fits_is_one_window() -> None:
+    assert PairTokenizer(bert(), 64).windows("tides", ["", "the moon"]) == [[(0, 0)], [(0, 8)]]
+
+
+def test_a_word_longer_than_the_window_is_cut() -> None:
+    document = "supercalifragilistic" * 60
+    tokenizer = PairTokenizer(bert(), 64)
+    [spans] = tokenizer.windows("tides", [document])
+    assert (spans[0][0], spans[-1][1]) == (0, len(document))

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 # Exception → status, machine-readable type, and the reason under which a refusal is counted.
 STATUSES: dict[type[errors.RerankerError], tuple[int, str, str]] = {
     errors.InvalidRequest: (422, "invalid_request", "invalid"),
+    errors.Unauthorized: (401, "unauthorized", "unauthorized"),
     errors.TooLarge: (413, "too_large", "too_large"),
     errors.QueueFull: (429, "queue_full", "queue_full"),
     errors.QueueTimeout: (503, "queue_timeout", "queue_timeout"),
@@ -26,9 +27,20 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str, str]] = {
     errors.ScoringFailed: (500, "scoring_failed", "failed"),
     errors.OutOfMemory: (500, "out_of_memory", "failed"),
 }
+# The types in the dialect of text-embeddings-inference; what is not here is `Backend`.
+TEI_TYPES = {
+    "invalid_request": "Validation",
+    "too_large": "Validation",
+    "queue_full": "Overloaded",
+    "queue_timeout": "Overloaded",
+    "deadline_exceeded": "Overloaded",
+    "unavailable": "Unhealthy",
+}
 SHOWN_VALUE_CHARS = 60
 BAD_REQUEST = 400
 UNREADABLE = "The body cannot be read: it must be JSON in UTF-8, neither compressed nor nested too deeply"
+# Where a route takes several dialects pydantic puts the name of the one chosen before the field's.
+DIALECTS = {("native",), ("tei",)}
 INTERNAL = (500, "internal_error", "failed")
 
 
@@ -49,8 +61,16 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class TeiErrorBody(BaseModel):
+    """The body of an error in the dialect of text-embeddings-inference."""
+
+    error: str
+    error_type: str
+
+
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON"},
+    401: {"model": ErrorBody, "description": "The API key is missing or wrong"},
     413: {"model": ErrorBody, "description": "Over a limit: body size, documents, characters of a text"},
     422: {"model": ErrorBody, "description": "A field is missing, empty or of the wrong type"},
     429: {"model": ErrorBody, "description": "Queue is full; `Retry-After` says when to come back"},
@@ -74,14 +94,16 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
             headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, errors.Unavailable):
             headers["Connection"] = "close"  # a client or proxy that keeps connections should look elsewhere
-        return error_response(request.state.request_id, status, kind, str(error), headers)
+        tei = getattr(request.state, "tei", False)
+        return error_response(request.state.request_id, status, kind, str(error), headers, tei=tei)
 
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         request.app.state.metrics.rejections.labels("invalid").inc()
         request.state.details = {"error": "invalid_request"}
         status, message = explain(error.errors(), request.headers.get("content-type", ""))
-        return error_response(request.state.request_id, status, "invalid_request", message)
+        tei = speaks_tei(request.url.path, error.body)
+        return error_response(request.state.request_id, status, "invalid_request", message, tei=tei)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -93,12 +115,27 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def error_response(request_id: str, status: int, kind: str, message: str, headers: Any = None) -> JSONResponse:
+def error_response(
+    request_id: str, status: int, kind: str, message: str, headers: Any = None, tei: bool = False
+) -> JSONResponse:
     """One error as JSON."""
-    body = ErrorBody(
-        id=request_id, message=message, detail=message, error=ErrorDetail(message=message, type=kind, code=status)
-    )
+    body: BaseModel
+    if tei:
+        body = TeiErrorBody(error=message, error_type=TEI_TYPES.get(kind, "Backend"))
+    else:
+        error = ErrorDetail(message=message, type=kind, code=status)
+        body = ErrorBody(id=request_id, message=message, detail=message, error=error)
     return JSONResponse(body.model_dump(), status, headers)
+
+
+def speaks_tei(path: str, body: Any) -> bool:
+    """Whether a body sent to a path is in the dialect of text-embeddings-inference."""
+    return (
+        path == "/rerank"
+        and isinstance(body, dict)
+        and body.get("texts") is not None
+        and body.get("documents") is body.get("passages") is None
+    )
 
 
 def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
@@ -123,7 +160,10 @@ def _explain_one(problem: Any) -> str:
 
 
 def _field(problem: Any) -> str:
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"][1:])
+    path = problem["loc"][1:]
+    if path[:1] in DIALECTS:
+        path = path[1:]
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).lstrip(".") or "body"
 
 

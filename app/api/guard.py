@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import INTERNAL, error_response
-from app.errors import TooLarge
+from app.api.keys import ApiKeys
+from app.errors import TooLarge, Unauthorized
 from app.metrics import Metrics
 
 log = logging.getLogger("app.access")
@@ -27,8 +28,9 @@ ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}")
 class RequestGuard:
     """ASGI middleware. A handler whose client leaves is cancelled: its slot and its unscored pairs come free."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys, max_body_bytes: int, metrics: Metrics) -> None:
         self.app = app
+        self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
 
@@ -49,7 +51,9 @@ class RequestGuard:
             await send(message)
 
         try:
-            if scope["method"] == "POST":
+            if not await self._admit(scope, receive, send_numbered):
+                state["details"] = {"error": "unauthorized"}
+            elif scope["method"] == "POST":
                 await self._serve_body(scope, receive, send_numbered)
             else:
                 await self.app(scope, receive, send_numbered)
@@ -62,6 +66,18 @@ class RequestGuard:
             response = error_response(request_id, code, kind, f"Internal error; the log has it under {request_id}")
             await response(scope, receive, send_numbered)
         self._account(scope, status, state, time.perf_counter() - started)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Whether the request may come in; if not it is answered here, before its body is read."""
+        try:
+            self._keys.check(scope)
+        except Unauthorized as error:
+            self._metrics.rejections.labels("unauthorized").inc()
+            headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
+            response = error_response(scope["state"]["request_id"], 401, "unauthorized", str(error), headers)
+            await response(scope, receive, send)
+            return False
+        return True
 
     async def _serve_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -1,29 +1,26 @@
-"""The native dialect: `POST /rerank/query`, and the same body on `POST /rerank`."""
+"""The native dialect, which is that of Cohere, Jina, vLLM and Infinity too: extra fields disturb none of them."""
 
-import json
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from fastapi import APIRouter, Request, Response
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    FailFast,
-    Field,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 from pydantic_core import PydanticCustomError, to_json
 
 from app.api.errors import ERROR_RESPONSES
-from app.api.service import ready_reranker
-from app.reranker import MAX_DOCUMENTS, MAX_TEXT_CHARS, Ranking, RerankQuery
+from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
+from app.api.service import answer, milliseconds, rank, usage
+from app.errors import InvalidRequest
+from app.reranker import MAX_DOCUMENTS, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"])
 
 MAX_TIMEOUT_MS = 86_400_000
+ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
+TEXT_FIELDS = ["text"]
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 EXAMPLE_REQUEST: dict[str, Any] = {
     "query": "Which planet has the most moons?",
@@ -66,48 +63,57 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
 }
 
 
-def _can_be_echoed(value: dict[str, Any]) -> dict[str, Any]:
+def _can_be_echoed(value: Any) -> Any:
     try:
         to_json(value)
     except ValueError:
-        raise PydanticCustomError("metadata", "must be JSON in UTF-8 and not nested too deeply") from None
+        raise PydanticCustomError("document", "must be JSON in UTF-8 and not nested too deeply") from None
     return value
 
 
-# Any bound makes pydantic read the characters, and so refuse lone surrogates; the real limit is a setting.
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-
-
 class Document(BaseModel):
-    """A document with what should come back with it."""
+    """A document with what should come back with it. It may have other fields; `rank_fields` chooses among them."""
 
-    text: Text
+    model_config = ConfigDict(extra="allow")
+
+    text: Text | None = None
     id: Text | int | None = None
-    metadata: Annotated[dict[str, Any], AfterValidator(_can_be_echoed)] | None = None
+    metadata: dict[str, Any] | None = None
+
+    def as_text(self, index: int, fields: list[str]) -> str:
+        """What the model reads: a lone `text` as it is, other fields as YAML. Raises `InvalidRequest`."""
+        if self.text is not None and (fields == TEXT_FIELDS or self.model_fields_set == {"text"}):
+            return self.text
+        own = self.__dict__ | (self.model_extra or {})
+        values = {name: own[name] for name in fields if own.get(name) is not None}
+        if not values:
+            problem = "no 'text'" if fields == TEXT_FIELDS else f"none of rank_fields ({', '.join(fields)})"
+            raise InvalidRequest(f"documents[{index}]: has {problem}")
+        rendered: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
+        return rendered
 
 
 def _as_document(value: Any) -> Any:
     if isinstance(value, str):
         return {"text": value}
     if isinstance(value, dict):
-        return value
-    raise PydanticCustomError("document", "must be a string or an object with 'text'")
+        return _can_be_echoed(value)
+    raise PydanticCustomError("document", "must be a string or an object")
 
 
 Documents = Annotated[
     list[Annotated[Document, BeforeValidator(_as_document, json_schema_input_type=str | Document)]],
-    # One bad document is enough to refuse a request, and a list over all limits is not read to its end.
     FailFast(),
     Field(max_length=MAX_DOCUMENTS),
 ]
 
 
-class RerankRequest(BaseModel):
+class RerankRequest(RequestBody):
     """What to rank. Unknown fields are ignored and `null` means unset."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]}, populate_by_name=True)
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
 
-    query: Annotated[Text, Field(json_schema_extra={"minLength": 1}, description="The question or search text")]
+    query: Annotated[Query, Field(description="The question or search text")]
     documents: Annotated[
         Documents,
         Field(
@@ -129,26 +135,39 @@ class RerankRequest(BaseModel):
     score_threshold: Annotated[
         float | None, Field(allow_inf_nan=False, description="Drop results with a lower `relevance_score`")
     ] = None
-    max_tokens_per_doc: Annotated[int | None, Field(ge=1, description="Cut each document to so many tokens")] = None
+    rank_fields: Annotated[
+        list[Text], Field(min_length=1, max_length=100, description="Fields that the model reads, as YAML")
+    ] = TEXT_FIELDS
+    max_tokens_per_doc: TokenLimit = None
+    long_documents: Annotated[
+        Literal["truncate", "chunk_max", "refuse"],
+        Field(
+            description="Documents longer than the window: cut; or scored by the best of their overlapping windows, "
+            "whose place is returned; or refused"
+        ),
+    ] = "truncate"
+    max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows of a document")] = None
     timeout_ms: Annotated[
         int | None, Field(ge=1, le=MAX_TIMEOUT_MS, description="The caller's deadline; past it the answer is 504")
     ] = None
-    model: Annotated[str | None, Field(description="Accepted and logged; the service has one model")] = None
-    user: Annotated[str | None, Field(description="Accepted and logged")] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_means_unset(cls, value: Any) -> Any:
-        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
-
-    def texts(self) -> list[str]:
-        """The documents as the model reads them."""
-        return [document.text for document in self.documents]
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
-        timeout = self.timeout_ms / 1000 if self.timeout_ms else None
-        return RerankQuery(self.query, self.texts(), self.max_tokens_per_doc, timeout)
+        return RerankQuery(
+            query=self.query,
+            documents=[document.as_text(index, self.rank_fields) for index, document in enumerate(self.documents)],
+            max_tokens_per_doc=self.max_tokens_per_doc,
+            timeout=self.timeout_ms / 1000 if self.timeout_ms else None,
+            long_documents=self.long_documents,
+            max_windows=self.max_chunks_per_doc,
+        )
+
+
+class Window(BaseModel):
+    """A part of a document, in characters."""
+
+    start: int
+    end: int
 
 
 class Result(BaseModel):
@@ -158,13 +177,7 @@ class Result(BaseModel):
     relevance_score: float
     id: str | int | None = None
     document: Document | None = None
-
-
-class Usage(BaseModel):
-    """Tokens of all pairs, special tokens included; the same whether scored now or remembered."""
-
-    prompt_tokens: int
-    total_tokens: int
+    window: Annotated[Window | None, Field(description="With `chunk_max`: where the best window is")] = None
 
 
 class TimingsMs(BaseModel):
@@ -217,17 +230,17 @@ class RerankResponse(BaseModel):
             model=model,
             created=int(time.time()),
             results=results(request, ranking),
-            usage=Usage(prompt_tokens=ranking.tokens, total_tokens=ranking.tokens),
+            usage=usage(ranking),
             meta=Meta(
                 documents=len(request.documents),
                 scored=ranking.scored,
-                cached=len(request.documents) - ranking.scored,
+                cached=ranking.pairs - ranking.scored,
                 truncated=ranking.truncated,
                 timings_ms=TimingsMs(
-                    queue=_ms(timings.queue),
-                    tokenize=_ms(timings.tokenize),
-                    inference=_ms(timings.inference),
-                    total=_ms(timings.total),
+                    queue=milliseconds(timings.queue),
+                    tokenize=milliseconds(timings.tokenize),
+                    inference=milliseconds(timings.inference),
+                    total=milliseconds(timings.total),
                 ),
             ),
         )
@@ -236,40 +249,32 @@ class RerankResponse(BaseModel):
 def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
     """The results in order, over the threshold, at most `top_k`."""
     scores = ranking.logits if request.raw_scores else ranking.scores
-    kept = [
-        index
-        for index in ranking.order()
-        if request.score_threshold is None or scores[index] >= request.score_threshold
-    ]
-    return [_result(request, index, scores[index]) for index in kept[: request.top_k]]
+    chosen = best(ranking, scores, request.score_threshold, request.top_k)
+    return [_result(request, ranking, index, scores[index]) for index in chosen]
 
 
-def _result(request: RerankRequest, index: int, score: float) -> Result:
-    document = request.documents[index]
+def best(ranking: Ranking, scores: Sequence[float], threshold: float | None, top_k: int | None) -> list[int]:
+    """Indices of the documents to return, best first."""
+    kept = [index for index in ranking.order() if threshold is None or scores[index] >= threshold]
+    return kept[:top_k]
+
+
+def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) -> Result:
+    document, span = request.documents[index], ranking.windows[index]
     return Result(
         index=index,
         relevance_score=score,
         id=document.id,
         document=document if request.return_documents else None,
+        window=Window(start=span[0], end=span[1]) if span else None,
     )
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
-
-
-@router.post("/rerank/query", response_model=RerankResponse, responses=ERROR_RESPONSES, summary="Rank documents")
-@router.post("/rerank", response_model=RerankResponse, responses=ERROR_RESPONSES, summary="Rank documents (same body)")
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
-    reranker = ready_reranker(request)
-    ranking = await reranker.rerank(body.to_query())
-    response = RerankResponse.of(body, ranking, reranker.scorer.engine.model, request.state.request_id)
-    request.state.details = {
-        "documents": response.meta.documents,
-        "cached": response.meta.cached,
-        "tokens": ranking.tokens,
-        "queue_ms": response.meta.timings_ms.queue,
-        "inference_ms": response.meta.timings_ms.inference,
-    } | {name: json.dumps(value)[:80] for name in ("model", "user") if (value := getattr(body, name))}
-    return Response(response.model_dump_json(exclude_none=True), media_type="application/json")
+    ranking, engine = await rank(request, body, body.to_query())
+    return answer(ranking, RerankResponse.of(body, ranking, engine.model, request.state.request_id))
+
+
+for path in ROUTES:
+    router.post(path, response_model=RerankResponse, responses=ERROR_RESPONSES, summary="Rank documents")(rerank)

@@ -1,5 +1,6 @@
 """For operators: health, what runs, and the figures."""
 
+import time
 from typing import Any, Literal
 
 from fastapi import APIRouter, Header, Request, Response
@@ -81,6 +82,20 @@ async def info(request: Request) -> JSONResponse:
         }
         | engine.summary()
     )
+
+
+@router.get(
+    "/v1/models", summary="The model, as OpenAI lists models", responses={503: {"description": "Still loading"}}
+)
+@router.get("/models", summary="The same, where Infinity has it", responses={503: {"description": "Still loading"}})
+async def models(request: Request) -> JSONResponse:
+    """A list of one."""
+    reranker: Reranker | None = request.app.state.reranker
+    if reranker is None:
+        return JSONResponse({"status": unreadiness(request)}, 503)
+    started = int(time.time() - request.app.state.metrics.uptime)
+    model = {"id": reranker.scorer.engine.model, "object": "model", "created": started, "owned_by": "reranker"}
+    return JSONResponse({"object": "list", "data": [model]})
 
 
 @router.get("/metrics", summary="Figures", response_class=Response, responses={422: {"model": ErrorBody}})

@@ -1,10 +1,15 @@
-"""How routes reach the assembled service."""
+"""How routes reach the assembled service, and how they answer."""
 
-from fastapi import Request
+import json
 
+from fastapi import Request, Response
+from pydantic import BaseModel
+
+from app.api.fields import RequestBody, Usage
+from app.backends import Engine
 from app.errors import Unavailable
 from app.lifecycle import Lifecycle, Phase
-from app.reranker import Reranker
+from app.reranker import Ranking, Reranker, RerankQuery
 
 REASONS = {
     Phase.LOADING: "The model is still loading",
@@ -12,6 +17,48 @@ REASONS = {
     Phase.FAILED: "The service failed to start",
 }
 RETRY_AFTER = 2
+LOGGED_CHARS = 80
+
+
+async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, Engine]:
+    """Rank, and note the figures for the log. Raises what `Reranker.rerank` raises, and `Unavailable`."""
+    reranker = ready_reranker(request)
+    ranking = await reranker.rerank(query)
+    request.state.details = {
+        "documents": len(query.documents),
+        "cached": ranking.pairs - ranking.scored,
+        "tokens": ranking.tokens,
+        "queue_ms": milliseconds(ranking.timings.queue),
+        "inference_ms": milliseconds(ranking.timings.inference),
+    } | {name: json.dumps(value)[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
+    return ranking, reranker.scorer.engine
+
+
+def answer(ranking: Ranking, content: BaseModel) -> Response:
+    """The content as JSON, with the timing headers of text-embeddings-inference: whole milliseconds, and tokens."""
+    timings = ranking.timings
+    headers = {
+        "x-total-time": _whole(timings.total),
+        "x-queue-time": _whole(timings.queue),
+        "x-tokenization-time": _whole(timings.tokenize),
+        "x-inference-time": _whole(timings.inference),
+        "x-compute-tokens": str(ranking.tokens),
+    }
+    return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
+
+
+def usage(ranking: Ranking) -> Usage:
+    """Everything is prompt."""
+    return Usage(prompt_tokens=ranking.tokens, total_tokens=ranking.tokens)
+
+
+def milliseconds(seconds: float) -> float:
+    """To the microsecond."""
+    return round(seconds * 1000, 3)
+
+
+def _whole(seconds: float) -> str:
+    return str(round(seconds * 1000))
 
 
 def ready_reranker(request: Request) -> Reranker:

@@ -14,7 +14,7 @@ from app.backends.store import find_or_export
 from app.config import Settings
 from app.errors import StartupError, UnusableModel
 from app.hardware import cpu_features, has_gpu
-from app.tokenization import Pair
+from app.tokenization import Pair, Span
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class Engine:
 
 
 class Scorer(Protocol):
-    """A loaded cross-encoder. `encode` and `activate` may be called from any thread, the rest from one thread only,
-    `score` from two where the engine splits."""
+    """A loaded cross-encoder. `encode`, `windows` and `activate` may be called from any thread, the rest from one
+    thread only, `score` from two where the engine splits."""
 
     engine: Engine
     schedule: Schedule
@@ -66,6 +66,10 @@ class Scorer(Protocol):
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
         """Token ids of each pair, at most `engine.max_length` long."""
+        ...
+
+    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+        """Overlapping spans of each document that fit the model's window beside the query."""
         ...
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:

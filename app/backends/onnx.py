@@ -30,7 +30,8 @@ class OnnxScorer:
         limit = min(max_length, manifest.max_length)
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
-        self.encode = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit).encode
+        tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
+        self.encode, self.windows = tokenizer.encode, tokenizer.windows
         self._session = _open(folder / MODEL_FILES["onnx"], threads, device)
         self._inputs = [node.name for node in self._session.get_inputs()]
         on_gpu = self._session.get_providers()[0] == CUDA

@@ -35,7 +35,8 @@ class OpenVinoScorer:
         limit = min(max_length, manifest.max_length)
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
-        self.encode = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit).encode
+        tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
+        self.encode, self.windows = tokenizer.encode, tokenizer.windows
         self._compile = partial(_compile, folder / MODEL_FILES["openvino"], manifest, threads, cache)
         self.engine = Engine(
             model=manifest.model,

@@ -23,7 +23,7 @@ from app.backends.batch import ACTIVATIONS, pad
 from app.backends.model_source import ModelSource
 from app.backends.schedule import Schedule
 from app.errors import OutOfMemory, StartupError, UnusableModel
-from app.tokenization import Pair, PairTokenizer
+from app.tokenization import Pair, PairTokenizer, Span
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class TorchScorer:
         self._other_inputs = {name: value for name, value in features.items() if name not in TENSOR_NAMES}
         tokenizer = _plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
         self._plain_pairs = tokenizer is not None
-        self.encode = (tokenizer or _OwnPreprocessing(self._model)).encode
+        preprocessing = tokenizer or _OwnPreprocessing(self._model)
+        self.encode, self.windows = preprocessing.encode, preprocessing.windows
         self._compiled = compiled and self._compile()
         self.engine = Engine(
             model=source.name,
@@ -263,6 +264,10 @@ class _OwnPreprocessing:
         """Such models cut by their own rules: a limit per document has no effect."""
         with self._lock:
             return [self._pair(self._model.preprocess([(query, document)])) for document in documents]
+
+    def windows(self, _query: str, documents: Sequence[str], _max_tokens: int | None = None) -> list[list[Span]]:
+        """Each document as a whole: only the model knows what fits."""
+        return [[(0, len(document))] for document in documents]
 
     def _pair(self, features: dict[str, Any]) -> Pair:
         ids = features["input_ids"][0].numpy().astype(np.int32)

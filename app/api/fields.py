@@ -1,0 +1,67 @@
+"""What the requests of all dialects have in common."""
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from app.reranker import MAX_DOCUMENTS, MAX_TEXT_CHARS
+
+# Any bound makes pydantic read the characters, and so refuse lone surrogates; the real limit is a setting.
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+# An empty one is an error of the service's own, which names it; here it is only said.
+Query = Annotated[Text, Field(json_schema_extra={"minLength": 1})]
+# One bad text is enough to refuse a request, and a list over all limits is not read to its end.
+Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
+
+# vLLM's clients send -1 for the model's own limit.
+TokenLimit = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
+        description="Cut each document to so many tokens",
+    ),
+    BeforeValidator(lambda value: None if value == -1 else value),
+]
+
+
+class RequestBody(BaseModel):
+    """A body in which unknown fields are ignored and `null` means unset."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    model: Annotated[Text | None, Field(description="Accepted and logged; the service has one model")] = None
+    user: Annotated[Text | None, Field(description="Accepted and logged")] = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema says too that whatever may be left out may be `null`."""
+        schema = handler.resolve_ref_schema(handler(core))
+        for name, field in schema["properties"].items():
+            if name not in schema["required"] and {"type": "null"} not in field.get("anyOf", ()):
+                kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+                schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **kept}
+        return schema
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_unset(cls, value: Any) -> Any:
+        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class Usage(BaseModel):
+    """Tokens of all pairs, special tokens included; the same whether scored now or remembered."""
+
+    prompt_tokens: int
+    total_tokens: int

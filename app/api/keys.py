@@ -1,0 +1,40 @@
+"""Who may come in: the API keys."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from app.errors import Unauthorized
+
+OPEN_PATHS = {"/health", "/health/live", "/health/ready"}
+
+
+class ApiKeys:
+    """Owns the known keys, as digests. Without any, everybody may come in."""
+
+    def __init__(self, keys: Iterable[str], protect_metrics: bool = False) -> None:
+        self._digests = [_digest(key) for key in keys]
+        self._open_paths = OPEN_PATHS if protect_metrics else OPEN_PATHS | {"/metrics"}
+
+    def check(self, scope: Scope) -> None:
+        """Raise `Unauthorized` unless the path is open or a known key was sent.
+
+        A key comes as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
+        sends that), or as `X-API-Key`.
+        """
+        if not self._digests or scope["path"] in self._open_paths:
+            return
+        headers = Headers(scope=scope)
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        bearer = credentials.strip() if scheme.lower() == "bearer" else headers.get("authorization", "")
+        sent = [_digest(value) for value in (bearer, headers.get("x-api-key", "")) if value]
+        # All are compared, and digests, so that the time taken tells nothing about a key.
+        if not sum([hmac.compare_digest(known, value) for known in self._digests for value in sent]):
+            raise Unauthorized("The API key is wrong" if sent else "An API key is needed: 'Authorization: Bearer KEY'")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode()).digest()

@@ -1,0 +1,123 @@
+"""The command `reranker`: serve, export, and ask a running service."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.__main__ import run
+from app.export import main as export
+from reranker_client import Client, Ranking, RerankError
+from reranker_client.client import DEFAULT_URL
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Put passages in the order of their relevance to a query.",
+)
+Answer = TypeVar("Answer")
+
+Url = Annotated[str, typer.Option(help="Where the service is", envvar="RERANKER_URL")]
+ApiKey = Annotated[str | None, typer.Option(help="The service's API key", envvar="RERANKER_API_KEY", show_envvar=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+@cli.command()
+def serve(
+    check: Annotated[bool, typer.Option("--check", help="Only validate the settings")] = False,
+) -> None:
+    """Start the service. Its settings are environment variables.
+
+    Example: `RERANKER_PORT=9000 reranker serve`
+    """
+    run(["--check"] if check else [])
+
+
+cli.command(
+    name="export",
+    help="Export a cross-encoder for serving without torch, and compare it with the original.\n\n"
+    "Example: `reranker export BAAI/bge-reranker-base --output exported`",
+)(export)
+
+
+@cli.command()
+def info(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Say what runs there.
+
+    Example: `reranker info --url http://127.0.0.1:8000`
+    """
+    with Client(url, api_key) as client:
+        found = _or_exit(client.info)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    for name, value in found.model_dump().items():
+        print(f"{name:24} {value}")
+
+
+@cli.command()
+def rerank(
+    file: Annotated[typer.FileText, typer.Argument(help="One document a line: text, or JSON; - is the standard input")],
+    query: Annotated[str, typer.Option("--query", "-q", help="The question or search text")],
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to print")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the lines of a file with a running service.
+
+    A line is a document: a plain text, or a JSON string or object with `text` and, if you like, `id` and `metadata`.
+
+    Examples:
+
+    `reranker rerank --query "what causes tides" passages.txt`
+
+    `rg -i tide notes/ | reranker rerank -q "what causes tides" -k 5 -`
+    """
+    documents = list(_documents(file))
+    if not documents:
+        raise typer.BadParameter("has no lines", param_hint="FILE")
+    with Client(url, api_key) as client:
+        ranking = _or_exit(lambda: client.rerank(query, documents, top_k=top_k, return_documents=True))
+    if as_json:
+        print(ranking.model_dump_json(indent=2, exclude_none=True))
+        return
+    _print_table(ranking)
+
+
+def _documents(lines: Iterable[str]) -> Iterator[str | dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text.startswith(("{", '"')):
+            try:
+                yield json.loads(text)
+            except ValueError as error:
+                raise typer.BadParameter(f"line {number} is not JSON: {error}", param_hint="FILE") from None
+        elif text:
+            yield text
+
+
+def _or_exit(call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except RerankError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _print_table(ranking: Ranking) -> None:
+    table = Table("rank", "score", "line", "document")
+    for column in table.columns[:3]:
+        column.justify = "right"
+    table.columns[3].overflow = "fold"
+    for rank, result in enumerate(ranking, 1):
+        document = result.document
+        text = (document.text if document else None) or (
+            document.model_dump_json(exclude_none=True) if document else ""
+        )
+        table.add_row(str(rank), f"{result.relevance_score:.4f}", str(result.id or result.index + 1), text)
+    Console().print(table)

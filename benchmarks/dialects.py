@@ -1,0 +1,59 @@
+"""What each dialect costs over the native route: `scripts/bench dialects`.
+
+All scores are known, so that what is left of a request is the service's own work on it; dialects take turns.
+"""
+
+import json
+import time
+from statistics import median
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.table import Table
+
+from benchmarks.load import make_bodies, print_table, progress_bar
+from benchmarks.service import service
+
+NATIVE = "/rerank/query"
+
+
+def bodies(query: str, documents: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By name: the path, and the same request in that dialect."""
+    plain = {"query": query, "documents": documents}
+    passages = [{"text": document} for document in documents]
+    return {
+        "native": (NATIVE, plain),
+        "Cohere, Jina, vLLM, Infinity": ("/v1/rerank", plain),
+        "text-embeddings-inference": ("/rerank", {"query": query, "texts": documents}),
+        "vLLM /score": ("/score", {"text_1": query, "text_2": documents}),
+        "NVIDIA NIM": ("/v1/ranking", {"query": {"text": query}, "passages": passages}),
+    }
+
+
+def main(
+    requests: Annotated[int, typer.Option(min=10, help="Of each dialect")] = 500,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+) -> None:
+    """Print the median time of a request whose 20 scores are known, in each dialect."""
+    [body] = make_bodies(1, 20, "20-300", cached=True)
+    dialects = bodies(body["query"], body["documents"])
+    times: dict[str, list[float]] = {name: [] for name in dialects}
+    with service() as (url, _), httpx.Client(base_url=url, timeout=60) as client, progress_bar("dialects") as progress:
+        bar = progress.add_task("dialects", total=requests)
+        for _ in range(requests):
+            for name, (path, content) in dialects.items():
+                started = time.perf_counter()
+                client.post(path, json=content).raise_for_status()
+                times[name].append((time.perf_counter() - started) * 1000)
+            progress.advance(bar)
+    figures = {name: {"p50_ms": median(values)} for name, values in times.items()}
+    for figure in figures.values():
+        figure["added_ms"] = figure["p50_ms"] - figures["native"]["p50_ms"]
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    table = Table("20 documents of 20-300 words, all known", "p50 ms", "over native, ms")
+    for name, figure in figures.items():
+        table.add_row(name, f"{figure['p50_ms']:.2f}", f"{figure['added_ms']:+.2f}")
+    print_table(table)

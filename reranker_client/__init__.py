@@ -1,0 +1,15 @@
+"""A client for the reranker service: `Client`, and `AsyncClient` with the same methods.
+
+    from reranker_client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        for result in client.rerank("what causes tides", ["The moon.", "A market."], top_k=1):
+            print(result.index, result.relevance_score)
+
+The name says what it is: `reranker` alone belongs to another package of the registry, and `app` is the service.
+"""
+
+from reranker_client.client import AsyncClient, Client, RerankError
+from reranker_client.models import Document, Info, Meta, Ranking, Result, Usage, Window
+
+__all__ = ["AsyncClient", "Client", "Document", "Info", "Meta", "Ranking", "RerankError", "Result", "Usage", "Window"]

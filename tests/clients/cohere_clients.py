@@ -1,0 +1,65 @@
+"""Cohere's own SDK, and LiteLLM."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cohere
+import litellm
+from common import KEY, MODEL, Make, Rank, Ranked, main
+
+
+def cohere_v1(url: str, top_n: int) -> Rank:
+    client = cohere.Client(KEY, base_url=url)
+
+    def rank(query: str, documents: Sequence[str]) -> Ranked:
+        answer = client.rerank(model=MODEL, query=query, documents=list(documents), top_n=top_n, return_documents=True)
+        return [(result.index, result.relevance_score, result.document.text) for result in answer.results]
+
+    return rank
+
+
+def cohere_v2(url: str, top_n: int) -> Rank:
+    client = cohere.ClientV2(KEY, base_url=url)
+
+    def rank(query: str, documents: Sequence[str]) -> Ranked:
+        answer = client.rerank(model=MODEL, query=query, documents=list(documents), top_n=top_n)
+        assert answer.meta.billed_units.search_units == 1
+        return [(result.index, result.relevance_score, None) for result in answer.results]
+
+    return rank
+
+
+def lite(provider: str, path: str, return_documents: bool = True) -> Make:
+    def make(url: str, top_n: int) -> Rank:
+        def rank(query: str, documents: Sequence[str]) -> Ranked:
+            answer: Any = litellm.rerank(
+                model=f"{provider}/{MODEL}",
+                query=query,
+                documents=list(documents),
+                top_n=top_n,
+                return_documents=return_documents,
+                api_base=url + path,
+                api_key=KEY,
+                max_retries=0,
+            )
+            return [
+                (result["index"], result["relevance_score"], (result.get("document") or {}).get("text"))
+                for result in answer.results
+            ]
+
+        return rank
+
+    return make
+
+
+main(
+    {
+        "cohere v1": cohere_v1,
+        "cohere v2": cohere_v2,
+        "litellm hosted_vllm": lite("hosted_vllm", ""),
+        # It wants returned documents to be bare strings, which others cannot read.
+        "litellm infinity": lite("infinity", "", return_documents=False),
+        "litellm cohere": lite("cohere", ""),
+        "litellm jina_ai": lite("jina_ai", "/v1/rerank"),
+    }
+)

@@ -1,0 +1,76 @@
+"""The client libraries that are run against the service, in environments of their own: their pins collide."""
+
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FOLDER = Path(sys.prefix) / "clients"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A script, what it needs, and the clients it knows."""
+
+    script: str
+    requirements: tuple[str, ...]
+    clients: tuple[str, ...]
+
+    def python(self) -> Path:
+        """Its interpreter; installed on first use. Raises `CalledProcessError` where that fails."""
+        folder = FOLDER / self.script.removesuffix("_clients.py")
+        stamp = folder / ".installed"
+        if not stamp.exists() or stamp.read_text() != repr(self.requirements):
+            venv.create(folder, clear=True, with_pip=True)
+            command = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *self.requirements]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            stamp.write_text(repr(self.requirements))
+        return folder / "bin" / "python"
+
+
+ENVIRONMENTS = [
+    Environment(
+        "cohere_clients.py",
+        ("cohere==7.3.1", "litellm==1.106.2"),
+        (
+            "cohere v1",
+            "cohere v2",
+            "litellm hosted_vllm",
+            "litellm infinity",
+            "litellm cohere",
+            "litellm jina_ai",
+        ),
+    ),
+    Environment(
+        "langchain_clients.py",
+        ("langchain-cohere==0.6.0", "langchain-community==0.4.2", "infinity-client==0.0.78"),
+        ("langchain CohereRerank", "langchain InfinityRerank", "langchain JinaRerank", "infinity_client"),
+    ),
+    Environment(
+        "llama_index_clients.py",
+        (
+            "llama-index-postprocessor-cohere-rerank==0.10.0",
+            "llama-index-postprocessor-jinaai-rerank==0.6.0",
+            "llama-index-postprocessor-tei-rerank==0.6.0",
+        ),
+        ("llama-index CohereRerank", "llama-index JinaRerank", "llama-index TEI"),
+    ),
+    Environment(
+        "haystack_clients.py",
+        (
+            "haystack-ai==3.3.0",
+            "cohere-haystack==11.0.0",
+            "jina-haystack==2.0.1",
+            "nvidia-haystack==3.0.0",
+            "huggingface-api-haystack==3.1.0",
+        ),
+        (
+            "haystack CohereRanker",
+            "haystack JinaRanker",
+            "haystack NvidiaRanker",
+            "haystack HuggingFaceTEIRanker",
+        ),
+    ),
+]

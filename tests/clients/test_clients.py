@@ -1,0 +1,81 @@
+"""Real client libraries against the live service: right passage first, top_n, documents, errors, overload."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.clients.common import KEY
+from tests.clients.environments import ENVIRONMENTS, HERE, Environment
+from tests.conftest import Serve, until
+from tests.e2e.process import MOONS, service
+from tests.fakes import FakeScorer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.timeout(600)]
+
+ANSWER = 2
+# These only assert that the status is 200, or fail on an error whose `detail` is a text.
+SPEECHLESS = {"llama-index TEI", "langchain InfinityRerank", "infinity_client"}
+CLIENTS = [(environment, client) for environment in ENVIRONMENTS for client in environment.clients]
+
+
+@pytest.fixture(scope="module")
+def urls() -> Iterator[dict[str, str]]:
+    """A service on the default model, and one with another key."""
+    with service(RERANKER_API_KEYS=KEY) as (url, _), service(RERANKER_API_KEYS="another") as (closed, _):
+        yield {"url": url, "closed_url": closed}
+
+
+@pytest.fixture
+async def full_url(serve: Serve, scorer: FakeScorer) -> AsyncIterator[str]:
+    """A service whose one slot is taken, and where nobody may wait. Fresh, so that `Retry-After` is small."""
+    scorer.patience = 300
+    scorer.gate.clear()
+    async with serve(max_parallel=1, max_queue=0) as client:
+        holder = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b"]}, timeout=300))
+        await until(lambda: scorer.entered == 1)
+        yield str(client.base_url)
+        scorer.gate.set()
+        await holder
+
+
+def run(environment: Environment, client: str, urls: dict[str, str]) -> dict[str, Any]:
+    try:
+        python = environment.python()
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"{', '.join(environment.requirements)} cannot be installed here: {error.stderr.strip()[-300:]}")
+    found = subprocess.run(
+        [python, HERE / environment.script],
+        input=json.dumps({"client": client, **MOONS, **urls}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    report: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    return report
+
+
+@pytest.mark.parametrize(("environment", "client"), CLIENTS, ids=[client for _, client in CLIENTS])
+async def test_client(environment: Environment, client: str, urls: dict[str, str], full_url: str) -> None:
+    report = await asyncio.to_thread(run, environment, client, urls | {"full_url": full_url})
+    documents = MOONS["documents"]
+    ranked = report["ranked"]
+    assert sorted(index for index, _, _ in ranked) == list(range(len(documents)))
+    assert ranked[0][0] == ANSWER
+    scores = [score for _, score, _ in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert all(text in (None, documents[index]) for index, _, text in ranked)
+    assert [index for index, _, _ in report["best"]] == [ANSWER]
+    assert says(client, report["error"], "422", "must not be empty")
+    assert says(client, report["unauthorized"], "401", "API key is wrong")
+    assert says(client, report["overload"], "429", "ueue is full")
+
+
+def says(client: str, error: str | None, *parts: str) -> bool:
+    """Whether the client raised what the service said, its status or its message, as far as it passes on either."""
+    return error is not None and (client in SPEECHLESS or any(part in error for part in parts))

@@ -1,0 +1,83 @@
+"""The command `reranker`, run as a user runs it, against a live service."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port
+from tests.e2e.process import MOONS, ROOT, service
+
+pytestmark = [pytest.mark.e2e]
+RERANKER = Path(sys.executable).with_name("reranker")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with service() as (url, _):
+        yield url
+
+
+def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RERANKER, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env={"COLUMNS": "200", "TERM": "dumb", **environment},
+    )
+
+
+def test_lines_are_ranked(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "passages.txt"
+    file.write_text("\n\n".join(MOONS["documents"]))
+    found = run("rerank", "--query", str(MOONS["query"]), "--top-k", "2", "--url", url, str(file))
+    assert found.returncode == 0, found.stderr
+    rows = [line.split() for line in found.stdout.splitlines() if line.startswith("│")]
+    assert [row[1] for row in rows] == ["1", "2"]
+    assert (rows[0][5], rows[0][7]) == ("3", "Saturn")
+
+
+def test_json_lines_in_and_json_out(url: str) -> None:
+    lines = "\n".join(json.dumps({"text": text, "id": f"p{index}"}) for index, text in enumerate(MOONS["documents"]))
+    found = run("rerank", "-q", str(MOONS["query"]), "--json", "-", stdin=lines, RERANKER_URL=url)
+    assert found.returncode == 0, found.stderr
+    ranking = json.loads(found.stdout)
+    assert ranking["results"][0]["id"] == "p2"
+    assert len(ranking["results"]) == len(MOONS["documents"])
+
+
+def test_info(url: str) -> None:
+    assert "reranker-minilm-l6" in run("info", "--url", url).stdout
+    assert json.loads(run("info", "--url", url, "--json").stdout)["model_type"]["reranker"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "status", "message"),
+    [
+        (("rerank", "-q", "a", "-"), "b", 1, "No answer from http://127.0.0.1"),
+        (("rerank", "-q", "a", "-"), "\n\n", 2, "has no lines"),
+        (("rerank", "-q", "a", "-"), '{"text"', 2, "line 1 is not JSON"),
+        (("rerank", "-q", "a", "no-such-file"), "", 2, "no-such-file"),
+        (("rerank", "-"), "b", 2, "--query"),
+        (("serve", "--check"), "", 1, "RERANKER_PORT"),
+    ],
+)
+def test_mistakes(arguments: tuple[str, ...], stdin: str, status: int, message: str) -> None:
+    settings = {"RERANKER_URL": f"http://127.0.0.1:{free_port()}", "RERANKER_PORT": "none"}
+    found = run(*arguments, stdin=stdin, **settings)
+    assert (found.returncode, message in found.stderr) == (status, True), found.stderr
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("command", ["", "serve", "export", "info", "rerank"])
+def test_help_has_examples(command: str) -> None:
+    found = run(*command.split(), "--help")
+    assert found.returncode == 0
+    assert "Example" in found.stdout or not command

@@ -1,0 +1,84 @@
+"""The Python client against the service over real HTTP."""
+
+import asyncio
+import time
+
+import httpx
+import pytest
+
+from reranker_client import AsyncClient, Client, RerankError
+from tests.conftest import Serve, until
+from tests.fakes import FakeScorer
+
+QUERY = "what causes tides"
+DOCUMENTS = ["bread", {"text": "the moon causes tides", "id": "d1", "metadata": {"page": 3}}]
+
+
+async def test_the_client_ranks(serve: Serve) -> None:
+    def use(url: str) -> None:
+        with Client(url) as client:
+            ranking = client.rerank(QUERY, DOCUMENTS, return_documents=True)
+            assert [result.index for result in ranking] == [1, 0]
+            best = ranking.results[0]
+            assert (best.id, best.relevance_score) == ("d1", pytest.approx(0.8176, abs=1e-4))
+            assert best.document is not None
+            assert best.document.metadata == {"page": 3}
+            assert (ranking.model, ranking.meta.scored, len(ranking)) == ("fake", 2, 2)
+            assert len(client.rerank(QUERY, DOCUMENTS, top_k=1)) == 1
+            long = client.rerank(QUERY, ["bread\ntides"], long_documents="chunk_max").results[0]
+            assert long.window is not None
+            assert (long.window.start, long.window.end) == (6, 11)
+            assert client.info().model_id == "fake"
+
+    async with serve() as http:
+        await asyncio.to_thread(use, str(http.base_url))
+
+
+async def test_the_async_client_ranks(serve: Serve) -> None:
+    async with serve() as http, AsyncClient(str(http.base_url)) as client:
+        rankings = await asyncio.gather(*(client.rerank(QUERY, ["bread", f"tides {n}"]) for n in range(20)))
+        assert all(ranking.results[0].index == 1 for ranking in rankings)
+        assert (await client.info()).max_input_length == 512
+
+
+async def test_errors_say_what_the_service_says(serve: Serve) -> None:
+    async with serve(api_keys="k") as http:
+        async with AsyncClient(str(http.base_url), api_key="k") as client:
+            with pytest.raises(RerankError, match="documents: at least one is required") as refused:
+                await client.rerank(QUERY, [])
+            assert refused.value.status == 422
+            assert refused.value.request_id
+        async with AsyncClient(str(http.base_url)) as client:
+            with pytest.raises(RerankError, match="API key is needed"):
+                await client.info()
+
+
+async def test_an_unreachable_service_is_an_error() -> None:
+    with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(RerankError, match="No answer from") as error:
+        client.rerank(QUERY, ["bread"])
+    assert error.value.status is None
+
+
+async def test_a_full_queue_is_tried_again_when_it_says(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(max_parallel=1, max_queue=0) as http:
+        url = str(http.base_url)
+        scorer.gate.clear()
+        first = asyncio.create_task(http.post("/rerank", json={"query": "a", "documents": ["b"]}))
+        await until(lambda: scorer.entered == 1)
+        async with AsyncClient(url, retries=0) as client:
+            with pytest.raises(RerankError, match="full") as refused:
+                await client.rerank(QUERY, ["bread"])
+        assert refused.value.status == httpx.codes.TOO_MANY_REQUESTS
+        async with AsyncClient(url) as client:
+            started = time.monotonic()
+            again = asyncio.create_task(client.rerank(QUERY, ["bread"]))
+            await until(lambda: rejected(serve) == 2)
+            scorer.gate.set()
+            assert (await again).results[0].index == 0
+            assert time.monotonic() - started > 0.9  # Retry-After was one second
+        await first
+
+
+def rejected(serve: Serve) -> float:
+    labels = {"reason": "queue_full"}
+    return serve.app.state.metrics.registry.get_sample_value("reranker_rejections_total", labels) or 0.0

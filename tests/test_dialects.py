@@ -1,0 +1,305 @@
+"""Other services' requests, as their clients send them, and the answers those clients need."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import Serve, until
+from tests.fakes import FakeScorer
+
+QUERY = "what causes tides"
+DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets"]
+BEST_FIRST = [2, 1, 0, 3]
+NATIVE = {"query": QUERY, "documents": DOCUMENTS}
+TEI = {"query": QUERY, "texts": DOCUMENTS}
+SCORE = {"text_1": QUERY, "text_2": DOCUMENTS}
+NIM = {"model": "nv", "query": {"text": QUERY}, "passages": [{"text": text} for text in DOCUMENTS]}
+
+
+async def answer(client: httpx.AsyncClient, path: str, body: Any) -> Any:
+    response = await client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/reranking"])
+async def test_cohere_jina_and_vllm(serve: Serve, path: str) -> None:
+    async with serve() as client:
+        body = await answer(client, path, NATIVE | {"model": "rerank-v3.5", "top_n": 4, "max_tokens_per_doc": None})
+    assert [result["index"] for result in body["results"]] == BEST_FIRST
+    assert all(result.keys() == {"index", "relevance_score"} for result in body["results"])
+    assert body["model"] == "fake"
+    assert body["usage"]["total_tokens"] > 0
+    assert body["meta"]["billed_units"] == {"search_units": 1}
+
+
+async def test_vllm_says_minus_one_for_no_limit(serve: Serve) -> None:
+    async with serve() as client:
+        body = await answer(client, "/v1/rerank", NATIVE | {"truncate_prompt_tokens": -1})
+        assert body["meta"]["truncated"] == 0
+        body = await answer(client, "/v1/rerank", NATIVE | {"truncate_prompt_tokens": 3})
+        assert body["meta"]["truncated"] == 2
+
+
+async def test_tei_gets_a_bare_list(serve: Serve) -> None:
+    async with serve() as client:
+        ranks = await answer(client, "/rerank", TEI | {"truncate": None, "truncation_direction": "Right"})
+        assert [rank["index"] for rank in ranks] == BEST_FIRST
+        assert all(rank.keys() == {"index", "score"} for rank in ranks)
+        ranks = await answer(client, "/rerank", TEI | {"raw_scores": True, "return_text": True})
+    assert [rank["score"] for rank in ranks] == [1.5, 0.5, -0.5, -0.5]
+    assert [rank["text"] for rank in ranks] == [DOCUMENTS[index] for index in BEST_FIRST]
+
+
+@pytest.mark.parametrize("other", [{"documents": None}, {"passages": None}, {}])
+async def test_texts_with_nothing_beside_them_are_tei(serve: Serve, other: dict[str, Any]) -> None:
+    async with serve() as client:
+        assert isinstance(await answer(client, "/rerank", TEI | other), list)
+        assert isinstance(await answer(client, "/rerank", TEI | {"documents": DOCUMENTS}), dict)
+        assert isinstance(await answer(client, "/rerank/query", TEI), dict)
+
+
+async def test_score_answers_in_the_order_of_the_request(serve: Serve) -> None:
+    async with serve() as client:
+        for path in ("/score", "/v1/score"):
+            body = await answer(client, path, SCORE | {"raw_scores": "true"})
+            assert [(item["index"], item["score"]) for item in body["data"]] == list(enumerate([-0.5, 0.5, 1.5, -0.5]))
+    assert (body["object"], body["data"][0]["object"], body["model"]) == ("list", "score", "fake")
+    assert body["usage"]["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"text_1": "a", "text_2": "a"}, [0.5]),
+        ({"text_1": ["a", "b"], "text_2": ["a", "a b"]}, [0.5, 0.5]),
+        ({"text_1": ["a", "b", "a"], "text_2": ["a", "a", "c a"]}, [0.5, -0.5, 0.5]),
+        ({"queries": ["a b"], "documents": ["a", "b a", "c"]}, [0.5, 1.5, -0.5]),
+    ],
+)
+async def test_score_takes_pairs(serve: Serve, body: dict[str, Any], expected: list[float]) -> None:
+    async with serve() as client:
+        for _ in range(2):  # the second time from the cache
+            data = (await answer(client, "/score", body | {"raw_scores": True}))["data"]
+            assert [item["score"] for item in data] == expected
+
+
+async def test_nim_gets_logits(serve: Serve) -> None:
+    async with serve() as client:
+        body = await answer(client, "/v1/ranking", NIM | {"truncate": "END"})
+    assert [item["index"] for item in body["rankings"]] == BEST_FIRST
+    assert [item["logit"] for item in body["rankings"]] == [1.5, 0.5, -0.5, -0.5]
+    assert body["usage"]["total_tokens"] > 0
+
+
+async def test_models_are_listed(serve: Serve) -> None:
+    async with serve() as client:
+        for path in ("/v1/models", "/models"):
+            body = (await client.get(path)).json()
+            assert body["object"] == "list"
+            assert [(model["id"], model["object"]) for model in body["data"]] == [("fake", "model")]
+
+
+async def test_info_has_the_shape_of_tei(serve: Serve) -> None:
+    async with serve() as client:
+        info = (await client.get("/info")).json()
+    assert next(iter(info["model_type"])) == "reranker"
+    assert info["model_type"]["reranker"]["label2id"] == {"relevance": 0}
+    assert (info["model_id"], info["max_input_length"], info["max_client_batch_size"]) == ("fake", 512, 1000)
+
+
+async def test_every_answer_tells_its_times(serve: Serve) -> None:
+    async with serve() as client:
+        for path, body in (("/rerank/query", NATIVE), ("/rerank", TEI), ("/score", SCORE), ("/v1/ranking", NIM)):
+            response = await client.post(path, json=body, headers={"x-request-id": "abc-1"})
+            for name in ("total", "queue", "tokenization", "inference"):
+                assert int(response.headers[f"x-{name}-time"]) >= 0
+            assert int(response.headers["x-compute-tokens"]) > 0
+            assert response.headers["x-request-id"] == "abc-1"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/rerank", TEI | {"texts": []}, 422, "texts: at least one is required"),
+        ("/rerank", TEI | {"query": ""}, 422, "query: must not be empty"),
+        ("/rerank", TEI | {"texts": ["a", 7]}, 422, "texts[1]: input should be a valid string, got 7"),
+        ("/rerank", TEI | {"texts": ["a"] * 1001}, 413, "texts: at most 1000 are accepted (RERANKER_MAX_DOCUMENTS)"),
+        ("/rerank", {"texts": ["a"]}, 422, "query: field required"),
+    ],
+)
+async def test_tei_errors(serve: Serve, path: str, body: Any, status: int, message: str) -> None:
+    async with serve() as client:
+        response = await client.post(path, json=body)
+    assert response.status_code == status
+    assert response.json()["error"].startswith(message)
+    assert response.json()["error_type"] == "Validation"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/score", {"text_1": ["a", "b"], "text_2": ["c"]}, "text_1: 2 for 1 of text_2"),
+        ("/score", {"text_1": ["a", ""], "text_2": ["c", "d"]}, "text_1[1]: must not be empty"),
+        ("/score", {"text_1": "a"}, "text_2: field required"),
+        ("/score", {"text_1": "a", "text_2": []}, "text_2: at least one is required"),
+        ("/v1/ranking", NIM | {"passages": []}, "passages: at least one is required"),
+        ("/v1/ranking", NIM | {"query": {"text": ""}}, "query.text: must not be empty"),
+        ("/v1/ranking", NIM | {"query": "tides"}, "query: input should be"),
+        ("/rerank", {"query": "a"}, "documents: field required"),
+    ],
+)
+async def test_errors_name_the_dialects_own_fields(serve: Serve, path: str, body: Any, message: str) -> None:
+    async with serve() as client:
+        response = await client.post(path, json=body)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(message)
+    assert response.json()["error"]["type"] == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "kind"), [(RuntimeError("boom"), 500, "Backend"), (None, 429, "Overloaded")]
+)
+async def test_tei_failures(
+    serve: Serve, scorer: FakeScorer, failure: Exception | None, status: int, kind: str
+) -> None:
+    scorer.failure = failure
+    async with serve(max_parallel=1, max_queue=0) as client:
+        if failure is None:
+            scorer.gate.clear()
+            first = asyncio.create_task(client.post("/rerank", json=TEI))
+            await until(lambda: scorer.entered == 1)
+        response = await client.post("/rerank", json={"query": "b", "texts": ["c"]})
+        scorer.gate.set()
+        if failure is None:
+            assert (await first).status_code == 200
+            assert int(response.headers["Retry-After"]) >= 1
+    assert (response.status_code, response.json()["error_type"]) == (status, kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/rerank", TEI | {"truncate": False}),
+        ("/v1/ranking", NIM | {"truncate": "NONE"}),
+        ("/v1/rerank", NATIVE | {"long_documents": "refuse"}),
+    ],
+)
+async def test_who_asks_not_to_truncate_is_refused(
+    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+) -> None:
+    async with serve() as client:
+        assert (await client.post(path, json=body)).status_code == 200
+        encode = scorer.encode
+        monkeypatch.setattr(scorer, "encode", lambda query, documents, _: encode(query, documents, 4))
+        serve.app.state.reranker.cache.__init__("other", 100, 60)
+        scored = len(scorer.batches)
+        response = await client.post(path, json=body)
+    assert response.status_code == 422
+    assert "[2]: does not fit the model's window" in response.text
+    assert len(scorer.batches) == scored
+
+
+async def test_structured_documents_are_read_as_yaml(
+    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    encode = scorer.encode
+    monkeypatch.setattr(
+        scorer, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
+    )
+    documents = [
+        {"title": "Ebbe & Flut", "body": "the moon\ncauses tides", "year": 1687, "id": "p1", "tags": ["sea", "Mär"]},
+        {"title": "Bread", "body": None, "shelf": {"row": 3}},
+    ]
+    body = {"query": QUERY, "documents": documents, "rank_fields": ["title", "body", "tags"], "return_documents": True}
+    async with serve() as client:
+        results = (await answer(client, "/v1/rerank", body))["results"]
+    assert seen == ["title: Ebbe & Flut\nbody: 'the moon\n\n  causes tides'\ntags:\n- sea\n- Mär\n", "title: Bread\n"]
+    assert results[0]["document"] == documents[0]
+    assert results[0]["id"] == "p1"
+    assert results[1]["document"] == {"title": "Bread", "shelf": {"row": 3}}
+
+
+@pytest.mark.parametrize(
+    ("documents", "fields", "message"),
+    [
+        ([{"title": "a"}], None, "documents[0]: has no 'text'"),
+        (["a", {"title": "a"}], ["body", "model_config"], "documents[1]: has none of rank_fields (body, model_config)"),
+        ([{"title": "a"}], [], "rank_fields: list should have at least 1 item"),
+    ],
+)
+async def test_documents_without_text(serve: Serve, documents: Any, fields: Any, message: str) -> None:
+    async with serve() as client:
+        response = await client.post("/rerank", json={"query": "a", "documents": documents, "rank_fields": fields})
+    assert response.status_code == 422
+    assert response.json()["message"].startswith(message)
+
+
+async def test_a_string_document_is_its_text_whatever_the_fields(serve: Serve) -> None:
+    body = {"query": "a", "documents": [{"text": "b", "title": "c"}, "a"], "rank_fields": ["title"]}
+    async with serve() as client:
+        assert [item["index"] for item in (await answer(client, "/rerank", body))["results"]] == [1, 0]
+
+
+async def test_long_documents_are_scored_by_their_best_window(serve: Serve, scorer: FakeScorer) -> None:
+    # the windows of the fake model are lines
+    documents = ["bread\nthe moon causes tides\nbutter", "tides", "bread"]
+    body = {"query": QUERY, "documents": documents, "long_documents": "chunk_max", "raw_scores": True}
+    async with serve() as client:
+        for cached in (0, 4):
+            found = await answer(client, "/rerank", body)
+            assert [(item["index"], item["relevance_score"]) for item in found["results"]] == [
+                (0, 1.5),
+                (1, 0.5),
+                (2, -0.5),
+            ]
+            window = found["results"][0]["window"]
+            assert documents[0][window["start"] : window["end"]] == "the moon causes tides"
+            assert found["results"][1]["window"] == {"start": 0, "end": 5}
+            # one of five windows comes twice
+            assert (found["meta"]["documents"], found["meta"]["cached"]) == (3, cached + 1)
+        first = await answer(client, "/rerank", body | {"max_chunks_per_doc": 1})
+        assert first["results"][0]["index"] == 1
+        assert "window" not in (await answer(client, "/rerank", NATIVE))["results"][0]
+
+
+async def test_windows_have_a_limit(serve: Serve) -> None:
+    body = {"query": "a", "documents": ["a\n" * 9000, "b\n" * 9000], "long_documents": "chunk_max"}
+    async with serve() as client:
+        response = await client.post("/rerank", json=body)
+    assert response.status_code == 413
+    assert "at most 10000 windows" in response.json()["message"]
+
+
+async def test_dify_reads_tei(serve: Serve) -> None:
+    async with serve() as client:
+        info = (await client.get("/info")).json()
+        assert list(info["model_type"]) == ["reranker"]
+        ranks = await answer(client, "/rerank", TEI | {"raw_scores": False, "return_text": True, "truncate": True})
+        assert (ranks[0]["index"], ranks[0]["text"]) == (2, DOCUMENTS[2])
+
+
+async def test_dify_and_gpustack_read_documents(serve: Serve) -> None:
+    async with serve() as client:
+        body = await answer(client, "/v1/rerank", NATIVE | {"model": "m", "top_n": 2, "return_documents": True})
+        assert [result["document"]["text"] for result in body["results"]] == [DOCUMENTS[2], DOCUMENTS[1]]
+
+
+async def test_open_webui_sorts_by_index_and_wants_one_result_for_each(serve: Serve) -> None:
+    async with serve() as client:
+        body = await answer(client, "/v1/rerank", NATIVE | {"model": "m", "top_n": len(DOCUMENTS)})
+    by_index = sorted(body["results"], key=lambda result: result["index"])
+    assert len(by_index) == len(DOCUMENTS)
+    assert max(range(4), key=lambda index: by_index[index]["relevance_score"]) == 2
+
+
+async def test_ragflow_sends_booleans_as_strings(serve: Serve) -> None:
+    async with serve() as client:
+        body = await answer(client, "/rerank", NATIVE | {"model": "m", "return_documents": "true", "top_n": 4})
+        assert body["results"][0]["document"]["text"] == DOCUMENTS[2]
+        assert body["usage"]["total_tokens"] > 0
+        body = await answer(client, "/rerank", NATIVE | {"return_documents": "false"})
+        assert "document" not in body["results"][0]

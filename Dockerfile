@@ -1,29 +1,63 @@
-# The CPU image: docker build -t reranker .
-FROM python:3.11-slim-bookworm AS build
+# The CPU images.
+#   docker build -t reranker .                                     all engines, and what exports models
+#   docker build -t reranker:slim --target slim .                  the embedded model, no torch
+#   docker build -t reranker:slim --target slim --build-arg MODEL=BAAI/bge-reranker-base .
+#                                                                  any model, exported now: needs no network later
+ARG MODEL=""
+
+FROM python:3.11-slim-bookworm AS build-slim
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --upgrade pip
 # What is needed changes less often than the source: its layer comes first.
 COPY pyproject.toml README.md LICENSE ./
+RUN mkdir app reranker_client && touch app/__init__.py reranker_client/__init__.py && /opt/venv/bin/pip install --quiet .
+COPY docker/strip.sh docker/
+RUN docker/strip.sh /opt/venv
+
+FROM build-slim AS build-full
 COPY scripts/install_cpu_torch scripts/
-RUN scripts/install_cpu_torch /opt/venv
-RUN mkdir app reranker_client && touch app/__init__.py reranker_client/__init__.py && /opt/venv/bin/pip install --quiet ".[torch,onnx,export]"
+RUN scripts/install_cpu_torch /opt/venv && /opt/venv/bin/pip install --quiet ".[torch,onnx,export]" && docker/strip.sh /opt/venv
+
+FROM build-full AS source-full
 COPY app app
 COPY reranker_client reranker_client
-RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall .
+RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && /opt/venv/bin/pip uninstall --quiet --yes pip
 
-FROM python:3.11-slim-bookworm
+# The embedded model's weights for torch are of no use there.
+FROM build-slim AS source-slim
+COPY app app
+COPY reranker_client reranker_client
+RUN rm app/default_model/model.safetensors && \
+  /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && /opt/venv/bin/pip uninstall --quiet --yes pip
+
+# The model of the slim image: none but the embedded one, or the one asked for.
+FROM python:3.11-slim-bookworm AS model
+RUN mkdir /model
+FROM source-full AS model-exported
+ARG MODEL
+RUN if [ -n "$MODEL" ]; then /opt/venv/bin/python -m app.export "$MODEL" --output /model; else mkdir /model; fi
+# hadolint ignore=DL3006
+FROM model${MODEL:+-exported} AS chosen
+
+FROM python:3.11-slim-bookworm AS base
 LABEL org.opencontainers.image.title="Reranker" \
       org.opencontainers.image.description="Puts passages in the order of their relevance to a query" \
       org.opencontainers.image.licenses="Apache-2.0"
 # The folder that a volume of hub models and exports is mounted on has to be its owner's.
 RUN useradd --uid 10001 --create-home reranker && install -d -o reranker -g reranker /home/reranker/.cache
-COPY --from=build /opt/venv /opt/venv
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
   CMD ["entrypoint.sh", "healthcheck"]
 ENTRYPOINT ["entrypoint.sh"]
 CMD ["serve"]
+
+FROM base AS slim
+COPY --from=source-slim /opt/venv /opt/venv
+COPY --from=chosen /model /opt/model
+
+FROM base AS runtime
+COPY --from=source-full /opt/venv /opt/venv

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Manage a reranker service that runs in the background.
+# Manage a reranker service that runs in the background, or its replicas in containers.
 #
-#   ./manage_reranker.sh start|stop|restart|status|tail|logs|health|metrics
+#   ./manage_reranker.sh start|stop|restart|status|tail|logs|health|metrics|rolling-restart
 #
 #   start     start in the background and wait until it is ready
 #   stop      finish the requests in work, then stop
@@ -11,6 +11,9 @@
 #   logs      print the last 100 lines of the log
 #   health    print /health
 #   metrics   print the figures of /metrics
+#
+#   rolling-restart   put a new replica, with today's image and settings, in the place of each that runs behind the
+#                     proxy (docker-compose --profile scale); one after the other, so that no request is lost
 #
 # Settings given in front reach the new process: RERANKER_MAX_PARALLEL=8 ./manage_reranker.sh restart
 set -euo pipefail
@@ -65,6 +68,42 @@ show_log() {
   "$@" "$log_file"
 }
 
+compose() {
+  if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+}
+
+# Until all replicas are healthy and the proxy knows the new one.
+wait_for_replicas() {
+  local deadline=$((SECONDS + 600)) id
+  for id in $(compose ps -q replica); do
+    until [[ $(docker inspect --format '{{.State.Health.Status}}' "$id") == healthy ]]; do
+      if ((SECONDS > deadline)); then
+        echo "Replica ${id:0:12} does not become ready: docker logs ${id:0:12}" >&2
+        return 1
+      fi
+      sleep 1
+    done
+  done
+  sleep 5
+}
+
+rolling_restart() {
+  local old number=0
+  mapfile -t old < <(compose ps -q replica)
+  if ((${#old[@]} == 0)); then
+    echo "No replicas run; 'docker-compose --profile scale up -d --scale replica=3 proxy' starts them." >&2
+    return 1
+  fi
+  for id in "${old[@]}"; do
+    echo "Replica $((++number)) of ${#old[@]}: starting a new one ..."
+    compose --profile scale up -d --no-deps --no-recreate --scale "replica=$((${#old[@]} + 1))" replica
+    wait_for_replicas
+    echo "Replica $number of ${#old[@]}: stopping ${id:0:12} ..."
+    docker stop --time 45 "$id" >/dev/null
+    docker rm "$id" >/dev/null
+  done
+}
+
 [[ $# -eq 1 ]] || { usage >&2; exit 2; }
 case $1 in
   status | health | metrics) running || true ;; # for its URL
@@ -77,6 +116,7 @@ case $1 in
   tail) show_log tail -n 20 -f ;;
   logs) show_log tail -n 100 ;;
   health) get --fail-with-body "$url/health" | pretty ;;
+  rolling-restart) rolling_restart ;;
   metrics) get --fail "$url/metrics?format=json" | pretty ;;
   *) usage >&2; exit 2 ;;
 esac

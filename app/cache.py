@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -75,6 +75,16 @@ class ScoreCache:
     def get(self, key: bytes) -> Score | None:
         """The score of a pair, if it is known and fresh."""
         return self._scores.get(key)
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        """Those of the scores that are known and fresh."""
+        return {key: score for key in keys if (score := self.get(key)) is not None}
+
+    def remember(self, scores: Mapping[bytes, Score]) -> None:
+        """Keep scores that came from elsewhere."""
+        if self.enabled:
+            for key, score in scores.items():
+                self._scores[key] = score
 
     def claim(self, keys: Sequence[bytes], pairs: Sequence[Pair], submit: Submit) -> tuple[list[Flight], int]:
         """A flight for each pair: the one in the air where there is one, else a new one; new ones leave as one group.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartupError
@@ -42,6 +42,11 @@ def _known_device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
     return value
+
+
+def _as_status(value: Any) -> Any:
+    """The environment has texts; pydantic would not take one for a number of a `Literal`."""
+    return int(value) if value in ("429", "503") else value
 
 
 class Settings(BaseSettings):
@@ -77,7 +82,9 @@ class Settings(BaseSettings):
     max_parallel: int | None = Field(None, alias="RERANKER_MAX_PARALLEL", ge=1)
     max_queue: int | None = Field(None, alias="RERANKER_MAX_QUEUE", ge=0)
     queue_timeout: float = Field(30.0, alias="RERANKER_QUEUE_TIMEOUT", gt=0, allow_inf_nan=False)
-    overload_status: Literal[429, 503] = Field(429, alias="RERANKER_OVERLOAD_STATUS")
+    overload_status: Annotated[Literal[429, 503], BeforeValidator(_as_status)] = Field(
+        429, alias="RERANKER_OVERLOAD_STATUS"
+    )
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
     shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
 
@@ -88,6 +95,7 @@ class Settings(BaseSettings):
     prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")
     cache_ttl: float = Field(300.0, alias="CACHE_TTL_SECONDS", gt=0, allow_inf_nan=False)
     cache_max_entries: int = Field(100_000, alias="CACHE_MAX_ENTRIES", ge=1)
+    cache_url: SecretStr | None = Field(None, alias="RERANKER_CACHE_URL")
     clear_cache_interval: float = Field(3600.0, alias="CLEAR_CACHE_INTERVAL", gt=0, allow_inf_nan=False)
 
     def capacity(self, device: str) -> Capacity:

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: CPU cores, as the container's limits tell, instructions, a GPU."""
+"""What this process may use of the machine: cores and memory, as the container's limits tell, instructions, a GPU."""
 
 import os
 import platform
@@ -37,6 +37,18 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def has_gpu() -> bool:
     """Whether there is an NVIDIA driver or an Apple GPU; asks neither, so nothing heavy is imported."""
     return Path("/dev/nvidiactl").exists() or (platform.system() == "Darwin" and platform.machine() == "arm64")
+
+
+def memory_limit(cgroup: Path = CGROUP) -> int:
+    """Bytes that this process may use: the container's limit, or the machine's memory."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limit = (cgroup / name).read_text().strip()
+        except OSError:
+            continue
+        return min(machine, int(limit)) if limit.isdigit() else machine
+    return machine
 
 
 def _cpu_quota(cgroup: Path) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -25,6 +26,9 @@ from app.errors import StartupError
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
 from app.reranker import Limits, Reranker
+
+if TYPE_CHECKING:
+    from app.shared_cache import SharedCache
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +94,8 @@ async def _assemble(app: FastAPI, stack: AsyncExitStack) -> None:
     scorer = await asyncio.get_running_loop().run_in_executor(inference, _load, app.state.given_scorer, settings)
     if scorer.engine.batches_at_once > 1:
         inference = _threads(stack, scorer.engine.batches_at_once, "inference")
-    reranker = _build_reranker(settings, scorer, inference, tokenizers, app.state.metrics)
+    shared = await _shared_cache(settings, stack, app.state.metrics)
+    reranker = _build_reranker(settings, scorer, inference, tokenizers, app.state.metrics, shared)
     app.state.reranker = reranker
     app.state.metrics.watch(reranker, app.state.lifecycle)
     app.state.lifecycle.ready()
@@ -115,8 +120,23 @@ def _load(scorer: Scorer | None, settings: Settings) -> Scorer:
     return scorer
 
 
+async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> "SharedCache | None":
+    if settings.cache_url is None or not settings.prediction_cache:
+        return None
+    from app.shared_cache import SharedCache
+
+    shared = SharedCache(settings.cache_url.get_secret_value(), settings.cache_ttl, metrics)
+    stack.push_async_callback(shared.close)
+    return shared
+
+
 def _build_reranker(
-    settings: Settings, scorer: Scorer, inference: Executor, tokenizers: Executor, metrics: Metrics
+    settings: Settings,
+    scorer: Scorer,
+    inference: Executor,
+    tokenizers: Executor,
+    metrics: Metrics,
+    shared_cache: "SharedCache | None",
 ) -> Reranker:
     capacity = settings.capacity(scorer.engine.device)
     return Reranker(
@@ -129,6 +149,7 @@ def _build_reranker(
         batcher=Batcher(scorer, inference, settings.batch_tokens or scorer.schedule.batch_tokens, metrics),
         metrics=metrics,
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
+        shared_cache=shared_cache,
     )
 
 

@@ -14,10 +14,11 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from app.hardware import memory_limit
 from app.lifecycle import Lifecycle, Phase
 
 if TYPE_CHECKING:
-    from app.reranker import Reranker
+    from app.reranker import Ranking, Reranker
 
 # A creation time beside each counter doubles the page and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -39,12 +40,16 @@ class Metrics:
         self.documents = self._counter("documents", "Documents ranked, by where the score came from", ["source"])
         self.truncated = self._counter("truncated_documents", "Documents cut to fit the model's window")
         self.tokens = self._counter("tokens", "Tokens given to the model: of the texts, and padding", ["kind"])
+        self.shared_lookups = self._counter("shared_cache_lookups", "Scores asked of the shared cache", ["result"])
+        self.shared_failures = self._counter("shared_cache_failures", "Times that the shared cache did not answer")
         self.failed_batches = self._counter("failed_batches", "Batches on which the model failed")
         self.request_seconds = self._histogram("request_seconds", "From admission to scores, of ranked requests")
         self.queue_seconds = self._histogram("queue_seconds", "Wait for a slot, of ranked requests")
+        self.tokenize_seconds = self._histogram("tokenize_seconds", "Tokenising, of ranked requests")
         self.inference_seconds = self._histogram("inference_seconds", "Time of one batch on the model")
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of one batch, padding included", TOKENS)
         self._gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
+        self._gauge("memory_limit_bytes", "Memory this process may use").set(memory_limit())
         self._ready = self._gauge("ready", "1 when requests are served, else 0")
         self._engine = Info("reranker_engine", "What really runs", registry=self.registry)
 
@@ -75,13 +80,14 @@ class Metrics:
         self.batch_tokens.observe(padded)
         self.inference_seconds.observe(seconds)
 
-    def observe_ranking(self, documents: int, scored: int, truncated: int, waited: float, total: float) -> None:
-        """Count one ranked request; times in seconds."""
-        self.documents.labels("model").inc(scored)
-        self.documents.labels("cache").inc(documents - scored)
-        self.truncated.inc(truncated)
-        self.queue_seconds.observe(waited)
-        self.request_seconds.observe(total)
+    def observe_ranking(self, ranking: "Ranking") -> None:
+        """Count one ranked request."""
+        self.documents.labels("model").inc(ranking.scored)
+        self.documents.labels("cache").inc(ranking.pairs - ranking.scored)
+        self.truncated.inc(ranking.truncated)
+        self.queue_seconds.observe(ranking.timings.queue)
+        self.tokenize_seconds.observe(ranking.timings.tokenize)
+        self.request_seconds.observe(ranking.timings.total)
 
     def summary(self) -> dict[str, Any]:
         """The same figures for people and scripts: sums, averages and rates since the start."""

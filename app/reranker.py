@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, repeat
 from operator import attrgetter
 from time import perf_counter
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from app.admission import Admission
 from app.backends import Scorer
@@ -16,6 +16,9 @@ from app.cache import Score, ScoreCache
 from app.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from app.metrics import Metrics
 from app.tokenization import Pair, Span
+
+if TYPE_CHECKING:
+    from app.shared_cache import SharedCache
 
 # No setting may allow more: what parses a body stops here, whatever the settings.
 MAX_DOCUMENTS = 10_000
@@ -117,6 +120,7 @@ class Reranker:
         batcher: Batcher,
         metrics: Metrics,
         limits: Limits,
+        shared_cache: "SharedCache | None" = None,
     ) -> None:
         self.scorer = scorer
         self.cache = cache
@@ -125,6 +129,7 @@ class Reranker:
         self.limits = limits
         self._tokenizers = tokenizers
         self._metrics = metrics
+        self._shared_cache = shared_cache
 
     async def rerank(self, query: RerankQuery) -> Ranking:
         """Score every document against the query.
@@ -143,7 +148,7 @@ class Reranker:
             raise DeadlineExceeded(f"No answer within the deadline of {timeout:g} s") from None
         timings.total = perf_counter() - started
         ranking = self._fold(scored_passages, scored, timings)
-        self._metrics.observe_ranking(ranking.pairs, scored, ranking.truncated, timings.queue, timings.total)
+        self._metrics.observe_ranking(ranking)
         return ranking
 
     def _check(self, query: RerankQuery) -> None:
@@ -175,21 +180,24 @@ class Reranker:
 
     async def _lookup_or_score(self, query: RerankQuery, timings: Timings) -> tuple[list[tuple[Passage, Score]], int]:
         """What was scored and how, and how many pairs the model read for it. Known scores need no slot."""
-        passages = query.passages()
-        keys = self._keys(query, passages)
-        known = self._known(keys)
         whole = query.long_documents != "chunk_max"
-        scored = 0
+        passages, scored = query.passages(), 0
+        keys = self._keys(query, passages)
+        known = await self._known(keys) if whole else {}
         if not whole or len(known) < len(set(keys)):
             async with self.admission.slot() as timings.queue:
-                if not whole:
+                if whole:
+                    known |= self.cache.find(keys)  # another request may have scored some of them meanwhile
+                else:
                     passages = await self._split(query, passages, timings)
                     keys = self._keys(query, passages)
-                known = self._known(keys)  # another request may have scored some of them meanwhile
+                    known = await self._known(keys)
                 missing = {key: passage for key, passage in zip(keys, passages, strict=True) if key not in known}
                 if missing:
                     new, scored = await self._score(query, missing, timings)
                     known |= new
+            if scored and self._shared_cache:
+                await self._shared_cache.put(new)
         scores = [known[key] for key in keys]
         _refuse_truncated(query, passages, scores)
         return list(zip(passages, scores, strict=True)), scored
@@ -197,8 +205,14 @@ class Reranker:
     def _keys(self, query: RerankQuery, passages: Sequence[Passage]) -> list[bytes]:
         return self.cache.keys(((passage.query, passage.text) for passage in passages), query.max_tokens_per_doc)
 
-    def _known(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
-        return {key: score for key in keys if (score := self.cache.get(key)) is not None}
+    async def _known(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        """The scores that are remembered here, or by another replica."""
+        known = self.cache.find(keys)
+        if self._shared_cache and (missing := [key for key in dict.fromkeys(keys) if key not in known]):
+            shared = await self._shared_cache.get(missing)
+            self.cache.remember(shared)
+            known |= shared
+        return known
 
     async def _split(self, query: RerankQuery, passages: Sequence[Passage], timings: Timings) -> list[Passage]:
         """The windows of all documents."""

@@ -1,6 +1,10 @@
 #!/bin/sh
 # What a container runs: the service (serve), the check of its readiness (healthcheck), or any other command.
 set -eu
+# A model that was exported when the image was built.
+if [ -z "${RERANKER_MODEL:-}" ] && [ -f /opt/model/manifest.json ]; then
+  export RERANKER_MODEL=/opt/model
+fi
 case ${1:-serve} in
   serve)
     exec python -m app ;;

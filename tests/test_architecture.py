@@ -20,7 +20,7 @@ LAYERS = [
     {"app.narrow"},
     {"app.api"},
     {"app.reranker"},
-    {"app.batcher", "app.cache", "app.admission"},
+    {"app.batcher", "app.cache", "app.admission", "app.shared_cache"},
     {"app.backends"},
     {"app.metrics", "app.config", "app.tokenization"},
     {"app.lifecycle", "app.logs", "app.hardware"},

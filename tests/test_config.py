@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import load_settings, unknown_variables
+from app.config import Settings, load_settings, unknown_variables
 from app.errors import StartupError
 from app.hardware import cpu_limit
 
@@ -81,3 +81,10 @@ def test_the_containers_cpu_limit_counts_not_the_hosts_cores(
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     assert cpu_limit(tmp_path) == (cores or 16)
+
+
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.default is not None])
+def test_every_default_can_be_written_in_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = getattr(Settings(), name)
+    monkeypatch.setenv(str(Settings.model_fields[name].alias), str(default))
+    assert getattr(load_settings(), name) == default

@@ -1,0 +1,89 @@
+"""Scores that replicas share, in Redis. What goes wrong here costs a score, never an answer."""
+
+import asyncio
+import logging
+import struct
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.cache import Score
+from app.errors import StartupError
+from app.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+PREFIX = b"reranker:"
+# Logit, tokens, truncated.
+FORM = struct.Struct("<fI?")
+# What a request may wait for Redis, and for how long nobody asks a Redis that did not answer.
+SECONDS = 0.1
+REST_SECONDS = 5.0
+
+Answer = TypeVar("Answer")
+
+
+class SharedCache:
+    """Owns the connections. One read and one write a request; neither raises. Used on the event loop only."""
+
+    def __init__(self, url: str, ttl: float, metrics: Metrics) -> None:
+        """`url` is `redis://`, `rediss://` or `unix://`; `ttl` in seconds. Raises `StartupError` for another."""
+        try:
+            self._redis: Redis = Redis.from_url(url, socket_connect_timeout=SECONDS, socket_timeout=SECONDS)
+        except ValueError as error:
+            raise StartupError(f"RERANKER_CACHE_URL is not valid: {error}") from None
+        self._ttl_ms = max(1, round(ttl * 1000))
+        self._metrics = metrics
+        self._resting_until = 0.0
+        self._answered = True
+
+    async def get(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        """Those of the scores that are there."""
+        found = await self._ask(self._redis.mget([PREFIX + key for key in keys])) if self._awake else None
+        scores = {key: score for key, value in zip(keys, found or (), strict=False) if (score := _read(value))}
+        if found is not None:
+            self._metrics.shared_lookups.labels("hit").inc(len(scores))
+            self._metrics.shared_lookups.labels("miss").inc(len(keys) - len(scores))
+        return scores
+
+    async def put(self, scores: Mapping[bytes, Score]) -> None:
+        """Let the other replicas have these."""
+        if not self._awake:
+            return
+        writes = self._redis.pipeline(transaction=False)
+        for key, score in scores.items():
+            writes.set(PREFIX + key, FORM.pack(*score), px=self._ttl_ms)
+        await self._ask(writes.execute())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    @property
+    def _awake(self) -> bool:
+        return time.monotonic() >= self._resting_until
+
+    async def _ask(self, question: Awaitable[Answer]) -> Answer | None:
+        """The answer, or None when there is none in time; then Redis is left alone for a while."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                answer = await question
+        except (RedisError, OSError, TimeoutError) as error:
+            self._metrics.shared_failures.inc()
+            self._resting_until = time.monotonic() + REST_SECONDS
+            if self._answered:
+                log.warning("The shared cache does not answer, going on without it: %s", error or type(error).__name__)
+            self._answered = False
+            return None
+        if not self._answered:
+            log.info("The shared cache answers again")
+        self._answered = True
+        return answer
+
+
+def _read(value: object) -> Score | None:
+    """A score as it was written; None for one that is not there, or that something else wrote."""
+    return Score(*FORM.unpack(value)) if isinstance(value, bytes) and len(value) == FORM.size else None

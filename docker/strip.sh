@@ -1,0 +1,11 @@
+#!/bin/sh
+# Take out of a virtual environment what nothing runs in a CPU image: tests, headers, plugins for other devices, pip.
+#   docker/strip.sh FOLDER
+set -eu
+packages=$(echo "$1"/lib/python3.*/site-packages)
+find "$packages" -type d \( -name tests -o -name test \) -path '*/site-packages/*' \
+  ! -path '*/torch/*' ! -path '*/sklearn/utils/*' -prune -exec rm -rf {} +
+rm -rf "$packages"/torch/test "$packages"/torch/include "$packages"/torch/bin/protoc*
+rm -rf "$packages"/openvino/include "$packages"/openvino/libs/libopenvino_intel_gpu_plugin.so \
+  "$packages"/openvino/libs/libopenvino_intel_npu_plugin.so "$packages"/openvino/libs/cache.json
+find "$packages" -name '*.a' -delete

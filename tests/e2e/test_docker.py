@@ -1,0 +1,169 @@
+"""The images and the Compose file on a real engine: built, started read-only, scaled, restarted, killed under load."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+from tests.e2e.process import MOONS, ROOT
+from tests.e2e.test_nginx import Load
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.e2e,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        not shutil.which("docker")
+        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0,
+        reason="no Docker engine answers",
+    ),
+]
+
+BASE = "python:3.11-slim-bookworm"
+MEGABYTES = {"slim": 520, "runtime": 1600}
+REPLICAS = 3
+ASK = f"""
+import json, urllib.request
+body = {json.dumps(MOONS)!r}.encode()
+request = urllib.request.Request("http://127.0.0.1:8000/rerank", body, {{"Content-Type": "application/json"}})
+print(urllib.request.urlopen(request).read().decode())
+"""
+
+
+def run(*command: object, **environment: str) -> str:
+    found = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+    assert found.returncode == 0, f"{command}\n{found.stdout[-3000:]}\n{found.stderr[-3000:]}"
+    return found.stdout.strip()
+
+
+def size(image: str) -> int:
+    return int(run("docker", "image", "inspect", "--format", "{{.Size}}", image)) // 1_000_000
+
+
+@pytest.fixture(scope="module", params=["slim", "runtime"])
+def image(request: pytest.FixtureRequest) -> str:
+    return build(request.param)
+
+
+def build(target: str) -> str:
+    tag = "reranker" if target == "runtime" else f"reranker:{target}"
+    run("docker", "build", "--network", "host", "--target", target, "--tag", tag, ".", DOCKER_BUILDKIT="0")
+    return tag
+
+
+def wait_until_healthy(container: str) -> None:
+    deadline = time.monotonic() + 180
+    while run("docker", "inspect", "--format", "{{.State.Health.Status}}", container) != "healthy":
+        assert time.monotonic() < deadline, run("docker", "logs", container)
+        time.sleep(0.5)
+
+
+def test_images_are_small_and_hold_no_compiler(image: str) -> None:
+    target = "slim" if image.endswith(":slim") else "runtime"
+    print(f"{image}: {size(image)} MB, of which {size(BASE)} MB are {BASE}")
+    assert size(image) <= MEGABYTES[target]
+    found = run("docker", "run", "--rm", image, "sh", "-c", "command -v gcc cc pip || true; ls -A ~/.cache /tmp; id -u")
+    assert found == "/home/reranker/.cache:\n\n/tmp:\n10001"
+
+
+def test_an_image_works_with_nothing_around_it(image: str) -> None:
+    """Read-only, no network, no capabilities, and ends well."""
+    options = (
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--network",
+        "none",
+        "--cap-drop",
+        "ALL",
+        "--memory",
+        "4g",
+        "--cpus",
+        "2",
+    )
+    container = run("docker", "run", "--detach", *options, image)
+    try:
+        wait_until_healthy(container)
+        answer = json.loads(run("docker", "exec", container, "python", "-c", ASK))
+        assert answer["results"][0]["index"] == 2
+        run("docker", "stop", "--time", "30", container)
+        assert run("docker", "inspect", "--format", "{{.State.ExitCode}}", container) == "0"
+    finally:
+        run("docker", "rm", "--force", container)
+
+
+class Stack:
+    """Replicas behind the proxy, by the Compose file."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.environment = {"RERANKER_PROXY_PORT": str(self.port), "COMPOSE_PROJECT_NAME": "rerankertest"}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def compose(self, *arguments: object) -> str:
+        return run("docker-compose", "--profile", "scale", *arguments, **self.environment)
+
+    def replicas(self) -> list[str]:
+        return self.compose("ps", "-q", "replica").split()
+
+    def up(self) -> None:
+        self.compose("up", "--detach", "--no-build", "--scale", f"replica={REPLICAS}", "proxy")
+        for replica in self.replicas():
+            wait_until_healthy(replica)
+        deadline = time.monotonic() + 30
+        while httpx.get(f"{self.url}/health/ready").status_code != httpx.codes.OK:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    build("runtime")
+    stack = Stack()
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--timeout", "5")
+
+
+def test_a_request_through_the_proxy(stack: Stack) -> None:
+    response = httpx.post(f"{stack.url}/rerank", json=MOONS)
+    assert response.json()["results"][0]["index"] == 2
+    assert len(stack.replicas()) == REPLICAS
+
+
+async def test_a_rolling_restart_loses_nothing(stack: Stack) -> None:
+    before = set(stack.replicas())
+    async with Load(stack.url) as load:
+        await asyncio.to_thread(run, "./manage_reranker.sh", "rolling-restart", **stack.environment)
+    after = set(stack.replicas())
+    assert len(after) == REPLICAS
+    assert not before & after
+    assert set(load.statuses) == {200}
+
+
+async def test_a_killed_replica_takes_at_most_its_own_requests_with_it(stack: Stack) -> None:
+    async with Load(stack.url) as load:
+        await asyncio.sleep(2)
+        await asyncio.to_thread(run, "docker", "kill", "--signal", "KILL", stack.replicas()[0])
+        await asyncio.sleep(10)
+    assert set(load.statuses) <= {200, 502, 503, 504}
+    assert sum(load.statuses.values()) - load.statuses[200] <= 6

@@ -1,0 +1,187 @@
+"""Replicas behind a real nginx with the configuration that is shipped."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+from tests.e2e.process import MOONS, ROOT, service, start, wait_until_ready
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed"),
+]
+
+REPLICAS = 3
+# Nobody reads their logs while they run.
+QUIET = {"RERANKER_LOG_LEVEL": "warning"}
+
+
+@contextmanager
+def proxy(folder: Path, upstreams: Sequence[str], **settings: object) -> Iterator[str]:
+    port = free_port()
+    environment = os.environ | {
+        "RUN_DIR": str(folder),
+        "RERANKER_PROXY_PORT": str(port),
+        "UPSTREAM_SERVERS": " ".join(upstream.removeprefix("http://") for upstream in upstreams),
+        **{name: str(value) for name, value in settings.items()},
+    }
+    log = folder / "nginx.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([ROOT / "docker/nginx/start.sh"], env=environment, stdout=output, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not answers(url):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_request_goes_through_with_its_id(tmp_path: Path) -> None:
+    with service() as (replica, _), proxy(tmp_path, [replica]) as url:
+        response = httpx.post(f"{url}/rerank", json=MOONS, headers={"X-Request-Id": "from-far-away"})
+        assert response.json()["results"][0]["index"] == 2
+        assert response.headers["x-request-id"] == "from-far-away"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "nginx/" not in response.headers["server"]
+        assert httpx.get(f"{url}/health").json()["status"] == "ok"
+        assert httpx.get(f"{url}/metrics").status_code == 404
+
+
+def test_limits_are_the_services_own(tmp_path: Path) -> None:
+    with service() as (replica, _), proxy(tmp_path, [replica], RERANKER_MAX_BODY_BYTES=4096) as url:
+        body = {"query": "a", "documents": ["b" * 5000]}
+        assert httpx.post(f"{url}/rerank", json=body).status_code == 413
+        assert httpx.post(f"{replica}/rerank", json=body).status_code == 200
+
+
+def test_refusals_arrive_untouched_when_all_are_full(tmp_path: Path) -> None:
+    full = {"RERANKER_MAX_PARALLEL": 1, "RERANKER_MAX_QUEUE": 0, "RERANKER_OVERLOAD_STATUS": 429}
+    with service(**full) as (replica, _), proxy(tmp_path, [replica]) as url:
+        found = asyncio.run(burst(url, 40))
+    assert set(found) == {200, 429}
+
+
+async def burst(url: str, count: int) -> Counter[int]:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        bodies = [{"query": f"q {n}", "documents": [f"{n} {m} moon " * 40 for m in range(20)]} for n in range(count)]
+        responses = await asyncio.gather(*(client.post("/rerank", json=body) for body in bodies))
+    for response in responses:
+        if response.status_code == 429:
+            assert int(response.headers["Retry-After"]) >= 1
+            assert response.json()["message"].startswith("Queue is full")
+    return Counter(response.status_code for response in responses)
+
+
+def test_no_replica_is_said_in_the_services_words(tmp_path: Path) -> None:
+    with proxy(tmp_path, [f"127.0.0.1:{free_port()}"]) as url:
+        response = httpx.post(f"{url}/rerank", json=MOONS)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+        assert response.json()["error"]["type"] == "unavailable"
+        assert httpx.get(f"{url}/health/ready").status_code == 503
+
+
+class Load:
+    """Clients that never stop asking; every answer's status is counted, and what was no answer."""
+
+    def __init__(self, url: str) -> None:
+        self.statuses: Counter[object] = Counter()
+        self._url, self._number, self._going = url, 0, True
+
+    async def __aenter__(self) -> "Load":
+        self._clients = [asyncio.create_task(self._ask()) for _ in range(6)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._going = False
+        await asyncio.gather(*self._clients)
+
+    async def _ask(self) -> None:
+        async with httpx.AsyncClient(base_url=self._url, timeout=60) as client:
+            while self._going:
+                self._number += 1
+                body = {"query": f"moons {self._number}", "documents": [f"moon {self._number} {n}" for n in range(10)]}
+                try:
+                    self.statuses[(await client.post("/rerank", json=body)).status_code] += 1
+                except httpx.TransportError as error:
+                    self.statuses[repr(error)] += 1
+
+
+class Replicas:
+    """Services on ports of their own, which can be restarted."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.ports = [free_port() for _ in range(REPLICAS)]
+        self.processes: list[Any] = [start(port, **QUIET) for port in self.ports]
+        stack.callback(self._end)
+        for index in range(REPLICAS):
+            self.wait(index)
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
+
+    def wait(self, index: int) -> None:
+        wait_until_ready(self.urls[index], self.processes[index])
+
+    def restart(self, index: int) -> None:
+        self.processes[index].terminate()
+        self.processes[index].communicate(timeout=60)
+        assert self.processes[index].returncode == 0
+        self.processes[index] = start(self.ports[index], **QUIET)
+        self.wait(index)
+
+    def _end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+async def replicas() -> AsyncIterator[Replicas]:
+    with ExitStack() as stack:
+        yield await asyncio.to_thread(Replicas, stack)
+
+
+async def test_a_rolling_restart_loses_nothing(replicas: Replicas, tmp_path: Path) -> None:
+    with proxy(tmp_path, replicas.urls) as url:
+        async with Load(url) as load:
+            for index in range(REPLICAS):
+                await asyncio.to_thread(replicas.restart, index)
+                await asyncio.sleep(0.5)
+    assert set(load.statuses) == {200}
+    assert load.statuses[200] > 100
+
+
+async def test_a_killed_replica_takes_at_most_its_own_requests_with_it(replicas: Replicas, tmp_path: Path) -> None:
+    with proxy(tmp_path, replicas.urls) as url:
+        async with Load(url) as load:
+            await asyncio.sleep(1)
+            replicas.processes[0].send_signal(signal.SIGKILL)
+            await asyncio.sleep(2)
+            before = load.statuses[200]
+            await asyncio.sleep(1)
+    assert set(load.statuses) <= {200, 502, 503, 504}
+    assert sum(load.statuses.values()) - load.statuses[200] <= 6
+    assert load.statuses[200] > before

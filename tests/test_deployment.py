@@ -1,0 +1,88 @@
+"""Compose files, Dockerfiles, entry points and `Settings` say the same."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.config import Settings, environment_names
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
+# The image's own: where it listens, and where its volume is.
+OF_THE_IMAGE = {"RERANKER_HOST", "RERANKER_PORT", "RERANKER_EXPORT_DIR"}
+OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE"}
+OF_THE_PROXY = {"RERANKER_PROXY_PORT", "RERANKER_PROXY_TIMEOUT"}
+
+
+def compose(*files: str) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for file in files:
+        for name, service in yaml.safe_load((ROOT / file).read_text())["services"].items():
+            merged.setdefault(name, {}).update(service)
+    return merged
+
+
+@pytest.mark.parametrize("service", ["reranker", "replica"])
+def test_compose_passes_on_every_setting(service: str) -> None:
+    names = set(compose("docker-compose.yaml")[service]["environment"])
+    assert names == set(environment_names()) - OF_THE_IMAGE | OF_LIBRARIES
+
+
+def test_compose_passes_values_on_and_sets_none() -> None:
+    assert set(compose("docker-compose.yaml")["reranker"]["environment"].values()) == {None}
+
+
+def test_what_the_gpu_changes_are_settings() -> None:
+    base, gpu = compose("docker-compose.yaml"), compose("docker-compose.gpu.yaml")
+    assert set(gpu) == {"reranker", "replica"}
+    for service in gpu.values():
+        assert set(service["environment"]) <= set(environment_names())
+        assert set(service) - {"deploy"} <= set(base["reranker"])
+
+
+def test_containers_are_given_the_time_to_drain() -> None:
+    timeout = Settings.model_fields["shutdown_timeout"].default
+    for service in ("reranker", "replica"):
+        assert int(compose("docker-compose.yaml")[service]["stop_grace_period"].removesuffix("s")) > timeout
+
+
+def test_the_proxys_limits_are_the_services_own() -> None:
+    script = (ROOT / "docker/nginx/start.sh").read_text()
+    default = re.search(r"RERANKER_MAX_BODY_BYTES:-(\d+)", script)
+    assert default
+    assert int(default[1]) == Settings.model_fields["max_body_bytes"].default
+    timeout = re.search(r"RERANKER_PROXY_TIMEOUT:-(\d+)", script)
+    assert timeout
+    assert int(timeout[1]) > Settings.model_fields["queue_timeout"].default
+    named = set(re.findall(r"\b(RERANKER_[A-Z_]+)", script))
+    assert named <= OF_THE_PROXY | set(environment_names())
+
+
+@pytest.mark.parametrize("file", DOCKERFILES)
+def test_images_set_settings_that_exist_and_copy_files_that_do(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert set(re.findall(r"\b(RERANKER_[A-Z_]+)=", text)) <= OF_THE_IMAGE
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for source in line.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in ignored
+    assert "USER 10001" in text
+    assert 'ENTRYPOINT ["entrypoint.sh"]' in text
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.gpu.yaml"])
+def test_compose_files_meet_todays_specification(file: str) -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / file)]
+    found = subprocess.run(
+        [str(Path(sys.executable).parent / command[0]), *command[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr

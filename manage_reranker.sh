@@ -72,7 +72,7 @@ compose() {
   if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
 
-# Until all replicas are healthy and the proxy knows the new one.
+# Until all replicas are healthy.
 wait_for_replicas() {
   local deadline=$((SECONDS + 600)) id
   for id in $(compose ps -q replica); do
@@ -84,11 +84,16 @@ wait_for_replicas() {
       sleep 1
     done
   done
+}
+
+# Have the proxy send nothing more to these addresses; it looks every two seconds.
+leave() {
+  compose exec -T proxy sh -c 'printf "%s\n" "$@" >/tmp/reranker/leaving' sh "$@"
   sleep 5
 }
 
 rolling_restart() {
-  local old number=0
+  local old id number=0
   mapfile -t old < <(compose ps -q replica)
   if ((${#old[@]} == 0)); then
     echo "No replicas run; 'docker-compose --profile scale up -d --scale replica=3 proxy' starts them." >&2
@@ -99,9 +104,11 @@ rolling_restart() {
     compose --profile scale up -d --no-deps --no-recreate --scale "replica=$((${#old[@]} + 1))" replica
     wait_for_replicas
     echo "Replica $number of ${#old[@]}: stopping ${id:0:12} ..."
+    leave "$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$id"):8000"
     docker stop --time 45 "$id" >/dev/null
     docker rm "$id" >/dev/null
   done
+  leave none
 }
 
 [[ $# -eq 1 ]] || { usage >&2; exit 2; }

@@ -9,6 +9,8 @@
 #   RERANKER_PROXY_PORT       where it listens (8080)
 #   RUN_DIR                   for its files (/tmp/reranker)
 #
+# A replica whose address and port is a line of $RUN_DIR/leaving gets no new requests: it is about to be stopped.
+#
 # With a certificate in /etc/nginx/tls (tls.crt, tls.key) it listens on 8443 too.
 set -eu
 run=${RUN_DIR:-/tmp/reranker}
@@ -20,7 +22,7 @@ addresses() {
     echo "$UPSTREAM_SERVERS" | tr ' ' '\n'
   else
     getent ahostsv4 "${UPSTREAM:-replica}" | while read -r address _; do echo "$address:${UPSTREAM_PORT:-8000}"; done
-  fi | sort -u
+  fi | sort -u | { grep -vxFf "$run/leaving" || true; }
 }
 
 # Never taken out for a while by nginx itself (max_fails): a full replica's own answer is wanted.
@@ -52,6 +54,7 @@ ssl_protocols TLSv1.2 TLSv1.3;
 END
 fi
 rm -f "$run/upstream.conf"
+: >"$run/leaving"
 write_upstream
 follow &
 exec nginx -p "$run" -c "$run/nginx.conf" -g 'daemon off;'

@@ -19,14 +19,14 @@ def main(arguments: list[str]) -> int:
     except StartupError as error:
         print(error, file=sys.stderr)
         return 1
+    configure_logging(settings.log_level)
+    for name in unknown_variables():
+        log.warning("%s is not a setting of this service and has no effect", name)
     if arguments == ["--check"]:
         return 0
     from app.main import create_app
     from app.server import serve
 
-    configure_logging(settings.log_level)
-    for name in unknown_variables():
-        log.warning("%s is not a setting of this service and has no effect", name)
     return serve(create_app(settings), settings.host, settings.port, settings.shutdown_timeout)
 
 

@@ -1,13 +1,14 @@
 """The command `reranker`: serve, export, and ask a running service."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from app import __version__
 from app.__main__ import run
 from app.export import main as export
 from reranker_client import Client, Ranking, RerankError
@@ -17,13 +18,27 @@ cli = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Put passages in the order of their relevance to a query.",
 )
 Answer = TypeVar("Answer")
 
 Url = Annotated[str, typer.Option(help="Where the service is", envvar="RERANKER_URL")]
 ApiKey = Annotated[str | None, typer.Option(help="The service's API key", envvar="RERANKER_API_KEY", show_envvar=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print it", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Put passages in the order of their relevance to a query."""
 
 
 @cli.command()
@@ -61,7 +76,10 @@ def info(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False
 
 @cli.command()
 def rerank(
-    file: Annotated[typer.FileText, typer.Argument(help="One document a line: text, or JSON; - is the standard input")],
+    file: Annotated[
+        typer.FileText,
+        typer.Argument(encoding="utf-8-sig", help="One document a line: text, or JSON; - is the standard input"),
+    ],
     query: Annotated[str, typer.Option("--query", "-q", help="The question or search text")],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to print")] = None,
     url: Url = DEFAULT_URL,
@@ -78,27 +96,31 @@ def rerank(
 
     `rg -i tide notes/ | reranker rerank -q "what causes tides" -k 5 -`
     """
-    documents = list(_documents(file))
-    if not documents:
+    try:
+        lines = dict(_documents(file))
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"is not UTF-8: {error}", param_hint="FILE") from None
+    if not lines:
         raise typer.BadParameter("has no lines", param_hint="FILE")
     with Client(url, api_key) as client:
-        ranking = _or_exit(lambda: client.rerank(query, documents, top_k=top_k, return_documents=True))
+        ranking = _or_exit(lambda: client.rerank(query, list(lines.values()), top_k=top_k, return_documents=True))
     if as_json:
         print(ranking.model_dump_json(indent=2, exclude_none=True))
         return
-    _print_table(ranking)
+    _print_table(ranking, list(lines))
 
 
-def _documents(lines: Iterable[str]) -> Iterator[str | dict[str, Any]]:
+def _documents(lines: Iterable[str]) -> Iterator[tuple[int, str | dict[str, Any]]]:
+    """Those that are not empty, with their numbers."""
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if text.startswith(("{", '"')):
             try:
-                yield json.loads(text)
+                yield number, json.loads(text)
             except ValueError as error:
                 raise typer.BadParameter(f"line {number} is not JSON: {error}", param_hint="FILE") from None
         elif text:
-            yield text
+            yield number, text
 
 
 def _or_exit(call: Callable[[], Answer]) -> Answer:
@@ -109,15 +131,16 @@ def _or_exit(call: Callable[[], Answer]) -> Answer:
         raise typer.Exit(1) from None
 
 
-def _print_table(ranking: Ranking) -> None:
-    table = Table("rank", "score", "line", "document")
+def _print_table(ranking: Ranking, numbers: Sequence[int]) -> None:
+    table = Table("rank", "score", "line", "id", "document")
     for column in table.columns[:3]:
         column.justify = "right"
-    table.columns[3].overflow = "fold"
+    table.columns[4].overflow = "fold"
     for rank, result in enumerate(ranking, 1):
         document = result.document
         text = (document.text if document else None) or (
             document.model_dump_json(exclude_none=True) if document else ""
         )
-        table.add_row(str(rank), f"{result.relevance_score:.4f}", str(result.id or result.index + 1), text)
+        identifier = "" if result.id is None else str(result.id)
+        table.add_row(str(rank), f"{result.relevance_score:.4f}", str(numbers[result.index]), identifier, text)
     Console().print(table)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -104,17 +104,18 @@ class Settings(BaseSettings):
         return replace(DEVICE_DEFAULTS[device.split(":", maxsplit=1)[0]], **asked)
 
     def keys(self) -> list[str]:
-        """All API keys, from the variable and from the file. Raises `StartupError` where the file gives none."""
-        keys = _split(self.api_keys.get_secret_value()) if self.api_keys else []
-        if self.api_keys_file is None:
-            return keys
-        try:
-            from_file = _split(self.api_keys_file.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise StartupError(f"RERANKER_API_KEYS_FILE={self.api_keys_file} cannot be read: {error}") from None
-        if not from_file:
-            raise StartupError(f"RERANKER_API_KEYS_FILE={self.api_keys_file} has no key in it")
-        return keys + from_file
+        """All API keys, from the variable and from the file. Raises `StartupError` where one of them gives none."""
+        keys: list[str] = []
+        if self.api_keys:
+            keys += _split(self.api_keys.get_secret_value()) or _no_key("RERANKER_API_KEYS")
+        if self.api_keys_file:
+            name = f"RERANKER_API_KEYS_FILE={self.api_keys_file}"
+            try:
+                lines = [line.strip() for line in self.api_keys_file.read_text().splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise StartupError(f"{name} cannot be read: {error}") from None
+            keys += [line for line in lines if line and not line.startswith("#")] or _no_key(name)
+        return keys
 
     def origins(self) -> list[str]:
         """The web origins that browsers may call from."""
@@ -127,8 +128,13 @@ class Settings(BaseSettings):
 
 
 def _split(values: str) -> list[str]:
-    """Values with commas, spaces or line ends between them."""
-    return values.replace(",", " ").split()
+    """Values with commas between them."""
+    return [value.strip() for value in values.split(",") if value.strip()]
+
+
+def _no_key(name: str) -> NoReturn:
+    """A key was meant to be there: without one the service would be open to all."""
+    raise StartupError(f"{name} has no key in it")
 
 
 def environment_names() -> list[str]:

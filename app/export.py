@@ -9,8 +9,10 @@ import logging
 import os
 import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -238,19 +240,20 @@ def main(
     ):
         raise typer.BadParameter(f"{backend} with {precision} is not supported")
     try:
-        manifest = export_model(
-            model,
-            backend,
-            cast(Precision, precision),
-            output,
-            revision=revision,
-            max_length=max_length,
-            threads=settings.threads,
-            calibration=calibration,
-            evaluation=evaluate,
-            trust_remote_code=settings.trust_remote_code,
-            force=force,
-        )
+        with redirect_stdout(sys.stderr):  # the quantisation's progress; ours is the report
+            manifest = export_model(
+                model,
+                backend,
+                cast(Precision, precision),
+                output,
+                revision=revision,
+                max_length=max_length,
+                threads=settings.threads,
+                calibration=calibration,
+                evaluation=evaluate,
+                trust_remote_code=settings.trust_remote_code,
+                force=force,
+            )
     except StartupError as error:
         typer.echo(f"Not exported: {error}", err=True)
         raise typer.Exit(UNUSABLE_MODEL if isinstance(error, UnusableModel) else 1) from None

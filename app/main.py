@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
@@ -18,6 +19,7 @@ from app.api import native, nim, operations, tei, vllm
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
+from app.api.service import TIMING_HEADERS
 from app.backends import Scorer, load_scorer
 from app.batcher import Batcher
 from app.cache import ScoreCache
@@ -52,10 +54,18 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
     keys = ApiKeys(settings.keys(), settings.protect_metrics)
     app.add_middleware(RequestGuard, keys=keys, max_body_bytes=settings.max_body_bytes, metrics=app.state.metrics)
     if origins := settings.origins():
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id", *TIMING_HEADERS],
+        )
     add_error_handlers(app, settings.overload_status)
+    # Said in the OpenAPI document; RequestGuard is who checks it.
+    keys_wanted = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
     for dialect in (tei, native, vllm, nim, operations):
-        app.include_router(dialect.router)
+        app.include_router(dialect.router, dependencies=keys_wanted)
     return app
 
 

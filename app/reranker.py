@@ -68,6 +68,8 @@ class Passage(NamedTuple):
     query: str
     text: str
     span: Span | None = None
+    cut: bool = False
+    """Whether windows after this one are left out."""
 
 
 @dataclass(slots=True)
@@ -157,7 +159,10 @@ class Reranker:
         if not query.documents:
             raise InvalidRequest(f"{documents_name}: at least one is required")
         if queries is query.query and len(queries) != len(query.documents):
-            raise InvalidRequest(f"{query_name}: {len(queries)} for {len(query.documents)} of {documents_name}")
+            raise InvalidRequest(
+                f"{query_name}: {len(queries)} texts for {len(query.documents)} of {documents_name}: "
+                "needs one, or as many"
+            )
         if len(query.documents) > self.limits.max_documents:
             raise TooLarge(
                 f"{documents_name}: at most {self.limits.max_documents} are accepted (RERANKER_MAX_DOCUMENTS), "
@@ -220,7 +225,9 @@ class Reranker:
         found = await asyncio.get_running_loop().run_in_executor(self._tokenizers, self._windows, query, passages)
         timings.tokenize = perf_counter() - started
         windows = [
-            passage._replace(text=passage.text[slice(*span)], span=span)
+            passage._replace(
+                text=passage.text[slice(*span)], span=span, cut=len(spans) > (query.max_windows or len(spans))
+            )
             for passage, spans in zip(passages, found, strict=True)
             for span in spans[: query.max_windows]
         ]
@@ -277,7 +284,7 @@ class Reranker:
             pairs=len(scored_passages),
             scored=scored,
             tokens=sum(score.tokens for _, score in scored_passages),
-            truncated=len({passage.document for passage, score in scored_passages if score.truncated}),
+            truncated=len({passage.document for passage, score in scored_passages if score.truncated or passage.cut}),
             timings=timings,
         )
 
@@ -295,6 +302,6 @@ def _refuse_truncated(query: RerankQuery, passages: Sequence[Passage], pairs: Se
     for passage, pair in zip(passages, pairs, strict=True):
         if pair.truncated:
             raise InvalidRequest(
-                f"{query.names[1]}[{passage.document}]: does not fit the model's window beside the query, and the "
-                "request asks not to truncate"
+                f"{query.names[1]}[{passage.document}]: is longer than the window leaves beside the query, or than "
+                "max_tokens_per_doc, and the request asks not to truncate"
             )

@@ -1,5 +1,6 @@
 """The two clients, which share all but the waiting."""
 
+import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -55,9 +56,9 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
+    def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
         try:
-            return _content(self._http.request(method, path, json=body))
+            return _content(self._http.request(method, path, content=body))
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
 
@@ -93,9 +94,9 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _call(self, method: str, path: str, body: Any = None) -> Any:
+    async def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
         try:
-            return _content(await self._http.request(method, path, json=body))
+            return _content(await self._http.request(method, path, content=body))
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
 
@@ -105,12 +106,16 @@ def _retry(retries: int) -> Retry:
     return Retry(total=retries, allowed_methods=["GET", "POST"], status_forcelist=RETRIED_STATUSES, backoff_factor=0.25)
 
 
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+def _headers(api_key: str | None) -> dict[bytes, bytes]:
+    key = {b"Authorization": f"Bearer {api_key}".encode()} if api_key else {}
+    return {b"Content-Type": b"application/json"} | key
 
 
-def _body(query: str, documents: Documents, top_k: int | None, options: dict[str, Any]) -> dict[str, Any]:
-    return {"query": query, "documents": list(documents), "top_k": top_k, **options}
+def _body(query: str, documents: Documents, top_k: int | None, options: dict[str, Any]) -> bytes:
+    if isinstance(documents, str):
+        raise TypeError("documents is one text; a list of them is needed")
+    # As ASCII: what cannot be written in UTF-8 is for the service to refuse.
+    return json.dumps({"query": query, "documents": list(documents), "top_k": top_k, **options}).encode()
 
 
 def _content(response: httpx.Response) -> Any:

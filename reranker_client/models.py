@@ -66,6 +66,9 @@ class Ranking(Answer):
     def __iter__(self) -> Iterator[Result]:  # type: ignore[override]
         return iter(self.results)
 
+    def __getitem__(self, rank: int) -> Result:
+        return self.results[rank]
+
     def __len__(self) -> int:
         return len(self.results)
 

@@ -97,6 +97,13 @@ async def test_truncated_documents_are_counted_also_from_the_cache(serve: Serve)
             assert response.json()["usage"]["prompt_tokens"] == 4 * 3 + 3 + 3 + 3 + 2
 
 
+async def test_probes_may_use_head_and_browsers_find_the_documentation(serve: Serve) -> None:
+    async with serve() as client:
+        for path in ("/health", "/health/live", "/health/ready"):
+            assert (await client.head(path)).status_code == 200
+        assert (await client.get("/")).headers["location"] == "/docs"
+
+
 async def test_known_pairs_are_not_scored_again(serve: Serve, scorer: FakeScorer) -> None:
     async with serve() as client:
         await client.post("/rerank", json=BODY)
@@ -169,7 +176,7 @@ ERRORS = [
         "body: at most 2000 bytes are accepted (RERANKER_MAX_BODY_BYTES), got 2",
     ),
     ({"query": "q", "documents": ["a"], "timeout_ms": 10**400}, 422, "timeout_ms: input should be less than or equal"),
-    ([1, 2], 422, "body: input should be a valid dictionary"),
+    ([1, 2], 422, "body: must be an object, got"),
 ]
 
 

@@ -29,6 +29,12 @@ async def test_the_client_ranks(serve: Serve) -> None:
             assert long.window is not None
             assert (long.window.start, long.window.end) == (6, 11)
             assert client.info().model_id == "fake"
+            assert ranking[0] == best
+            with pytest.raises(TypeError, match="list of them"):
+                client.rerank(QUERY, "bread")
+            with pytest.raises(RerankError, match=r"surrogate|[Uu]nicode|UTF-8") as refused:
+                client.rerank(QUERY, ["\ud800"])
+            assert refused.value.status in (400, 422)
 
     async with serve() as http:
         await asyncio.to_thread(use, str(http.base_url))

@@ -24,10 +24,11 @@ SECRET = "first-key"
         {"X-API-Key": SECRET},
         {"X-API-Key": "second-key"},
         {"Authorization": "Bearer wrong", "X-API-Key": SECRET},
+        {"Authorization": "Bearer schlüssel mit leerzeichen".encode()},
     ],
 )
-async def test_a_known_key_comes_in(serve: Serve, headers: dict[str, str]) -> None:
-    async with serve(api_keys=f"{SECRET}, second-key") as client:
+async def test_a_known_key_comes_in(serve: Serve, headers: dict[str, Any]) -> None:
+    async with serve(api_keys=f"{SECRET}, second-key,schlüssel mit leerzeichen") as client:
         assert (await client.post("/rerank", json=BODY, headers=headers)).status_code == 200
         assert (await client.get("/info", headers=headers)).status_code == 200
 
@@ -47,7 +48,7 @@ async def test_a_known_key_comes_in(serve: Serve, headers: dict[str, str]) -> No
 )
 async def test_others_stay_out(serve: Serve, headers: dict[str, Any]) -> None:
     async with serve(api_keys=f"{SECRET},second-key") as client:
-        for method, path in (("POST", "/rerank"), ("POST", "/score"), ("GET", "/info"), ("GET", "/docs")):
+        for method, path in (("POST", "/rerank"), ("POST", "/score"), ("GET", "/info"), ("GET", "/v1/models")):
             response = await client.request(method, path, json=BODY, headers=headers)
             assert response.status_code == 401, path
             assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -62,8 +63,10 @@ async def test_others_stay_out(serve: Serve, headers: dict[str, Any]) -> None:
 
 async def test_probes_need_no_key_and_metrics_if_so_set(serve: Serve) -> None:
     async with serve(api_keys=SECRET) as client:
-        for path in ("/health", "/health/live", "/health/ready", "/metrics"):
+        for path in ("/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
+        schema = (await client.get("/openapi.json")).json()
+        assert schema["paths"]["/rerank"]["post"]["security"] == [{"HTTPBearer": []}]
     async with serve(api_keys=SECRET, protect_metrics=True) as client:
         assert (await client.get("/health")).status_code == 200
         assert (await client.get("/metrics")).status_code == 401
@@ -86,15 +89,22 @@ async def test_a_stranger_cannot_make_the_service_read_a_body(serve: Serve) -> N
 
 def test_keys_come_from_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text("one\ntwo\n\n")
+    file.write_text("one\n# of team a, revoked\ntwo words\n\n")
     monkeypatch.setenv("RERANKER_API_KEYS", "zero")
     monkeypatch.setenv("RERANKER_API_KEYS_FILE", str(file))
     settings = load_settings()
-    assert settings.keys() == ["zero", "one", "two"]
+    assert settings.keys() == ["zero", "one", "two words"]
     assert "zero" not in repr(settings)
 
 
-@pytest.mark.parametrize("content", [None, "", " \n"])
+@pytest.mark.parametrize("value", [",", " , ,"])
+def test_a_variable_without_keys_is_no_open_door(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("RERANKER_API_KEYS", value)
+    with pytest.raises(StartupError, match="RERANKER_API_KEYS has no key"):
+        load_settings()
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", "# one\n"])
 def test_a_file_without_keys_is_no_open_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:

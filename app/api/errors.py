@@ -41,6 +41,7 @@ BAD_REQUEST = 400
 UNREADABLE = "The body cannot be read: it must be JSON in UTF-8, neither compressed nor nested too deeply"
 # Where a route takes several dialects pydantic puts the name of the one chosen before the field's.
 DIALECTS = {("native",), ("tei",)}
+NOT_AN_OBJECT = "must be an object"
 INTERNAL = (500, "internal_error", "failed")
 
 
@@ -154,7 +155,7 @@ def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
 
 
 def _explain_one(problem: Any) -> str:
-    message = problem["msg"]
+    message = NOT_AN_OBJECT if problem["type"].startswith("model_") else problem["msg"].replace(" after validation", "")
     got = "" if problem["type"] == "missing" else f", got {_shorten(problem['input'])}"
     return f"{_field(problem)}: {message[0].lower()}{message[1:]}{got}"
 

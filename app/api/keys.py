@@ -9,14 +9,16 @@ from starlette.types import Scope
 
 from app.errors import Unauthorized
 
-OPEN_PATHS = {"/health", "/health/live", "/health/ready"}
+# The documentation has no secrets, and a browser cannot send a key for it.
+OPEN_PATHS = {"/", "/health", "/health/live", "/health/ready", "/docs", "/redoc", "/openapi.json"}
+OPEN_FOLDER = "/static-offline-docs/"
 
 
 class ApiKeys:
     """Owns the known keys, as digests. Without any, everybody may come in."""
 
     def __init__(self, keys: Iterable[str], protect_metrics: bool = False) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
         self._open_paths = OPEN_PATHS if protect_metrics else OPEN_PATHS | {"/metrics"}
 
     def check(self, scope: Scope) -> None:
@@ -25,16 +27,18 @@ class ApiKeys:
         A key comes as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
         sends that), or as `X-API-Key`.
         """
-        if not self._digests or scope["path"] in self._open_paths:
+        path = scope["path"]
+        if not self._digests or path in self._open_paths or path.startswith(OPEN_FOLDER):
             return
         headers = Headers(scope=scope)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else headers.get("authorization", "")
-        sent = [_digest(value) for value in (bearer, headers.get("x-api-key", "")) if value]
+        # Headers are bytes; what decoded them took them for Latin-1.
+        sent = [_digest(value.encode("latin-1")) for value in (bearer, headers.get("x-api-key", "")) if value]
         # All are compared, and digests, so that the time taken tells nothing about a key.
         if not sum([hmac.compare_digest(known, value) for known in self._digests for value in sent]):
             raise Unauthorized("The API key is wrong" if sent else "An API key is needed: 'Authorization: Bearer KEY'")
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.blake2b(key).digest()

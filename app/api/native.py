@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from fastapi import APIRouter, Request, Response
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, to_json
 
 from app.api.errors import ERROR_RESPONSES
@@ -79,10 +90,27 @@ class Document(BaseModel):
     text: Text | None = None
     id: Text | int | None = None
     metadata: dict[str, Any] | None = None
+    _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        document = handler(value)
+        if isinstance(value, dict):
+            document._sent = value
+        return document
+
+    @model_serializer
+    def _as_sent(self) -> dict[str, Any]:
+        return self._sent
+
+    def is_plain(self, fields: list[str]) -> bool:
+        """Whether the model reads `text` as it is."""
+        return self.text is not None and (fields == TEXT_FIELDS or self.model_fields_set == {"text"})
 
     def as_text(self, index: int, fields: list[str]) -> str:
         """What the model reads: a lone `text` as it is, other fields as YAML. Raises `InvalidRequest`."""
-        if self.text is not None and (fields == TEXT_FIELDS or self.model_fields_set == {"text"}):
+        if self.text is not None and self.is_plain(fields):
             return self.text
         own = self.__dict__ | (self.model_extra or {})
         values = {name: own[name] for name in fields if own.get(name) is not None}
@@ -266,7 +294,8 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
         relevance_score=score,
         id=document.id,
         document=document if request.return_documents else None,
-        window=Window(start=span[0], end=span[1]) if span else None,
+        # Of a document that was rendered there is no place that its sender could look up.
+        window=Window(start=span[0], end=span[1]) if span and document.is_plain(request.rank_fields) else None,
     )
 
 

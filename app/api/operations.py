@@ -4,7 +4,7 @@ import time
 from typing import Any, Literal
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from prometheus_client.exposition import choose_encoder
 
 from app import __version__
@@ -16,6 +16,13 @@ from app.reranker import Reranker
 router = APIRouter(tags=["operations"])
 
 
+@router.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    """Whoever looks here with a browser."""
+    return RedirectResponse("/docs")
+
+
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Status and concurrency", responses={503: {"description": "Not ready"}})
 async def health(request: Request) -> JSONResponse:
     """Status, engine and concurrency figures; 503 while the service's own state makes it refuse requests."""
@@ -43,12 +50,14 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(body, 200 if problem is None else 503)
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="The process answers")
 async def live() -> dict[str, str]:
     """200 as long as the event loop turns."""
     return {"status": "alive"}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Requests are served", responses={503: {"description": "Not ready"}})
 async def ready(request: Request) -> JSONResponse:
     """503 while loading, draining or unhealthy."""

@@ -17,6 +17,7 @@ REASONS = {
     Phase.FAILED: "The service failed to start",
 }
 RETRY_AFTER = 2
+TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
 LOGGED_CHARS = 80
 
 
@@ -37,13 +38,8 @@ async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple
 def answer(ranking: Ranking, content: BaseModel) -> Response:
     """The content as JSON, with the timing headers of text-embeddings-inference: whole milliseconds, and tokens."""
     timings = ranking.timings
-    headers = {
-        "x-total-time": _whole(timings.total),
-        "x-queue-time": _whole(timings.queue),
-        "x-tokenization-time": _whole(timings.tokenize),
-        "x-inference-time": _whole(timings.inference),
-        "x-compute-tokens": str(ranking.tokens),
-    }
+    times = (_whole(seconds) for seconds in (timings.total, timings.queue, timings.tokenize, timings.inference))
+    headers = dict(zip(TIMING_HEADERS, (*times, str(ranking.tokens)), strict=True))
     return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app import __version__
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, ROOT, service
 
@@ -41,7 +42,7 @@ def test_lines_are_ranked(url: str, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
     rows = [line.split() for line in found.stdout.splitlines() if line.startswith("│")]
     assert [row[1] for row in rows] == ["1", "2"]
-    assert (rows[0][5], rows[0][7]) == ("3", "Saturn")
+    assert (rows[0][5], rows[0][8]) == ("5", "Saturn")  # its line in the file, empty ones counted
 
 
 def test_json_lines_in_and_json_out(url: str) -> None:
@@ -74,6 +75,19 @@ def test_mistakes(arguments: tuple[str, ...], stdin: str, status: int, message: 
     found = run(*arguments, stdin=stdin, **settings)
     assert (found.returncode, message in found.stderr) == (status, True), found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_file_that_is_not_utf_8_is_said_so(tmp_path: Path) -> None:
+    file = tmp_path / "latin"
+    file.write_bytes("Montréal".encode("latin-1"))
+    found = run("rerank", "-q", "a", str(file))
+    assert (found.returncode, "is not UTF-8" in found.stderr) == (2, True), found.stderr
+
+
+def test_version_and_check() -> None:
+    assert run("--version").stdout.strip() == __version__
+    found = run("serve", "--check", RERANKER_PRTO="1")
+    assert (found.returncode, "RERANKER_PRTO is not a setting" in found.stderr) == (0, True), found.stderr
 
 
 @pytest.mark.parametrize("command", ["", "serve", "export", "info", "rerank"])

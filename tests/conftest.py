@@ -18,6 +18,11 @@ from tests.fakes import FakeScorer
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Client libraries last: they are being installed while the other tests run."""
+    items.sort(key=lambda item: item.get_closest_marker("clients") is not None)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that is about to happen; the test's own timeout ends it when it does not."""
     while not condition():  # noqa: ASYNC110 (what is waited for has no event)

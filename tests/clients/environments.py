@@ -1,10 +1,16 @@
-"""The client libraries that are run against the service, in environments of their own: their pins collide."""
+"""The client libraries that are run against the service, in environments of their own: their pins collide.
 
+`python -m tests.clients.environments` installs them all; `scripts/test` has that run beside the other tests.
+"""
+
+import contextlib
 import subprocess
 import sys
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 HERE = Path(__file__).parent
 FOLDER = Path(sys.prefix) / "clients"
@@ -22,11 +28,13 @@ class Environment:
         """Its interpreter; installed on first use. Raises `CalledProcessError` where that fails."""
         folder = FOLDER / self.script.removesuffix("_clients.py")
         stamp = folder / ".installed"
-        if not stamp.exists() or stamp.read_text() != repr(self.requirements):
-            venv.create(folder, clear=True, with_pip=True)
-            command = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *self.requirements]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            stamp.write_text(repr(self.requirements))
+        FOLDER.mkdir(exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not stamp.exists() or stamp.read_text() != repr(self.requirements):
+                venv.create(folder, clear=True, with_pip=True)
+                pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+                subprocess.run([*pip, *self.requirements], check=True, capture_output=True, text=True)
+                stamp.write_text(repr(self.requirements))
         return folder / "bin" / "python"
 
 
@@ -74,3 +82,8 @@ ENVIRONMENTS = [
         ),
     ),
 ]
+
+if __name__ == "__main__":
+    for environment in ENVIRONMENTS:
+        with contextlib.suppress(subprocess.CalledProcessError):  # its test says why
+            environment.python()

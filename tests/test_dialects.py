@@ -194,11 +194,10 @@ async def test_tei_failures(
 async def test_who_asks_not_to_truncate_is_refused(
     serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
 ) -> None:
-    async with serve() as client:
+    async with serve(prediction_cache=False) as client:
         assert (await client.post(path, json=body)).status_code == 200
         encode = scorer.encode
         monkeypatch.setattr(scorer, "encode", lambda query, documents, _: encode(query, documents, 4))
-        serve.app.state.reranker.cache.__init__("other", 100, 60)
         scored = len(scorer.batches)
         response = await client.post(path, json=body)
     assert response.status_code == 422

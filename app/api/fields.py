@@ -1,4 +1,4 @@
-"""What the requests of all dialects have in common."""
+"""What the requests and answers of all dialects have in common."""
 
 from typing import Annotated, Any
 

@@ -1,7 +1,6 @@
 """The native dialect, which is that of Cohere, Jina, vLLM and Infinity too: extra fields disturb none of them."""
 
 import time
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -277,14 +276,9 @@ class RerankResponse(BaseModel):
 def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
     """The results in order, over the threshold, at most `top_k`."""
     scores = ranking.logits if request.raw_scores else ranking.scores
-    chosen = best(ranking, scores, request.score_threshold, request.top_k)
-    return [_result(request, ranking, index, scores[index]) for index in chosen]
-
-
-def best(ranking: Ranking, scores: Sequence[float], threshold: float | None, top_k: int | None) -> list[int]:
-    """Indices of the documents to return, best first."""
+    threshold = request.score_threshold
     kept = [index for index in ranking.order() if threshold is None or scores[index] >= threshold]
-    return kept[:top_k]
+    return [_result(request, ranking, index, scores[index]) for index in kept[: request.top_k]]
 
 
 def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) -> Result:

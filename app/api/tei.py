@@ -46,7 +46,7 @@ class Ranks(RootModel[list[Rank]]):
 
 
 def _dialect(body: Any) -> str:
-    return "tei" if isinstance(body, TeiRequest) or speaks_tei("/rerank", body) else "native"
+    return "tei" if speaks_tei("/rerank", body) else "native"
 
 
 AnyRequest = Annotated[

@@ -54,6 +54,7 @@ class OpenVinoScorer:
         self._schedule = Schedule(
             streams=threads, part_tokens=PART_TOKENS, batch_tokens=BATCH_TOKENS_PER_THREAD * threads
         )
+        self._streams: ThreadPoolExecutor | None = None
         self._open()
 
     @property
@@ -71,12 +72,15 @@ class OpenVinoScorer:
     def _open(self) -> None:
         self._model = self._compile(self._schedule.streams)
         self._inputs = [name for node in self._model.inputs for name in node.names]
+        if self._streams is not None:
+            self._streams.shutdown()  # its threads hold requests of the model before
         self._streams = ThreadPoolExecutor(self._schedule.streams, "stream")
         self._request = threading.local()
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`."""
         logits = np.zeros(len(pairs), np.float32)
+        assert self._streams is not None
         split = self._parts([pair.length for pair in pairs])
         running = [self._streams.submit(self._infer, [pairs[index] for index in part]) for part in split]
         try:

@@ -1,6 +1,10 @@
 """Starting and stopping, in one process."""
 
 import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +60,10 @@ async def test_the_sweep_runs_regularly(scorer: FakeScorer) -> None:
     app = create_app(Settings(clear_cache_interval=0.01), scorer)
     async with app.router.lifespan_context(app):
         await until(lambda: scorer.cleared >= 2)
+
+
+def test_nobody_is_told_that_it_runs(tmp_path: Path) -> None:
+    """OpenVINO would send its makers an event, and keep an id for it in the home folder."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import app.backends.openvino"], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []

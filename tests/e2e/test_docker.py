@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -26,7 +27,6 @@ pytestmark = [
     ),
 ]
 
-BASE = "python:3.11-slim-bookworm"
 MEGABYTES = {"slim": 520, "runtime": 1600}
 REPLICAS = 3
 ASK = f"""
@@ -60,9 +60,8 @@ def image(request: pytest.FixtureRequest) -> str:
 
 
 def build(target: str) -> str:
-    tag = "reranker" if target == "runtime" else f"reranker:{target}"
-    run("docker", "build", "--network", "host", "--target", target, "--tag", tag, ".", DOCKER_BUILDKIT="0")
-    return tag
+    print(run("docker/build.sh", target, DOCKER_BUILDKIT="0"))
+    return "reranker" if target == "runtime" else f"reranker:{target}"
 
 
 def wait_until_healthy(container: str) -> None:
@@ -74,7 +73,6 @@ def wait_until_healthy(container: str) -> None:
 
 def test_images_are_small_and_hold_no_compiler(image: str) -> None:
     target = "slim" if image.endswith(":slim") else "runtime"
-    print(f"{image}: {size(image)} MB, of which {size(BASE)} MB are {BASE}")
     assert size(image) <= MEGABYTES[target]
     found = run("docker", "run", "--rm", image, "sh", "-c", "command -v gcc cc pip || true; ls -A ~/.cache /tmp; id -u")
     assert found == "/home/reranker/.cache:\n\n/tmp:\n10001"
@@ -111,20 +109,29 @@ class Stack:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.environment = {"RERANKER_PROXY_PORT": str(self.port), "COMPOSE_PROJECT_NAME": "rerankertest"}
+        self.environment = {
+            "RERANKER_PROXY_PORT": str(self.port),
+            "RERANKER_CACHE_URL": "redis://redis",
+            "COMPOSE_PROJECT_NAME": "rerankertest",
+        }
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def compose(self, *arguments: object) -> str:
-        return run("docker-compose", "--profile", "scale", *arguments, **self.environment)
+        return run("docker-compose", "--profile", "scale", "--profile", "monitoring", *arguments, **self.environment)
+
+    def ask(self, url: str) -> Any:
+        """What a service answers to those beside it."""
+        fetch = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
+        return json.loads(run("docker", "exec", self.replicas()[0], "python", "-c", fetch))
 
     def replicas(self) -> list[str]:
         return self.compose("ps", "-q", "replica").split()
 
     def up(self) -> None:
-        self.compose("up", "--detach", "--no-build", "--scale", f"replica={REPLICAS}", "proxy")
+        self.compose("up", "--detach", "--no-build", "--scale", f"replica={REPLICAS}", "proxy", "redis", "prometheus")
         for replica in self.replicas():
             wait_until_healthy(replica)
         deadline = time.monotonic() + 30
@@ -148,6 +155,26 @@ def test_a_request_through_the_proxy(stack: Stack) -> None:
     response = httpx.post(f"{stack.url}/rerank", json=MOONS)
     assert response.json()["results"][0]["index"] == 2
     assert len(stack.replicas()) == REPLICAS
+
+
+def test_replicas_share_what_they_score(stack: Stack) -> None:
+    for replica in stack.replicas():
+        answer = json.loads(run("docker", "exec", replica, "python", "-c", ASK))
+    assert answer["meta"]["cached"] == len(MOONS["documents"])
+
+
+def test_prometheus_watches_every_replica(stack: Stack) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        targets = stack.ask("http://prometheus:9090/api/v1/targets")["data"]["activeTargets"]
+        healthy = [target for target in targets if target["health"] == "up"]
+        if len(healthy) == REPLICAS:
+            break
+        assert time.monotonic() < deadline, targets
+        time.sleep(1)
+    groups = stack.ask("http://prometheus:9090/api/v1/rules")["data"]["groups"]
+    assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
+    assert len(groups[0]["rules"]) > 5
 
 
 async def test_a_rolling_restart_loses_nothing(stack: Stack) -> None:

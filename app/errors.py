@@ -5,33 +5,46 @@ RerankerError
 ├── Unauthorized        no API key, or none of ours
 ├── TooLarge            what was sent is over a limit
 ├── Refused             not now: try again after `retry_after` seconds
+│   ├── RateLimited     this API key has had its share
 │   ├── QueueFull       no room to wait
 │   ├── QueueTimeout    waited as long as allowed, got no slot
-│   └── Unavailable     loading, draining or unhealthy
+│   └── Unavailable     loading, reloading, draining or unhealthy
 ├── DeadlineExceeded    the caller's own deadline passed
 ├── ScoringFailed       the engine failed on the batch
 │   └── OutOfMemory     the batch did not fit
+├── EngineBroken        the engine hangs or only fails: it is to be loaded again
 └── StartupError        the process cannot serve at all: settings, device or model
     └── UnusableModel   on no engine: it cannot be loaded, or does not rank
 
-Which HTTP status each becomes is decided in `app.api.errors`, and only there. Messages are written for the caller.
+Which HTTP status each becomes is decided in `app.api.errors`, and only there. Messages are written for the caller,
+`code` is the error's name for programs.
 """
+
+from typing import ClassVar
 
 
 class RerankerError(Exception):
     """Base of all errors whose message may be shown to a caller."""
 
+    code: ClassVar[str] = "internal_error"
+
 
 class InvalidRequest(RerankerError):
     """The request is well-formed but asks for something impossible."""
+
+    code = "invalid_request"
 
 
 class Unauthorized(RerankerError):
     """The request carries no API key, or none that is known."""
 
+    code = "unauthorized"
+
 
 class TooLarge(RerankerError):
     """A document count, text or body is over its limit."""
+
+    code = "too_large"
 
 
 class Refused(RerankerError):
@@ -42,28 +55,50 @@ class Refused(RerankerError):
         self.retry_after = retry_after
 
 
+class RateLimited(Refused):
+    """This API key sends more at once, or more often, than one may."""
+
+    code = "rate_limited"
+
+
 class QueueFull(Refused):
     """Every slot is taken and as many requests wait as may wait."""
+
+    code = "queue_full"
 
 
 class QueueTimeout(Refused):
     """The request waited its time and no slot came free."""
 
+    code = "queue_timeout"
+
 
 class Unavailable(Refused):
-    """The service is loading, draining or unhealthy."""
+    """The service is loading, reloading, draining or unhealthy."""
+
+    code = "unavailable"
 
 
 class DeadlineExceeded(RerankerError):
     """The caller's deadline passed before the scores were there."""
 
+    code = "deadline_exceeded"
+
 
 class ScoringFailed(RerankerError):
     """The engine failed, or gave a score that is not a number."""
 
+    code = "scoring_failed"
+
 
 class OutOfMemory(ScoringFailed):
     """The batch does not fit the device's memory."""
+
+    code = "out_of_memory"
+
+
+class EngineBroken(RerankerError):
+    """The engine has hung, or fails batch after batch: it has to be loaded again."""
 
 
 class StartupError(RerankerError):

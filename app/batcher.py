@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from operator import attrgetter
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import NamedTuple
 
 from app.backends import Scorer
-from app.errors import OutOfMemory, ScoringFailed, Unavailable
+from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.metrics import Metrics
 from app.tokenization import Pair
 
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 # The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
 MAX_PADDING = 0.125
-STOPPED = "The service stopped before this request was scored"
+STOPPED = "The engine stopped before this request was scored"
+# How fast the estimate of the engine's speed follows the newest batch.
+SMOOTHING = 0.2
 
 
 @dataclass(eq=False, slots=True)
@@ -63,17 +66,45 @@ def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float)
 
 
 class Batcher:
-    """Owns the pending pairs and the loop that feeds the inference thread; used on the event loop only."""
+    """Owns the pending pairs, the loop that feeds the inference threads, and what is known of the engine's life.
 
-    def __init__(self, scorer: Scorer, thread: Executor, token_budget: int, metrics: Metrics) -> None:
+    Used on the event loop only.
+    """
+
+    def __init__(
+        self, scorer: Scorer, threads: Executor, token_budget: int, metrics: Metrics, timeout: float | None = None
+    ) -> None:
+        """`timeout`: seconds after which an inference counts as hung; None for never."""
         self.token_budget = token_budget
         self.alive = True
+        self.failures = 0
+        """Batches in a row that the model failed on."""
         self._scorer = scorer
-        self._thread = thread
+        self._threads = threads
         self._metrics = metrics
+        self._timeout = timeout
         # One ascending list of pairs per request, in the order of their turns.
         self._queues: list[list[Work]] = []
         self._arrived = asyncio.Event()
+        self._speed = 0.0
+        self._started = monotonic()
+        self._last_success: float | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether any batch has succeeded."""
+        return self._last_success is not None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since a batch succeeded, or since the start."""
+        return monotonic() - (self._last_success or self._started)
+
+    def seconds_for(self, pairs: Sequence[Pair]) -> float:
+        """The least time that the engine needs for these pairs, with nothing else to do; 0 before its first batch."""
+        if not pairs or not self._speed:
+            return 0.0
+        return self._scorer.padded_tokens([pair.length for pair in pairs]) / self._speed
 
     @property
     def pending(self) -> int:
@@ -83,7 +114,7 @@ class Batcher:
     def submit(self, pairs: Sequence[Pair]) -> list["asyncio.Future[float]"]:
         """Queue the pairs of one request; returns a future logit for each. Never awaits."""
         if not self.alive:
-            raise Unavailable("The inference loop has stopped")
+            raise Unavailable("The engine is stopped")
         loop = asyncio.get_running_loop()
         works = [Work(pair, loop.create_future()) for pair in pairs]
         if works:
@@ -130,38 +161,84 @@ class Batcher:
         pairs = [work.pair for work in batch]
         started = perf_counter()
         try:
-            logits = await asyncio.get_running_loop().run_in_executor(self._thread, score, self._scorer, pairs)
+            async with asyncio.timeout(self._timeout) as limit:
+                scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._scorer, pairs)
         except asyncio.CancelledError:
             fail(batch, Unavailable(STOPPED))
             raise
         except Exception as error:
-            log.exception("Scoring a batch of %d pairs failed", len(batch))
+            self._fail(batch, error, hung=limit.expired())
+        else:
+            self._deliver(batch, scored.logits)
+            self._account(pairs, scored, perf_counter() - started)
+
+    def _fail(self, batch: list[Work], error: Exception, hung: bool) -> None:
+        """Fail the batch. Raises `EngineBroken` when its inference hangs: nothing more can be had from this engine."""
+        self._metrics.failed_batches.inc()
+        self.failures += 1
+        if hung:
+            reason = f"The model gave no answer within {self._timeout:g} s (RERANKER_INFERENCE_TIMEOUT)."
+            fail(batch, ScoringFailed(reason))
+            self._scorer.cancel()
+            raise EngineBroken(reason, self.scored)
+        log.error("Scoring a batch of %d pairs failed", len(batch), exc_info=error)
+        fail(batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch"))
+
+    def _account(self, pairs: Sequence[Pair], scored: "Scored", seconds: float) -> None:
+        if scored.did_not_fit:
+            self._shrink(scored.did_not_fit)
+        if all(isinstance(logit, OutOfMemory) for logit in scored.logits):
             self._metrics.failed_batches.inc()
-            fail(batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch"))
+            self.failures += 1
             return
-        seconds, lengths = perf_counter() - started, [pair.length for pair in pairs]
-        self._metrics.observe_batch(sum(lengths), self._scorer.padded_tokens(lengths), seconds)
+        lengths = [pair.length for pair in pairs]
+        padded = self._scorer.padded_tokens(lengths)
+        self.failures, self._last_success = 0, monotonic()
+        self._metrics.observe_batch(sum(lengths), padded, seconds)
+        speed = padded * self._scorer.engine.batches_at_once / seconds
+        self._speed += SMOOTHING * (speed - self._speed) if self._speed else speed
+
+    def _shrink(self, tokens: int) -> None:
+        """Remember that so many tokens did not fit the memory."""
+        self._metrics.out_of_memory.inc()
+        self.token_budget = min(self.token_budget, tokens // 2)
+        log.warning("Batches are of at most %d tokens from now on: %d did not fit", self.token_budget, tokens)
+
+    def _deliver(self, batch: Sequence[Work], logits: Sequence[float | OutOfMemory]) -> None:
         for work, logit in zip(batch, logits, strict=True):
-            if work.future.done():
-                continue
-            if math.isfinite(logit):
+            if isinstance(logit, OutOfMemory):
+                fail([work], logit)
+            elif not math.isfinite(logit):
+                fail([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
+            elif not work.future.done():
                 work.future.set_result(logit)
-            else:
-                work.future.set_exception(ScoringFailed(f"The model gave a score that is not a number ({logit})"))
 
 
-def score(scorer: Scorer, pairs: Sequence[Pair]) -> list[float]:
-    """Logits of a batch, on the inference thread. A batch that does not fit the memory is tried again in halves."""
+class Scored(NamedTuple):
+    """What came of a batch."""
+
+    logits: list[float | OutOfMemory]
+    """One for each pair; an error for a pair that does not even fit alone."""
+    did_not_fit: int = 0
+    """Padded tokens of the smallest batch of several pairs that did not fit the memory; 0 when all did."""
+
+
+def score(scorer: Scorer, pairs: Sequence[Pair]) -> Scored:
+    """Logits of a batch, on an inference thread. A batch that does not fit the memory is tried again in halves."""
     try:
-        return scorer.score(pairs)
-    except OutOfMemory:
-        if len(pairs) == 1:
-            raise
+        return Scored([*scorer.score(pairs)])
+    except OutOfMemory as error:
+        problem = OutOfMemory(*error.args)
     # Outside of the handler: the exception's traceback would keep the failed batch in memory.
-    log.warning("Out of memory with %d pairs: trying again in halves", len(pairs))
     scorer.clear_memory()
+    if len(pairs) == 1:
+        return Scored([problem])
+    log.warning("Out of memory with %d pairs: trying again in halves", len(pairs))
     middle = len(pairs) // 2
-    return score(scorer, pairs[:middle]) + score(scorer, pairs[middle:])
+    first, second = score(scorer, pairs[:middle]), score(scorer, pairs[middle:])
+    smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
+    tokens = scorer.padded_tokens([pair.length for pair in pairs])
+    return Scored(first.logits + second.logits, min([*smaller, tokens]))
 
 
 def fail(works: Sequence[Work], error: Exception) -> None:

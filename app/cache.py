@@ -35,7 +35,12 @@ class Flight:
     @property
     def lost(self) -> bool:
         """Cancelled or failed: nobody may join."""
-        return self.future.cancelled() or (self.future.done() and self.future.exception() is not None)
+        return self.future.done() and not self.landed
+
+    @property
+    def landed(self) -> bool:
+        """There is a score."""
+        return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
 
 class ScoreCache:
@@ -51,7 +56,7 @@ class ScoreCache:
     ) -> None:
         """`fingerprint` names all that a score depends on besides the texts: model, revision, window, precision."""
         self.enabled = enabled
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._scores: TTLCache[bytes, Score] = TTLCache(max_entries, ttl, timer)
         self._flights: dict[bytes, Flight] = {}
 
@@ -67,7 +72,7 @@ class ScoreCache:
         keys: list[bytes] = []
         for query, group in groupby(pairs, itemgetter(0)):
             prefix = hashlib.blake2b(digest_size=16)
-            for part in (self._fingerprint, str(max_tokens_per_doc), query):
+            for part in (self.fingerprint, str(max_tokens_per_doc), query):
                 _absorb(prefix, part)
             keys += (_absorb(prefix.copy(), document).digest() for _, document in group)
         return keys
@@ -92,10 +97,8 @@ class ScoreCache:
         A pair that landed since the caller looked is not sent again. Returns the flights and how many are new. Never
         awaits, so no pair can be claimed without being submitted. Every flight must be released.
         """
-        landed = {key: score for key in keys if not self._joinable(key) and (score := self.get(key)) is not None}
-        new = {
-            key: pair for key, pair in zip(keys, pairs, strict=True) if key not in landed and not self._joinable(key)
-        }
+        landed = {key: score for key in keys if not self.joinable(key) and (score := self.get(key)) is not None}
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in landed and not self.joinable(key)}
         for (key, pair), future in zip(new.items(), submit(list(new.values())), strict=True):
             flight = self._flights[key] = Flight(future)
             future.add_done_callback(partial(self._land, key, pair, flight))
@@ -117,7 +120,8 @@ class ScoreCache:
         """Drop the scores whose time is over; without it they would go only as new ones come."""
         self._scores.expire()
 
-    def _joinable(self, key: bytes) -> bool:
+    def joinable(self, key: bytes) -> bool:
+        """Whether the pair is being scored right now."""
         flight = self._flights.get(key)
         return flight is not None and not flight.lost
 

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
 
     api_keys: SecretStr | None = Field(None, alias="RERANKER_API_KEYS")
     api_keys_file: Path | None = Field(None, alias="RERANKER_API_KEYS_FILE")
+    key_max_parallel: int | None = Field(None, alias="RERANKER_KEY_MAX_PARALLEL", ge=1)
+    key_per_minute: int | None = Field(None, alias="RERANKER_KEY_REQUESTS_PER_MINUTE", ge=1)
+    key_burst: int = Field(10, alias="RERANKER_KEY_BURST", ge=1)
     protect_metrics: bool = Field(False, alias="RERANKER_PROTECT_METRICS")
     cors_origins: str | None = Field(None, alias="RERANKER_CORS_ORIGINS")
 
@@ -85,6 +88,9 @@ class Settings(BaseSettings):
     overload_status: Annotated[Literal[429, 503], BeforeValidator(_as_status)] = Field(
         429, alias="RERANKER_OVERLOAD_STATUS"
     )
+    on_overload: Literal["error", "lexical"] = Field("error", alias="RERANKER_ON_OVERLOAD")
+    inference_timeout: float = Field(120.0, alias="RERANKER_INFERENCE_TIMEOUT", gt=0, allow_inf_nan=False)
+    max_reloads: int = Field(3, alias="RERANKER_MAX_RELOADS", ge=0)
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
     shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
 

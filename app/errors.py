@@ -98,7 +98,14 @@ class OutOfMemory(ScoringFailed):
 
 
 class EngineBroken(RerankerError):
-    """The engine has hung, or fails batch after batch: it has to be loaded again."""
+    """The engine has hung, or fails batch after batch: it has to be loaded again.
+
+    `scored` tells whether it had scored anything since it was loaded.
+    """
+
+    def __init__(self, message: str, scored: bool = False) -> None:
+        super().__init__(message)
+        self.scored = scored
 
 
 class StartupError(RerankerError):

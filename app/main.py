@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -19,21 +20,26 @@ from app.api import native, nim, operations, tei, vllm
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
-from app.api.service import TIMING_HEADERS
+from app.api.quota import Quota
+from app.api.service import DEGRADED_HEADER, TIMING_HEADERS
 from app.backends import Scorer, load_scorer
 from app.batcher import Batcher
 from app.cache import ScoreCache
 from app.config import Settings, load_settings
-from app.errors import StartupError
+from app.errors import EngineBroken, StartupError
+from app.heartbeat import watch
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
 from app.reranker import Limits, Reranker
+from app.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from app.shared_cache import SharedCache
 
 log = logging.getLogger(__name__)
 
+# The first load may download and export a model; later ones find it on the disk, and what takes longer hangs.
+RELOAD_SECONDS = 300
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -52,14 +58,20 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
     app.state.lifecycle = Lifecycle()
     app.state.reranker = None
     keys = ApiKeys(settings.keys(), settings.protect_metrics)
-    app.add_middleware(RequestGuard, keys=keys, max_body_bytes=settings.max_body_bytes, metrics=app.state.metrics)
+    app.add_middleware(
+        RequestGuard,
+        keys=keys,
+        quota=Quota(settings.key_max_parallel, settings.key_per_minute, settings.key_burst),
+        max_body_bytes=settings.max_body_bytes,
+        metrics=app.state.metrics,
+    )
     if origins := settings.origins():
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["Retry-After", "X-Request-Id", *TIMING_HEADERS],
+            expose_headers=["Retry-After", "X-Request-Id", DEGRADED_HEADER, *TIMING_HEADERS],
         )
     add_error_handlers(app, settings.overload_status)
     # Said in the OpenAPI document; RequestGuard is who checks it.
@@ -83,38 +95,66 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _serve(app: FastAPI) -> None:
-    """Load, assemble, run the loops; ends when cancelled. A failed start is told on stderr and to the lifecycle."""
+    """Load, assemble, run the loops; ends when cancelled. What is final is told on stderr and to the lifecycle."""
+    settings: Settings = app.state.settings
+    supervisor = Supervisor(settings.max_reloads, app.state.lifecycle, app.state.metrics)
     try:
         async with AsyncExitStack() as stack:
-            await _assemble(app, stack)
+            tokenizers = _threads(stack, settings.tokenizer_workers, "tokenizer")
+            shared = await _shared_cache(settings, stack, app.state.metrics)
+            await supervisor.run(partial(_run_engine, app, tokenizers, shared))
     except StartupError as error:
         log.debug("Start failed", exc_info=True)
         log.error("Cannot start: %s", error)
-        app.state.lifecycle.fail()
+    except EngineBroken as error:
+        log.error("Giving up: %s", error)
     except Exception:
         log.exception("Stopped by a failure this service does not know")
-        app.state.lifecycle.fail()
+    app.state.lifecycle.fail()
 
 
-async def _assemble(app: FastAPI, stack: AsyncExitStack) -> None:
-    started = perf_counter()
+async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache | None") -> None:
+    """Load an engine and serve with it until it breaks. Raises `StartupError` or `EngineBroken`."""
     settings: Settings = app.state.settings
-    inference = _threads(stack, 1, "inference")
-    tokenizers = _threads(stack, settings.tokenizer_workers, "tokenizer")
-    scorer = await asyncio.get_running_loop().run_in_executor(inference, _load, app.state.given_scorer, settings)
-    if scorer.engine.batches_at_once > 1:
-        inference = _threads(stack, scorer.engine.batches_at_once, "inference")
-    shared = await _shared_cache(settings, stack, app.state.metrics)
-    reranker = _build_reranker(settings, scorer, inference, tokenizers, app.state.metrics, shared)
-    app.state.reranker = reranker
-    app.state.metrics.watch(reranker, app.state.lifecycle)
-    app.state.lifecycle.ready()
-    if "max_length" in settings.model_fields_set and scorer.engine.max_length < settings.max_length:
-        log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, scorer.engine.max_length)
-    _announce(settings, reranker, perf_counter() - started)
-    async with asyncio.TaskGroup() as loops:
-        loops.create_task(reranker.batcher.run(), name="batcher")
-        loops.create_task(_clear_memory_regularly(reranker, inference, settings.clear_cache_interval), name="sweep")
+    started = perf_counter()
+    async with AsyncExitStack() as stack:
+        threads = _threads(stack, 1, "inference")
+        loading = asyncio.get_running_loop().run_in_executor(threads, _load, app.state.given_scorer, settings)
+        try:
+            scorer = await asyncio.wait_for(loading, RELOAD_SECONDS if app.state.reranker else None)
+        except TimeoutError:
+            raise EngineBroken(f"Loading it again took more than {RELOAD_SECONDS} s.") from None
+        if scorer.engine.batches_at_once > 1:
+            threads = _threads(stack, scorer.engine.batches_at_once, "inference")
+        budget = settings.batch_tokens or scorer.schedule.batch_tokens
+        batcher = Batcher(scorer, threads, budget, app.state.metrics, settings.inference_timeout)
+        probe = await asyncio.get_running_loop().run_in_executor(tokenizers, scorer.encode, "probe", ["probe"])
+        if app.state.reranker is None:
+            app.state.reranker = _build_reranker(app, scorer, batcher, tokenizers, shared)
+            app.state.metrics.watch(app.state.reranker, app.state.lifecycle)
+        app.state.reranker.take_engine(scorer, batcher)
+        app.state.lifecycle.ready()
+        _announce(settings, app.state.reranker, perf_counter() - started)
+        await _until_broken(
+            batcher.run(),
+            watch(batcher, *probe),
+            _clear_memory_regularly(app.state.reranker, threads, settings.clear_cache_interval),
+        )
+
+
+async def _until_broken(*loops: Coroutine[Any, Any, None]) -> None:
+    """Run the loops; an engine that broke is told without the groups of tasks around it."""
+    broken: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for loop in loops:
+                group.create_task(loop)
+    except* EngineBroken as errors:
+        broken = errors
+    while isinstance(broken, BaseExceptionGroup):
+        broken = broken.exceptions[0]
+    if broken is not None:
+        raise broken
 
 
 def _threads(stack: AsyncExitStack, count: int, name: str) -> Executor:
@@ -141,13 +181,9 @@ async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metr
 
 
 def _build_reranker(
-    settings: Settings,
-    scorer: Scorer,
-    inference: Executor,
-    tokenizers: Executor,
-    metrics: Metrics,
-    shared_cache: "SharedCache | None",
+    app: FastAPI, scorer: Scorer, batcher: Batcher, tokenizers: Executor, shared: "SharedCache | None"
 ) -> Reranker:
+    settings: Settings = app.state.settings
     capacity = settings.capacity(scorer.engine.device)
     return Reranker(
         scorer=scorer,
@@ -156,10 +192,10 @@ def _build_reranker(
             scorer.engine.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache
         ),
         admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
-        batcher=Batcher(scorer, inference, settings.batch_tokens or scorer.schedule.batch_tokens, metrics),
-        metrics=metrics,
+        batcher=batcher,
+        metrics=app.state.metrics,
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
-        shared_cache=shared_cache,
+        shared_cache=shared,
     )
 
 
@@ -173,6 +209,8 @@ async def _clear_memory_regularly(reranker: Reranker, inference: Executor, inter
 
 def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
     engine = reranker.scorer.engine
+    if "max_length" in settings.model_fields_set and engine.max_length < settings.max_length:
+        log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, engine.max_length)
     log.info(
         "Ready in %.1f s: model %s, device %s, backend %s, precision %s, %d threads, window %d tokens",
         seconds,

@@ -43,6 +43,11 @@ class Metrics:
         self.shared_lookups = self._counter("shared_cache_lookups", "Scores asked of the shared cache", ["result"])
         self.shared_failures = self._counter("shared_cache_failures", "Times that the shared cache did not answer")
         self.failed_batches = self._counter("failed_batches", "Batches on which the model failed")
+        self.out_of_memory = self._counter("out_of_memory", "Batches that did not fit the memory and were halved")
+        self.reloads = self._counter("reloads", "Times that the engine was loaded again because it hung or failed")
+        self.degraded = self._counter(
+            "degraded", "Requests answered in the order of shared words, by reason", ["reason"]
+        )
         self.request_seconds = self._histogram("request_seconds", "From admission to scores, of ranked requests")
         self.queue_seconds = self._histogram("queue_seconds", "Wait for a slot, of ranked requests")
         self.tokenize_seconds = self._histogram("tokenize_seconds", "Tokenising, of ranked requests")
@@ -69,6 +74,8 @@ class Metrics:
             ("max_parallel", "Slots", lambda: admission.max_parallel),
             ("max_queue", "Places to wait", lambda: admission.max_queue),
             ("pending_pairs", "Pairs waiting for a batch", lambda: reranker.batcher.pending),
+            ("batch_token_budget", "Tokens that a batch may have", lambda: reranker.batcher.token_budget),
+            ("silence_seconds", "Time since a batch succeeded", lambda: reranker.batcher.silence),
             ("cache_entries", "Scores in the cache", lambda: len(cache)),
         ):
             self._gauge(name, meaning).set_function(read)
@@ -84,6 +91,10 @@ class Metrics:
         """Count one ranked request."""
         self.documents.labels("model").inc(ranking.scored)
         self.documents.labels("cache").inc(ranking.pairs - ranking.scored)
+        if ranking.degraded:
+            self.documents.labels("words").inc(len(ranking.unscored))
+            self.degraded.labels(ranking.degraded).inc()
+            return
         self.truncated.inc(ranking.truncated)
         self.queue_seconds.observe(ranking.timings.queue)
         self.tokenize_seconds.observe(ranking.timings.tokenize)

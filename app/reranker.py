@@ -1,6 +1,7 @@
 """The story of one request, top to bottom."""
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from app.admission import Admission
 from app.backends import Scorer
 from app.batcher import Batcher
 from app.cache import Score, ScoreCache
-from app.errors import DeadlineExceeded, InvalidRequest, TooLarge
+from app.errors import DeadlineExceeded, InvalidRequest, Refused, RerankerError, ScoringFailed, TooLarge
+from app.lexical import lexical_scores
 from app.metrics import Metrics
 from app.tokenization import Pair, Span
 
@@ -35,6 +37,7 @@ class Limits:
 
 
 LongDocuments = Literal["truncate", "chunk_max", "refuse"]
+OnOverload = Literal["error", "lexical"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class RerankQuery:
     windows, or an error."""
     max_windows: int | None = None
     """Windows of a document that are looked at."""
+    on_overload: OnOverload = "error"
+    """What becomes of a request that cannot be scored, or not in time: an error, or an order by shared words."""
     names: tuple[str, str] = ("query", "documents")
     """What the caller calls the two, for messages."""
 
@@ -101,6 +106,10 @@ class Ranking:
     truncated: int
     """Documents that were cut to fit the window."""
     timings: Timings = field(default_factory=Timings)
+    degraded: str | None = None
+    """The code of the error in whose place this stands; None for a whole ranking."""
+    unscored: frozenset[int] = frozenset()
+    """Documents that no model has scored: they follow the others in the order of the words shared with the query."""
 
     def order(self) -> list[int]:
         """Indices from the best document to the worst, ties by index.
@@ -108,6 +117,31 @@ class Ranking:
         Ordered by logit: an activation may round two different logits to the same score.
         """
         return sorted(range(len(self.logits)), key=lambda index: (-self.logits[index], index))
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What is known of one request so far. When it fails, this is what the degraded answer is made of."""
+
+    query: RerankQuery
+    passages: list[Passage]
+    keys: list[bytes] = field(default_factory=list)
+    """Of the passages, for the cache."""
+    known: dict[bytes, Score] = field(default_factory=dict)
+    scored: int = 0
+    """Pairs that no other request was having scored."""
+    deadline: float | None = None
+    """On the event loop's clock."""
+    timings: Timings = field(default_factory=Timings)
+
+    def missing(self) -> dict[bytes, Passage]:
+        """The passages without a score, by key."""
+        keyed = zip(self.keys, self.passages, strict=True)
+        return {key: passage for key, passage in keyed if key not in self.known}
+
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+        return math.inf if self.deadline is None else self.deadline - asyncio.get_running_loop().time()
 
 
 class Reranker:
@@ -133,6 +167,11 @@ class Reranker:
         self._metrics = metrics
         self._shared_cache = shared_cache
 
+    def take_engine(self, scorer: Scorer, batcher: Batcher) -> None:
+        """Go on with another engine. Scores of one that gave others are no longer found."""
+        self.scorer, self.batcher = scorer, batcher
+        self.cache.fingerprint = scorer.engine.fingerprint
+
     async def rerank(self, query: RerankQuery) -> Ranking:
         """Score every document against the query.
 
@@ -140,16 +179,16 @@ class Reranker:
         `ScoringFailed`. A cancelled call leaves nothing behind.
         """
         self._check(query)
-        timings = Timings()
+        attempt = Attempt(query, query.passages())
         started = perf_counter()
-        timeout = query.timeout or self.limits.timeout or None
         try:
-            async with asyncio.timeout(timeout):
-                scored_passages, scored = await self._lookup_or_score(query, timings)
-        except TimeoutError:
-            raise DeadlineExceeded(f"No answer within the deadline of {timeout:g} s") from None
-        timings.total = perf_counter() - started
-        ranking = self._fold(scored_passages, scored, timings)
+            await self._score_in_time(attempt)
+            ranking = self._fold(attempt)
+        except (Refused, DeadlineExceeded, ScoringFailed) as error:
+            if query.on_overload == "error":
+                raise
+            ranking = await self._degrade(attempt, error)
+        ranking.timings.total = perf_counter() - started
         self._metrics.observe_ranking(ranking)
         return ranking
 
@@ -183,57 +222,61 @@ class Reranker:
                 f"got {len(text)}"
             )
 
-    async def _lookup_or_score(self, query: RerankQuery, timings: Timings) -> tuple[list[tuple[Passage, Score]], int]:
-        """What was scored and how, and how many pairs the model read for it. Known scores need no slot."""
+    async def _score_in_time(self, attempt: Attempt) -> None:
+        timeout = attempt.query.timeout or self.limits.timeout or None
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                attempt.deadline = limit.when()
+                await self._lookup_or_score(attempt)
+        except TimeoutError:
+            raise DeadlineExceeded(f"No answer within the deadline of {timeout:g} s") from None
+
+    async def _lookup_or_score(self, attempt: Attempt) -> None:
+        """Have the score of every passage known. Known scores need no slot."""
+        query, shared = attempt.query, self._shared_cache
         whole = query.long_documents != "chunk_max"
-        passages, scored = query.passages(), 0
-        keys = self._keys(query, passages)
-        known = await self._known(keys) if whole else {}
-        if not whole or len(known) < len(set(keys)):
-            async with self.admission.slot() as timings.queue:
-                if whole:
-                    known |= self.cache.find(keys)  # another request may have scored some of them meanwhile
-                else:
-                    passages = await self._split(query, passages, timings)
-                    keys = self._keys(query, passages)
-                    known = await self._known(keys)
-                missing = {key: passage for key, passage in zip(keys, passages, strict=True) if key not in known}
-                if missing:
-                    new, scored = await self._score(query, missing, timings)
-                    known |= new
-            if scored and self._shared_cache:
-                await self._shared_cache.put(new)
-        scores = [known[key] for key in keys]
-        _refuse_truncated(query, passages, scores)
-        return list(zip(passages, scores, strict=True)), scored
+        if whole:
+            await self._look_up(attempt)
+        if not whole or attempt.missing():
+            async with self.admission.slot() as attempt.timings.queue:
+                if not whole:
+                    await self._split(attempt)
+                    await self._look_up(attempt)
+                # Another request may have scored some of them meanwhile.
+                attempt.known |= self.cache.find(attempt.keys)
+                if missing := attempt.missing():
+                    await self._score(attempt, missing)
+            if attempt.scored and shared:
+                await shared.put({key: attempt.known[key] for key in missing})
+        _refuse_truncated(query, attempt.passages, [attempt.known[key] for key in attempt.keys])
 
-    def _keys(self, query: RerankQuery, passages: Sequence[Passage]) -> list[bytes]:
-        return self.cache.keys(((passage.query, passage.text) for passage in passages), query.max_tokens_per_doc)
-
-    async def _known(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+    async def _look_up(self, attempt: Attempt) -> None:
         """The scores that are remembered here, or by another replica."""
-        known = self.cache.find(keys)
-        if self._shared_cache and (missing := [key for key in dict.fromkeys(keys) if key not in known]):
-            shared = await self._shared_cache.get(missing)
+        texts = ((passage.query, passage.text) for passage in attempt.passages)
+        attempt.keys = self.cache.keys(texts, attempt.query.max_tokens_per_doc)
+        attempt.known = self.cache.find(attempt.keys)
+        if self._shared_cache and (missing := attempt.missing()):
+            shared = await self._shared_cache.get(list(missing))
             self.cache.remember(shared)
-            known |= shared
-        return known
+            attempt.known |= shared
 
-    async def _split(self, query: RerankQuery, passages: Sequence[Passage], timings: Timings) -> list[Passage]:
-        """The windows of all documents."""
-        started = perf_counter()
-        found = await asyncio.get_running_loop().run_in_executor(self._tokenizers, self._windows, query, passages)
-        timings.tokenize = perf_counter() - started
+    async def _split(self, attempt: Attempt) -> None:
+        """Put the windows of all documents in their place."""
+        query, started = attempt.query, perf_counter()
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._tokenizers, self._windows, query, attempt.passages
+        )
+        attempt.timings.tokenize = perf_counter() - started
         windows = [
             passage._replace(
                 text=passage.text[slice(*span)], span=span, cut=len(spans) > (query.max_windows or len(spans))
             )
-            for passage, spans in zip(passages, found, strict=True)
+            for passage, spans in zip(attempt.passages, found, strict=True)
             for span in spans[: query.max_windows]
         ]
         if len(windows) > MAX_DOCUMENTS:
             raise TooLarge(f"{query.names[1]}: at most {MAX_DOCUMENTS} windows are accepted, got {len(windows)}")
-        return windows
+        attempt.passages = windows
 
     def _windows(self, query: RerankQuery, passages: Sequence[Passage]) -> list[list[Span]]:
         return [
@@ -242,26 +285,42 @@ class Reranker:
             for spans in self.scorer.windows(text, group, query.max_tokens_per_doc)
         ]
 
-    async def _score(
-        self, query: RerankQuery, missing: Mapping[bytes, Passage], timings: Timings
-    ) -> tuple[dict[bytes, Score], int]:
-        """The scores of the missing passages by key, and how many of them no other request was having scored."""
-        started = perf_counter()
+    async def _score(self, attempt: Attempt, missing: Mapping[bytes, Passage]) -> None:
+        """Have the model score the missing passages, but for those that it is scoring for another request."""
+        timings, started = attempt.timings, perf_counter()
         passages = list(missing.values())
-        pairs = await asyncio.get_running_loop().run_in_executor(self._tokenizers, self._encode, query, passages)
+        pairs = await asyncio.get_running_loop().run_in_executor(
+            self._tokenizers, self._encode, attempt.query, passages
+        )
         timings.tokenize += (tokenized := perf_counter()) - started
-        _refuse_truncated(query, passages, pairs)
-        flights, scored = self.cache.claim(list(missing), pairs, self.batcher.submit)
+        _refuse_truncated(attempt.query, passages, pairs)
+        self._refuse_hopeless(attempt, dict(zip(missing, pairs, strict=True)))
+        flights, new = self.cache.claim(list(missing), pairs, self.batcher.submit)
         try:
             await asyncio.wait({flight.future for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
             timings.inference = perf_counter() - tokenized
-            # Not all done means that one failed: its result() raises before the lengths below could differ.
-            logits = [flight.future.result() for flight in flights if flight.future.done()]
+            for flight in flights:
+                if flight.future.done():
+                    flight.future.result()  # raises where one failed
         finally:
+            landed = {
+                key: Score(flight.future.result(), pair.length, pair.truncated)
+                for key, flight, pair in zip(missing, flights, pairs, strict=True)
+                if flight.landed
+            }
+            attempt.known |= landed
+            attempt.scored = min(new, len(landed))
             if self.cache.release(flights):
                 self.batcher.prune()
-        scores = (Score(logit, pair.length, pair.truncated) for logit, pair in zip(logits, pairs, strict=True))
-        return dict(zip(missing, scores, strict=True)), scored
+
+    def _refuse_hopeless(self, attempt: Attempt, pairs: Mapping[bytes, Pair]) -> None:
+        """Raise `DeadlineExceeded` at once where the engine could not meet the deadline had it nothing else to do."""
+        needed = self.batcher.seconds_for([pair for key, pair in pairs.items() if not self.cache.joinable(key)])
+        if needed > attempt.remaining():
+            raise DeadlineExceeded(
+                f"The deadline cannot be met: scoring {len(pairs)} pairs takes about {needed:.2g} s, "
+                f"{max(0.0, attempt.remaining()):.2g} s are left"
+            )
 
     def _encode(self, query: RerankQuery, passages: Sequence[Passage]) -> list[Pair]:
         return [
@@ -270,22 +329,39 @@ class Reranker:
             for pair in self.scorer.encode(text, group, query.max_tokens_per_doc)
         ]
 
-    def _fold(self, scored_passages: Sequence[tuple[Passage, Score]], scored: int, timings: Timings) -> Ranking:
-        """Of each document the best passage."""
+    async def _degrade(self, attempt: Attempt, error: RerankerError) -> Ranking:
+        """What is known, and all other documents behind it in the order of the words they share with their query."""
+        queries = attempt.query.query
+        texts = [queries] * len(attempt.query.documents) if isinstance(queries, str) else queries
+        words = await asyncio.to_thread(lexical_scores, texts, attempt.query.documents)
+        ranking = self._fold(attempt, words)
+        ranking.degraded = error.code
+        return ranking
+
+    def _fold(self, attempt: Attempt, words: Sequence[float] = ()) -> Ranking:
+        """Of each document the best passage; where none has a score, `words`, from 0 to 1, decide behind all others."""
         best: dict[int, tuple[Passage, Score]] = {}
-        for passage, score in scored_passages:
+        known = [
+            (passage, attempt.known[key])
+            for passage, key in zip(attempt.passages, attempt.keys, strict=False)
+            if key in attempt.known
+        ]
+        for passage, score in known:
             if passage.document not in best or score.logit > best[passage.document][1].logit:
                 best[passage.document] = passage, score
-        logits = [score.logit for _, score in best.values()]
+        documents = range(len(attempt.query.documents))
+        behind = min((score.logit for _, score in best.values()), default=0.0) - 1
+        logits = [best[index][1].logit if index in best else behind + words[index] for index in documents]
         return Ranking(
             logits=logits,
             scores=self.scorer.activate(logits),
-            windows=[passage.span for passage, _ in best.values()],
-            pairs=len(scored_passages),
-            scored=scored,
-            tokens=sum(score.tokens for _, score in scored_passages),
-            truncated=len({passage.document for passage, score in scored_passages if score.truncated or passage.cut}),
-            timings=timings,
+            windows=[best[index][0].span if index in best else None for index in documents],
+            pairs=len(known),
+            scored=attempt.scored,
+            tokens=sum(score.tokens for _, score in known),
+            truncated=len({passage.document for passage, score in known if score.truncated or passage.cut}),
+            timings=attempt.timings,
+            unscored=frozenset(documents).difference(best),
         )
 
 

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 import zlib
 from collections.abc import Sequence
 
@@ -43,6 +44,9 @@ class FakeScorer:
         """Raised in place of the next batches' scores."""
         self.capacity = 10**9
         """Pairs that fit the memory."""
+        self.longest = 10**9
+        """Tokens of a pair that fits the memory."""
+        self.seconds_per_token = 0.0
         self.cleared = 0
         self.entered = 0
         """Batches that reached the engine, whether it has scored them or not."""
@@ -52,7 +56,10 @@ class FakeScorer:
 
     def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
         """Lines."""
-        return [[match.span() for match in re.finditer(r"[^\n]+", document)] for document in documents]
+        return [
+            [match.span() for match in re.finditer(r"[^\n]+", document)] or [(0, len(document))]
+            for document in documents
+        ]
 
     def _pair(self, query: str, document: str, limit: int | None) -> Pair:
         first, second = words(query), words(document)
@@ -66,7 +73,8 @@ class FakeScorer:
         self.batches.append([pair.length for pair in pairs])
         if self.failure is not None:
             raise self.failure
-        if len(pairs) > self.capacity:
+        time.sleep(self.seconds_per_token * sum(self.batches[-1]))
+        if len(pairs) > self.capacity or max(self.batches[-1]) > self.longest:
             raise OutOfMemory("does not fit")
         return [logit(pair) for pair in pairs]
 
@@ -81,6 +89,9 @@ class FakeScorer:
 
     def clear_memory(self) -> None:
         self.cleared += 1
+
+    def cancel(self) -> None:
+        """It cannot: the gate holds what it holds."""
 
 
 def words(text: str) -> list[int]:

@@ -15,22 +15,24 @@ from app import errors
 
 log = logging.getLogger(__name__)
 
-# Exception → status, machine-readable type, and the reason under which a refusal is counted.
-STATUSES: dict[type[errors.RerankerError], tuple[int, str, str]] = {
-    errors.InvalidRequest: (422, "invalid_request", "invalid"),
-    errors.Unauthorized: (401, "unauthorized", "unauthorized"),
-    errors.TooLarge: (413, "too_large", "too_large"),
-    errors.QueueFull: (429, "queue_full", "queue_full"),
-    errors.QueueTimeout: (503, "queue_timeout", "queue_timeout"),
-    errors.Unavailable: (503, "unavailable", "unavailable"),
-    errors.DeadlineExceeded: (504, "deadline_exceeded", "deadline"),
-    errors.ScoringFailed: (500, "scoring_failed", "failed"),
-    errors.OutOfMemory: (500, "out_of_memory", "failed"),
+# Exception → status, and the reason under which a refusal is counted.
+STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
+    errors.InvalidRequest: (422, "invalid"),
+    errors.Unauthorized: (401, "unauthorized"),
+    errors.TooLarge: (413, "too_large"),
+    errors.RateLimited: (429, "rate_limited"),
+    errors.QueueFull: (429, "queue_full"),
+    errors.QueueTimeout: (503, "queue_timeout"),
+    errors.Unavailable: (503, "unavailable"),
+    errors.DeadlineExceeded: (504, "deadline"),
+    errors.ScoringFailed: (500, "failed"),
+    errors.OutOfMemory: (500, "failed"),
 }
 # The types in the dialect of text-embeddings-inference; what is not here is `Backend`.
 TEI_TYPES = {
     "invalid_request": "Validation",
     "too_large": "Validation",
+    "rate_limited": "Overloaded",
     "queue_full": "Overloaded",
     "queue_timeout": "Overloaded",
     "deadline_exceeded": "Overloaded",
@@ -42,7 +44,7 @@ UNREADABLE = "The body cannot be read: it must be JSON in UTF-8, neither compres
 # Where a route takes several dialects pydantic puts the name of the one chosen before the field's.
 DIALECTS = {("native",), ("tei",)}
 NOT_AN_OBJECT = "must be an object"
-INTERNAL = (500, "internal_error", "failed")
+INTERNAL = (500, "failed")
 
 
 class ErrorDetail(BaseModel):
@@ -74,9 +76,12 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "The API key is missing or wrong"},
     413: {"model": ErrorBody, "description": "Over a limit: body size, documents, characters of a text"},
     422: {"model": ErrorBody, "description": "A field is missing, empty or of the wrong type"},
-    429: {"model": ErrorBody, "description": "Queue is full; `Retry-After` says when to come back"},
+    429: {
+        "model": ErrorBody,
+        "description": "Queue is full, or the key over its rate; `Retry-After` says when to come",
+    },
     500: {"model": ErrorBody, "description": "The model failed on this batch; the id is in the log"},
-    503: {"model": ErrorBody, "description": "No slot in time, or loading, draining or unhealthy"},
+    503: {"model": ErrorBody, "description": "No slot in time, or loading, reloading, draining or unhealthy"},
     504: {"model": ErrorBody, "description": "The caller's deadline passed"},
 }
 
@@ -85,18 +90,19 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
     """Make every failure an `ErrorBody`. `overload_status` is what a full queue answers: 429 or 503."""
 
     async def on_domain_error(request: Request, error: Exception) -> JSONResponse:
-        status, kind, reason = STATUSES.get(type(error), INTERNAL)  # type: ignore[arg-type]
+        assert isinstance(error, errors.RerankerError)
+        status, reason = STATUSES.get(type(error), INTERNAL)
         if isinstance(error, errors.QueueFull):
             status = overload_status
         request.app.state.metrics.rejections.labels(reason).inc()
-        request.state.details = {"error": kind}
+        request.state.details = {"error": error.code}
         headers = {}
         if isinstance(error, errors.Refused):
             headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, errors.Unavailable):
             headers["Connection"] = "close"  # a client or proxy that keeps connections should look elsewhere
         tei = getattr(request.state, "tei", False)
-        return error_response(request.state.request_id, status, kind, str(error), headers, tei=tei)
+        return error_response(request.state.request_id, status, error.code, str(error), headers, tei=tei)
 
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

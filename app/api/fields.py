@@ -1,6 +1,6 @@
 """What the requests and answers of all dialects have in common."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AliasChoices,
@@ -24,6 +24,8 @@ Query = Annotated[Text, Field(json_schema_extra={"minLength": 1})]
 # One bad text is enough to refuse a request, and a list over all limits is not read to its end.
 Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
 
+MAX_TIMEOUT_MS = 86_400_000
+
 # vLLM's clients send -1 for the model's own limit.
 TokenLimit = Annotated[
     int | None,
@@ -43,6 +45,16 @@ class RequestBody(BaseModel):
 
     model: Annotated[Text | None, Field(description="Accepted and logged; the service has one model")] = None
     user: Annotated[Text | None, Field(description="Accepted and logged")] = None
+    timeout_ms: Annotated[
+        int | None, Field(ge=1, le=MAX_TIMEOUT_MS, description="The caller's deadline; past it the answer is 504")
+    ] = None
+    on_overload: Annotated[
+        Literal["error", "lexical"] | None,
+        Field(
+            description="Where the model cannot score, or not in time: an error, or what is scored by then and behind "
+            "it the other documents in the order of the words they share with the query (RERANKER_ON_OVERLOAD)"
+        ),
+    ] = None
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import INTERNAL, error_response
 from app.api.keys import ApiKeys
-from app.errors import TooLarge, Unauthorized
+from app.api.quota import Quota
+from app.errors import RateLimited, RerankerError, TooLarge, Unauthorized
 from app.metrics import Metrics
 
 log = logging.getLogger("app.access")
@@ -28,9 +29,10 @@ ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}")
 class RequestGuard:
     """ASGI middleware. A handler whose client leaves is cancelled: its slot and its unscored pairs come free."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys, quota: Quota, max_body_bytes: int, metrics: Metrics) -> None:
         self.app = app
         self._keys = keys
+        self._quota = quota
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
 
@@ -51,33 +53,35 @@ class RequestGuard:
             await send(message)
 
         try:
-            if not await self._admit(scope, receive, send_numbered):
-                state["details"] = {"error": "unauthorized"}
-            elif scope["method"] == "POST":
-                await self._serve_body(scope, receive, send_numbered)
-            else:
-                await self.app(scope, receive, send_numbered)
+            await self._serve_caller(scope, receive, send_numbered)
         except Exception:
             log.exception("Unexpected failure id=%s", request_id)
             if status != CLIENT_GONE:
                 raise
-            code, kind, reason = INTERNAL
+            code, reason = INTERNAL
             self._metrics.rejections.labels(reason).inc()
-            response = error_response(request_id, code, kind, f"Internal error; the log has it under {request_id}")
+            message = f"Internal error; the log has it under {request_id}"
+            response = error_response(request_id, code, RerankerError.code, message)
             await response(scope, receive, send_numbered)
         self._account(scope, status, state, time.perf_counter() - started)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Whether the request may come in; if not it is answered here, before its body is read."""
+    async def _serve_caller(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve who may come in and has not had its share yet; the others are told so before their body is read."""
         try:
-            self._keys.check(scope)
-        except Unauthorized as error:
-            self._metrics.rejections.labels("unauthorized").inc()
-            headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
-            response = error_response(scope["state"]["request_id"], 401, "unauthorized", str(error), headers)
+            caller = self._keys.check(scope)
+            if scope["method"] == "POST":
+                with self._quota.share(caller):
+                    await self._serve_body(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+        except (Unauthorized, RateLimited) as error:
+            self._metrics.rejections.labels(error.code).inc()
+            scope["state"]["details"] = {"error": error.code}
+            status, headers = 401, {"WWW-Authenticate": "Bearer", "Connection": "close"}
+            if isinstance(error, RateLimited):
+                status, headers = 429, {"Retry-After": str(error.retry_after), "Connection": "close"}
+            response = error_response(scope["state"]["request_id"], status, error.code, str(error), headers)
             await response(scope, receive, send)
-            return False
-        return True
 
     async def _serve_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -11,6 +11,7 @@ from app.errors import Unauthorized
 
 # The documentation has no secrets, and a browser cannot send a key for it.
 OPEN_PATHS = {"/", "/health", "/health/live", "/health/ready", "/docs", "/redoc", "/openapi.json"}
+ANYONE = "anyone"
 OPEN_FOLDER = "/static-offline-docs/"
 
 
@@ -21,23 +22,27 @@ class ApiKeys:
         self._digests = [_digest(key.encode()) for key in keys]
         self._open_paths = OPEN_PATHS if protect_metrics else OPEN_PATHS | {"/metrics"}
 
-    def check(self, scope: Scope) -> None:
-        """Raise `Unauthorized` unless the path is open or a known key was sent.
+    def check(self, scope: Scope) -> str:
+        """Who calls: a name for the key, the same each time; `ANYONE` where none is needed.
+
+        Raises `Unauthorized` unless the path is open or a known key was sent.
 
         A key comes as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
         sends that), or as `X-API-Key`.
         """
         path = scope["path"]
         if not self._digests or path in self._open_paths or path.startswith(OPEN_FOLDER):
-            return
+            return ANYONE
         headers = Headers(scope=scope)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else headers.get("authorization", "")
         # Headers are bytes; what decoded them took them for Latin-1.
         sent = [_digest(value.encode("latin-1")) for value in (bearer, headers.get("x-api-key", "")) if value]
         # All are compared, and digests, so that the time taken tells nothing about a key.
-        if not sum([hmac.compare_digest(known, value) for known in self._digests for value in sent]):
+        matching = [known for known in self._digests for value in sent if hmac.compare_digest(known, value)]
+        if not matching:
             raise Unauthorized("The API key is wrong" if sent else "An API key is needed: 'Authorization: Bearer KEY'")
+        return matching[0].hex()
 
 
 def _digest(key: bytes) -> bytes:

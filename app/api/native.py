@@ -27,7 +27,6 @@ from app.reranker import MAX_DOCUMENTS, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"])
 
-MAX_TIMEOUT_MS = 86_400_000
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
 TEXT_FIELDS = ["text"]
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -174,9 +173,6 @@ class RerankRequest(RequestBody):
         ),
     ] = "truncate"
     max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows of a document")] = None
-    timeout_ms: Annotated[
-        int | None, Field(ge=1, le=MAX_TIMEOUT_MS, description="The caller's deadline; past it the answer is 504")
-    ] = None
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
@@ -184,7 +180,6 @@ class RerankRequest(RequestBody):
             query=self.query,
             documents=[document.as_text(index, self.rank_fields) for index, document in enumerate(self.documents)],
             max_tokens_per_doc=self.max_tokens_per_doc,
-            timeout=self.timeout_ms / 1000 if self.timeout_ms else None,
             long_documents=self.long_documents,
             max_windows=self.max_chunks_per_doc,
         )
@@ -204,6 +199,9 @@ class Result(BaseModel):
     relevance_score: float
     id: str | int | None = None
     document: Document | None = None
+    unscored: Annotated[
+        Literal[True] | None, Field(description="No model has read it: its place comes from words it shares")
+    ] = None
     window: Annotated[Window | None, Field(description="With `chunk_max`: where the best window is")] = None
 
 
@@ -263,6 +261,7 @@ class RerankResponse(BaseModel):
                 scored=ranking.scored,
                 cached=ranking.pairs - ranking.scored,
                 truncated=ranking.truncated,
+                degraded=ranking.degraded or False,
                 timings_ms=TimingsMs(
                     queue=milliseconds(timings.queue),
                     tokenize=milliseconds(timings.tokenize),
@@ -274,10 +273,14 @@ class RerankResponse(BaseModel):
 
 
 def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
-    """The results in order, over the threshold, at most `top_k`."""
+    """The results in order, at most `top_k`; of those with a score of the model, the ones over the threshold."""
     scores = ranking.logits if request.raw_scores else ranking.scores
     threshold = request.score_threshold
-    kept = [index for index in ranking.order() if threshold is None or scores[index] >= threshold]
+    kept = [
+        index
+        for index in ranking.order()
+        if threshold is None or index in ranking.unscored or scores[index] >= threshold
+    ]
     return [_result(request, ranking, index, scores[index]) for index in kept[: request.top_k]]
 
 
@@ -288,6 +291,7 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
         relevance_score=score,
         id=document.id,
         document=document if request.return_documents else None,
+        unscored=True if index in ranking.unscored else None,
         # Of a document that was rendered there is no place that its sender could look up.
         window=Window(start=span[0], end=span[1]) if span and document.is_plain(request.rank_fields) else None,
     )

@@ -1,37 +1,47 @@
 """How routes reach the assembled service, and how they answer."""
 
 import json
+from dataclasses import replace
 
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from app.api.fields import RequestBody, Usage
+from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.backends import Engine
-from app.errors import Unavailable
+from app.errors import InvalidRequest, Unavailable
 from app.lifecycle import Lifecycle, Phase
 from app.reranker import Ranking, Reranker, RerankQuery
 
 REASONS = {
     Phase.LOADING: "The model is still loading",
+    Phase.RELOADING: "The engine broke and is being loaded again",
     Phase.DRAINING: "The service is shutting down and takes no new requests",
     Phase.FAILED: "The service failed to start",
 }
 RETRY_AFTER = 2
 TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
+DEGRADED_HEADER = "x-reranker-degraded"
+TIMEOUT_HEADER = "x-request-timeout-ms"
 LOGGED_CHARS = 80
 
 
 async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, Engine]:
     """Rank, and note the figures for the log. Raises what `Reranker.rerank` raises, and `Unavailable`."""
     reranker = ready_reranker(request)
+    on_overload = body.on_overload or request.app.state.settings.on_overload
+    query = replace(query, timeout=_timeout(request, body), on_overload=on_overload)
     ranking = await reranker.rerank(query)
-    request.state.details = {
-        "documents": len(query.documents),
-        "cached": ranking.pairs - ranking.scored,
-        "tokens": ranking.tokens,
-        "queue_ms": milliseconds(ranking.timings.queue),
-        "inference_ms": milliseconds(ranking.timings.inference),
-    } | {name: json.dumps(value)[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
+    request.state.details = (
+        ({"degraded": ranking.degraded} if ranking.degraded else {})
+        | {
+            "documents": len(query.documents),
+            "cached": ranking.pairs - ranking.scored,
+            "tokens": ranking.tokens,
+            "queue_ms": milliseconds(ranking.timings.queue),
+            "inference_ms": milliseconds(ranking.timings.inference),
+        }
+        | {name: json.dumps(value)[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
+    )
     return ranking, reranker.scorer.engine
 
 
@@ -40,7 +50,19 @@ def answer(ranking: Ranking, content: BaseModel) -> Response:
     timings = ranking.timings
     times = (_whole(seconds) for seconds in (timings.total, timings.queue, timings.tokenize, timings.inference))
     headers = dict(zip(TIMING_HEADERS, (*times, str(ranking.tokens)), strict=True))
+    if ranking.degraded:
+        headers[DEGRADED_HEADER] = ranking.degraded
     return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
+
+
+def _timeout(request: Request, body: RequestBody) -> float | None:
+    """Seconds of the caller's deadline, by the body or the header: the shorter one."""
+    given = [body.timeout_ms] if body.timeout_ms else []
+    if header := request.headers.get(TIMEOUT_HEADER):
+        if not header.isdecimal() or not 1 <= int(header[:20]) <= MAX_TIMEOUT_MS:
+            raise InvalidRequest(f"X-Request-Timeout-Ms: must be from 1 to {MAX_TIMEOUT_MS} milliseconds")
+        given.append(int(header))
+    return min(given) / 1000 if given else None
 
 
 def usage(ranking: Ranking) -> Usage:
@@ -60,7 +82,8 @@ def _whole(seconds: float) -> str:
 def ready_reranker(request: Request) -> Reranker:
     """The reranker, if it may be used now. Raises `Unavailable`."""
     problem = unreadiness(request)
-    if problem:
+    # While the engine is loaded again, what is remembered is still served, and who asked for it gets a lexical order.
+    if problem and request.app.state.lifecycle.phase is not Phase.RELOADING:
         raise Unavailable(problem, RETRY_AFTER)
     reranker: Reranker = request.app.state.reranker
     return reranker
@@ -70,6 +93,6 @@ def unreadiness(request: Request) -> str | None:
     """Why no new request can be served, or None."""
     lifecycle: Lifecycle = request.app.state.lifecycle
     reranker: Reranker | None = request.app.state.reranker
-    if reranker is not None and not reranker.batcher.alive:
+    if reranker is not None and lifecycle.phase is Phase.READY and not reranker.batcher.alive:
         return "The inference loop has stopped"
     return REASONS.get(lifecycle.phase)

@@ -92,6 +92,13 @@ class Scorer(Protocol):
         """Give cached device memory back."""
         ...
 
+    def cancel(self) -> None:
+        """Stop running inferences where the engine can, so that a hung one lets go of its thread and its memory.
+
+        Called from any thread, once, before the scorer is thrown away.
+        """
+        ...
+
 
 def load_artefact(
     folder: Path, max_length: int, threads: int, device: str = "cpu", cache: Path | None = None

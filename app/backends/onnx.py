@@ -81,6 +81,10 @@ class OnnxScorer:
     def clear_memory(self) -> None:
         """Nothing to give back: every run shrinks the arena."""
 
+    def cancel(self) -> None:
+        """Running inferences end after the operation they are at."""
+        self._options.terminate = True
+
 
 def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
     """A session on the provider that the device asks for; one that is not there is an error, not another provider."""

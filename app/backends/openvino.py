@@ -76,6 +76,7 @@ class OpenVinoScorer:
             self._streams.shutdown()  # its threads hold requests of the model before
         self._streams = ThreadPoolExecutor(self._schedule.streams, "stream")
         self._request = threading.local()
+        self._requests: list[ov.InferRequest] = []
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`."""
@@ -97,6 +98,7 @@ class OpenVinoScorer:
         """Of one part, on the thread of a stream, which has an inference request of its own."""
         if not hasattr(self._request, "it"):
             self._request.it = self._model.create_infer_request()
+            self._requests.append(self._request.it)
         self._request.it.infer(self._pad(pairs))
         return np.array(self._request.it.get_output_tensor(0).data, np.float32).reshape(-1)
 
@@ -125,6 +127,11 @@ class OpenVinoScorer:
 
     def clear_memory(self) -> None:
         """Nothing to give back: what the plugin keeps is bounded by the number of shapes."""
+
+    def cancel(self) -> None:
+        """Running inferences end after the operation they are at."""
+        for request in self._requests:
+            request.cancel()
 
 
 def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:

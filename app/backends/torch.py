@@ -119,6 +119,9 @@ class TorchScorer:
         elif self._device.type == "mps":
             torch.mps.empty_cache()
 
+    def cancel(self) -> None:
+        """Nothing to be done: torch cannot stop what it has begun."""
+
     def _probe(self, length: int) -> Pair:
         return self.encode(PROBE[0], [" ".join([PROBE[1]] * (length // 8 + 1))], length)[0]
 

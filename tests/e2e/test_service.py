@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
-from tests.e2e.process import MOONS, service, start
+from tests.e2e.process import MOONS, service, start, wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -202,3 +202,16 @@ def test_a_body_over_the_limit_is_told_so_while_it_is_still_being_sent(length: i
         assert response.status_code == 413
         assert "at most 1000000 bytes" in response.json()["message"]
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_a_real_inference_that_takes_too_long_is_stopped_and_the_engine_loaded_again() -> None:
+    """What hangs here is a batch too large for its time; that it was stopped shows in the time that the next takes."""
+    settings = {"RERANKER_INFERENCE_TIMEOUT": 0.3, "RERANKER_BATCH_TOKENS": 200_000, "RERANKER_BACKEND": "openvino"}
+    with service(**settings) as (url, process):
+        long = {"query": "moons", "documents": [f"{number} " + "moon " * 600 for number in range(200)]}
+        hung = httpx.post(f"{url}/rerank", json=long, timeout=60)
+        assert hung.status_code == 500
+        assert "no answer within 0.3 s (RERANKER_INFERENCE_TIMEOUT)" in hung.json()["detail"]
+        wait_until_ready(url, process)
+        assert httpx.post(f"{url}/rerank", json=MOONS, timeout=60).json()["results"][0]["index"] == 2
+        assert "reranker_reloads_total 1.0" in httpx.get(f"{url}/metrics").text

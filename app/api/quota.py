@@ -1,0 +1,45 @@
+"""How much one caller may send: at once, and per minute."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from throttled import RateLimiterType, Throttled, rate_limiter, store
+
+from app.errors import RateLimited
+
+
+class Quota:
+    """Owns each caller's count of requests in work, and its bucket of requests. None means no limit."""
+
+    def __init__(self, max_parallel: int | None = None, per_minute: int | None = None, burst: int = 1) -> None:
+        self._max_parallel = max_parallel
+        self._per_minute = per_minute
+        self._in_work: Counter[str] = Counter()
+        self._bucket: Throttled | None = None
+        if per_minute is not None:
+            # The generic cell rate algorithm: a token bucket that fills smoothly.
+            self._bucket = Throttled(
+                using=RateLimiterType.GCRA.value,
+                quota=rate_limiter.per_min(per_minute, burst=burst),
+                store=store.MemoryStore(),
+            )
+
+    @contextmanager
+    def share(self, caller: str) -> Iterator[None]:
+        """Count one request of `caller` in, and out at the end. Raises `RateLimited`."""
+        if self._max_parallel is not None and self._in_work[caller] >= self._max_parallel:
+            raise RateLimited(f"At most {self._max_parallel} requests of one key at a time (RERANKER_KEY_MAX_PARALLEL)")
+        if self._bucket is not None and (state := self._bucket.limit(caller)).limited:
+            raise RateLimited(
+                f"At most {self._per_minute} requests of one key a minute (RERANKER_KEY_REQUESTS_PER_MINUTE)",
+                max(1, math.ceil(state.state.retry_after)),
+            )
+        self._in_work[caller] += 1
+        try:
+            yield
+        finally:
+            self._in_work[caller] -= 1
+            if not self._in_work[caller]:
+                del self._in_work[caller]

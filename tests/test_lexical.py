@@ -1,0 +1,38 @@
+"""The order by shared words."""
+
+import pytest
+
+from app.lexical import lexical_scores
+
+
+def order(query: str, documents: list[str]) -> list[int]:
+    scores = lexical_scores([query] * len(documents), documents)
+    assert all(0 <= score < 1 for score in scores)
+    return sorted(range(len(documents)), key=lambda index: -scores[index])
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "expected"),
+    [
+        ("what causes tides", ["bread", "tides", "the moon causes tides"], [2, 1, 0]),
+        # A rare word tells more than one that is everywhere.
+        ("the moon", ["the sea", "the sun", "moon rock"], [2, 0, 1]),
+        # Of two that say it once the shorter one is about it.
+        ("moon", ["a moon among very many other things that it is about", "a moon"], [1, 0]),
+        ("MOON", ["sun", "Moon."], [1, 0]),
+        ("潮汐的原因", ["股票市场", "月球引起潮汐"], [1, 0]),
+        ("причины приливов", ["рынок", "Приливов"], [1, 0]),
+        ("???", ["a", ""], [0, 1]),
+    ],
+)
+def test_documents_that_share_more_come_first(query: str, documents: list[str], expected: list[int]) -> None:
+    assert order(query, documents) == expected
+
+
+def test_without_a_shared_word_the_score_is_0() -> None:
+    assert lexical_scores(["moon"] * 3, ["", "bread", "moo"]) == [0, 0, 0]
+
+
+def test_each_document_is_compared_with_its_own_query() -> None:
+    first, second = lexical_scores(["moon", "bread"], ["moon", "moon"])
+    assert first > second == 0

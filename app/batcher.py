@@ -1,7 +1,8 @@
 """Pairs of all requests in work, put together into batches for the one engine.
 
-A batch is built the moment the engine is free: no polling and no delay to fill it. Requests take turns: the one whose
-turn it is has its longest pair in the batch, pairs of about that length from every request fill it up.
+A batch is built the moment the engine is free: no polling and no delay to fill it. It serves one request, its longest
+pairs first; what it leaves free is filled from the others. Every second batch serves the request with the least left to
+do, so that small ones do not wait for large ones; those between serve all in turn, so that none waits for ever.
 """
 
 import asyncio
@@ -44,24 +45,24 @@ class Work:
 def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float) -> list[tuple[int, int]]:
     """Choose the next batch: `(queue, position)` of each chosen pair, longer ones of a queue first.
 
-    `queues` holds the pair lengths in tokens of each request, ascending, the request whose turn it is first. Its
+    `queues` holds the pair lengths in tokens of each request, ascending, the one to be served first in front. Its
     longest pair is always taken, and no pair is longer or more than `max_padding` shorter. The batch takes `budget`
     tokens at most: rows × longest row, or where `max_padding` is 1 the sum, since then the engine does not pad.
     """
     longest = queues[0][-1]
-    starts = [bisect_left(queue, math.ceil(longest * (1 - max_padding))) for queue in queues]
-    cursors = [bisect_right(queue, longest) for queue in queues]
+    shortest = math.ceil(longest * (1 - max_padding))
     batch: list[tuple[int, int]] = []
     left = budget
-    while any(cursor > start for cursor, start in zip(cursors, starts, strict=True)):
-        for index, start in enumerate(starts):
-            if cursors[index] > start:
-                cost = queues[index][cursors[index] - 1] if max_padding == 1 else longest
-                if batch and cost > left:
-                    return batch
-                cursors[index] -= 1
-                batch.append((index, cursors[index]))
-                left -= cost
+    for index, queue in enumerate(queues):
+        start, position = bisect_left(queue, shortest), bisect_right(queue, longest)
+        while position > start:
+            if batch and max_padding == 1:
+                position = bisect_right(queue, left, start, position)  # what is longer does not fit any more
+            if position == start or (batch and max_padding < 1 and longest > left):
+                break
+            position -= 1
+            batch.append((index, position))
+            left -= queue[position] if max_padding == 1 else longest
     return batch
 
 
@@ -85,6 +86,7 @@ class Batcher:
         self._timeout = timeout
         # One ascending list of pairs per request, in the order of their turns.
         self._queues: list[list[Work]] = []
+        self._least_first = False
         self._arrived = asyncio.Event()
         self._speed = 0.0
         self._started = monotonic()
@@ -150,11 +152,17 @@ class Batcher:
             self.close()
 
     def _next_batch(self) -> list[Work]:
-        lengths = [[work.length for work in queue] for queue in self._queues]
+        self._least_first = not self._least_first
+        if self._least_first:
+            queues = sorted(self._queues, key=lambda queue: sum(work.length for work in queue))
+        else:
+            queues = self._queues
+            self._queues = queues[1:] + queues[:1]
+        lengths = [[work.length for work in queue] for queue in queues]
         chosen = take_batch(lengths, self.token_budget, 1 if self._scorer.engine.splits else MAX_PADDING)
         # Positions of one queue come in descending order, so popping one does not move the next.
-        batch = [self._queues[queue].pop(position) for queue, position in chosen]
-        self._queues = [queue for queue in self._queues[1:] + self._queues[:1] if queue]
+        batch = [queues[queue].pop(position) for queue, position in chosen]
+        self._queues = [queue for queue in self._queues if queue]
         return batch
 
     async def _score(self, batch: list[Work]) -> None:

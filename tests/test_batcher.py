@@ -45,9 +45,24 @@ def test_a_batch_is_not_left_short_while_fitting_pairs_wait(queues: list[list[in
     assert len(batch) == min(max(1, budget // longest), fitting)
 
 
-def test_requests_share_a_batch_evenly() -> None:
-    batch = take_batch([[100] * 50, [100] * 50, [100] * 2], 900, MAX_PADDING)
-    assert [sum(queue == index for queue, _ in batch) for index in range(3)] == [4, 3, 2]
+@given(QUEUES, st.integers(16, 4096))
+def test_an_engine_that_splits_gets_any_lengths_and_a_full_batch(queues: list[list[int]], budget: int) -> None:
+    batch = take_batch(queues, budget, 1)
+    lengths = [queues[queue][position] for queue, position in batch]
+    left = budget - sum(lengths)
+    waiting = [
+        length
+        for index, queue in enumerate(queues)
+        for position, length in enumerate(queue)
+        if (index, position) not in batch and length <= queues[0][-1]
+    ]
+    assert left >= 0 or len(batch) == 1
+    assert all(length > left for length in waiting)
+
+
+def test_a_batch_serves_the_first_request_and_fills_up_from_the_others() -> None:
+    batch = take_batch([[100] * 5, [100] * 50, [100] * 2], 900, MAX_PADDING)
+    assert [sum(queue == index for queue, _ in batch) for index in range(3)] == [5, 4, 0]
 
 
 @asynccontextmanager
@@ -78,6 +93,18 @@ async def test_a_small_request_does_not_wait_for_a_large_one(scorer: FakeScorer)
         await asyncio.gather(*small)
         assert sum(future.done() for future in large) <= 20
         await asyncio.gather(*large)
+
+
+async def test_a_large_request_does_not_wait_for_ever_for_small_ones(scorer: FakeScorer) -> None:
+    async with running(scorer, budget=1000) as batcher:
+        scorer.gate.clear()
+        blocker = batcher.submit([pair(400)])
+        await until(lambda: batcher.pending == 0)
+        large = batcher.submit([pair(90) for _ in range(33)])
+        small = [future for _ in range(20) for future in batcher.submit([pair(100) for _ in range(10)])]
+        scorer.gate.set()
+        await asyncio.gather(*blocker, *large, *small)
+    assert [set(batch) for batch in scorer.batches[1:4]] == [{90}, {100}, {100}]
 
 
 async def test_pairs_of_different_requests_ride_together(scorer: FakeScorer) -> None:

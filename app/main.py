@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,9 @@ LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -> FastAPI:
     """The service as an ASGI application; without a scorer the settings' model is loaded once it runs."""
     settings = settings or load_settings()
-    app = FastAPIOffline(  # its documentation pages need no network
+    # Its documentation pages need no network.
+    make = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
+    app = make(
         title="Reranker",
         version=__version__,
         summary="Puts passages in the order of their relevance to a query.",
@@ -184,7 +187,9 @@ def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
         engine.max_length,
     )
     url = f"http://{settings.host}:{settings.port}"
-    log.info("Listening on %s, API documentation at /docs", url)
+    log.info("Listening on %s%s", url, ", API documentation at /docs" if settings.docs else "")
     if not settings.keys():
         level = logging.INFO if settings.host in LOOPBACK else logging.WARNING
         log.log(level, "No API key is set: everybody who reaches %s may use it (RERANKER_API_KEYS)", url)
+    if settings.log_texts:
+        log.warning("The queries of all requests are written to this log (RERANKER_LOG_TEXTS)")

@@ -33,8 +33,11 @@ class SharedCache:
         """`url` is `redis://`, `rediss://` or `unix://`; `ttl` in seconds. Raises `StartupError` for another."""
         try:
             self._redis: Redis = Redis.from_url(url, socket_connect_timeout=SECONDS, socket_timeout=SECONDS)
-        except ValueError as error:
-            raise StartupError(f"RERANKER_CACHE_URL is not valid: {error}") from None
+        except ValueError:  # its text may have a part of the password
+            raise StartupError(
+                "RERANKER_CACHE_URL is not valid: it must be redis://, rediss:// or unix://, special characters of "
+                "the password percent-encoded"
+            ) from None
         self._ttl_ms = max(1, round(ttl * 1000))
         self._metrics = metrics
         self._resting_until = 0.0

@@ -89,7 +89,7 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
         if isinstance(error, errors.QueueFull):
             status = overload_status
         request.app.state.metrics.rejections.labels(reason).inc()
-        request.state.details = {"error": kind}
+        request.state.details["error"] = kind
         headers = {}
         if isinstance(error, errors.Refused):
             headers["Retry-After"] = str(error.retry_after)
@@ -101,7 +101,7 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         request.app.state.metrics.rejections.labels("invalid").inc()
-        request.state.details = {"error": "invalid_request"}
+        request.state.details["error"] = "invalid_request"
         status, message = explain(error.errors(), request.headers.get("content-type", ""))
         tei = speaks_tei(request.url.path, error.body)
         return error_response(request.state.request_id, status, "invalid_request", message, tei=tei)

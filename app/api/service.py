@@ -1,6 +1,6 @@
 """How routes reach the assembled service, and how they answer."""
 
-import json
+import time
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -19,19 +19,26 @@ REASONS = {
 RETRY_AFTER = 2
 TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
 LOGGED_CHARS = 80
+LOGGED_TEXT_CHARS = 200
 
 
 async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, Engine]:
     """Rank, and note the figures for the log. Raises what `Reranker.rerank` raises, and `Unavailable`."""
+    details = request.state.details
+    details |= {name: value[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
+    details["documents"] = len(query.documents)
+    if request.app.state.settings.log_texts:
+        first = query.query if isinstance(query.query, str) else "".join(query.query[:1])
+        details["query"] = first[:LOGGED_TEXT_CHARS]
     reranker = ready_reranker(request)
     ranking = await reranker.rerank(query)
-    request.state.details = {
-        "documents": len(query.documents),
+    request.state.ranked = time.time_ns(), ranking.timings
+    details |= {
         "cached": ranking.pairs - ranking.scored,
         "tokens": ranking.tokens,
         "queue_ms": milliseconds(ranking.timings.queue),
         "inference_ms": milliseconds(ranking.timings.inference),
-    } | {name: json.dumps(value)[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
+    }
     return ranking, reranker.scorer.engine
 
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-QUIET = ("httpx", "huggingface_hub", "sentence_transformers", "transformers", "urllib3", "filelock")
+QUIET = ("httpx", "huggingface_hub", "opentelemetry", "sentence_transformers", "transformers", "urllib3", "filelock")
 BARE = re.compile(r"[\w.:/%-]+")
 
 request_id: ContextVar[str] = ContextVar("request_id")

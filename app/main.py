@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
@@ -24,7 +25,7 @@ from app.api.service import TIMING_HEADERS
 from app.backends import Scorer, load_scorer
 from app.batcher import Batcher
 from app.cache import ScoreCache
-from app.config import Settings, load_settings
+from app.config import Settings, load_settings, traces_exporter
 from app.errors import StartupError
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
@@ -32,9 +33,11 @@ from app.reranker import Limits, Reranker
 
 if TYPE_CHECKING:
     from app.shared_cache import SharedCache
+    from app.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -43,14 +46,17 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
     settings = settings or load_settings()
     # Its documentation pages need no network.
     make = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
+    tracing = _tracing()
     app = make(
         title="Reranker",
         version=__version__,
         summary="Puts passages in the order of their relevance to a query.",
         lifespan=_lifespan,
+        telemetry=tracing.telemetry if tracing else NO_TELEMETRY,
     )
     app.state.settings = settings
     app.state.given_scorer = scorer
+    app.state.tracing = tracing
     app.state.metrics = Metrics()
     app.state.lifecycle = Lifecycle()
     app.state.reranker = None
@@ -64,12 +70,32 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
             allow_headers=["*"],
             expose_headers=["Retry-After", "X-Request-Id", *TIMING_HEADERS],
         )
+    if tracing:
+        from app.tracing import SpanDetails
+
+        app.add_middleware(SpanDetails, provider=tracing.provider)
     add_error_handlers(app, settings.overload_status)
     # Said in the OpenAPI document; RequestGuard is who checks it.
     keys_wanted = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
     for dialect in (tei, native, vllm, nim, operations):
         app.include_router(dialect.router, dependencies=keys_wanted)
     return app
+
+
+def _tracing() -> "Tracing | None":
+    """Where the variables of OpenTelemetry ask for traces. The service goes on where they cannot be had."""
+    exporter = traces_exporter()
+    if exporter is None:
+        return None
+    try:
+        from app.tracing import Tracing
+
+        return Tracing(exporter)
+    except ImportError as error:
+        log.warning("No traces, although OTEL_* asks for them: %s; the extra 'otel' has what is missing", error)
+    except StartupError as error:
+        log.warning("No traces, although OTEL_* asks for them: %s", error)
+    return None
 
 
 @asynccontextmanager
@@ -83,6 +109,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
+        if app.state.tracing:
+            await app.state.tracing.close()
 
 
 async def _serve(app: FastAPI) -> None:

@@ -78,12 +78,9 @@ class RequestGuard:
             await send(message)
 
         try:
-            if not await self._admit(scope, receive, send_numbered):
-                details["error"] = "unauthorized"
-            elif scope["method"] == "POST":
-                await self._serve_body(scope, receive, send_numbered)
-            else:
-                await self.app(scope, receive, send_numbered)
+            if await self._admit(scope, receive, send_numbered):
+                serve = self._serve_body if scope["method"] == "POST" else self.app
+                await serve(scope, receive, send_numbered)
         except Exception:
             log.exception("Unexpected failure")
             if status != CLIENT_GONE:
@@ -101,6 +98,7 @@ class RequestGuard:
             self._keys.check(scope)
         except Unauthorized as error:
             self._metrics.rejections.labels("unauthorized").inc()
+            scope["state"]["details"]["error"] = "unauthorized"
             headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
             response = error_response(scope["state"]["request_id"], 401, "unauthorized", str(error), headers)
             await response(scope, receive, send)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -99,7 +99,7 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
         return error_response(request.state.request_id, status, kind, str(error), headers, tei=tei)
 
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
+        error = cast(RequestValidationError, error)
         request.app.state.metrics.rejections.labels("invalid").inc()
         request.state.details["error"] = "invalid_request"
         status, message = explain(error.errors(), request.headers.get("content-type", ""))
@@ -107,7 +107,7 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
         return error_response(request.state.request_id, status, "invalid_request", message, tei=tei)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
+        error = cast(HTTPException, error)
         message = UNREADABLE if error.status_code == BAD_REQUEST else error.detail
         return error_response(request.state.request_id, error.status_code, "http_error", message, error.headers)
 

@@ -9,6 +9,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 QUIET = ("httpx", "huggingface_hub", "opentelemetry", "sentence_transformers", "transformers", "urllib3", "filelock")
+STANDARD = {*RESERVED_ATTRS, "message", "asctime"}
 BARE = re.compile(r"[\w.:/%-]+")
 
 request_id: ContextVar[str] = ContextVar("request_id")
@@ -46,7 +47,7 @@ class ConsoleFormatter(logging.Formatter):
         fields = (
             f" {name}={_bare_or_quoted(value)}"
             for name, value in record.__dict__.items()
-            if name not in RESERVED_ATTRS and name not in ("message", "asctime") and f"%({name})" not in str(record.msg)
+            if name not in STANDARD and f"%({name})" not in str(record.msg)
         )
         return _printable(super().formatMessage(record) + "".join(fields))
 
@@ -67,8 +68,7 @@ def _add_request_id(record: logging.LogRecord) -> bool:
 
 
 def _bare_or_quoted(value: object) -> str:
-    text = str(value)
-    return text if BARE.fullmatch(text) else json.dumps(text)
+    return json.dumps(value) if isinstance(value, str) and not BARE.fullmatch(value) else str(value)
 
 
 def _printable(text: str) -> str:

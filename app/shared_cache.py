@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import struct
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -89,4 +90,7 @@ class SharedCache:
 
 def _read(value: object) -> Score | None:
     """A score as it was written; None for one that is not there, or that something else wrote."""
-    return Score(*FORM.unpack(value)) if isinstance(value, bytes) and len(value) == FORM.size else None
+    if not isinstance(value, bytes) or len(value) != FORM.size:
+        return None
+    score = Score(*FORM.unpack(value))
+    return score if math.isfinite(score.logit) else None

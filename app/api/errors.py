@@ -108,7 +108,11 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         error = cast(HTTPException, error)
-        message = UNREADABLE if error.status_code == BAD_REQUEST else error.detail
+        request.state.details["error"] = "http_error"
+        message = error.detail
+        if error.status_code == BAD_REQUEST:
+            request.app.state.metrics.rejections.labels("invalid").inc()
+            message = UNREADABLE
         return error_response(request.state.request_id, error.status_code, "http_error", message, error.headers)
 
     app.add_exception_handler(errors.RerankerError, on_domain_error)

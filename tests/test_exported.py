@@ -190,7 +190,7 @@ def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeyp
     settings = {"model": str(pickled(make_model(tmp_path / "old"))), "export_dir": tmp_path / "store"}
     settings |= {"backend": "openvino", "precision": "fp32"}
     with pytest.raises(UnusableModel, match="RERANKER_ALLOW_PICKLE"):
-        load_scorer(Settings(**settings))
+        export_model(str(settings["model"]), "openvino", "fp32", tmp_path / "out")
     monkeypatch.setenv("RERANKER_ALLOW_PICKLE", "true")  # the export's own process reads it
     assert load_scorer(Settings(**settings)).engine.backend == "openvino"
 

@@ -54,6 +54,15 @@ async def test_a_request_is_one_line_with_all_its_figures(serve: Serve, read: Re
     )
 
 
+async def test_a_path_has_no_fields_of_its_own_and_an_end(serve: Serve, read: Read) -> None:
+    async with serve() as client:
+        configure_logging("info")
+        await client.post(f"/x%20status=200%20id=mine/{'y' * 5000}")
+        [line] = read()
+    assert line.count(" status=") == line.count(" id=") == 1
+    assert len(line) < 500
+
+
 async def test_json_has_a_field_for_each_figure(serve: Serve, read: Read) -> None:
     async with serve(max_body_bytes=1024) as client:
         configure_logging("info", "json")

@@ -66,7 +66,7 @@ class RequestGuard:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(scope)
         logged_id.set(request_id)
-        details: dict[str, Any] = state.setdefault("details", {})
+        state["details"] = {}
         status = CLIENT_GONE
 
         async def send_numbered(message: Message) -> None:
@@ -87,7 +87,7 @@ class RequestGuard:
                 raise
             code, kind, reason = INTERNAL
             self._metrics.rejections.labels(reason).inc()
-            details["error"] = kind
+            state["details"]["error"] = kind
             response = error_response(request_id, code, kind, f"Internal error; the log has it under {request_id}")
             await response(scope, receive, send_numbered)
         self._account(scope, status, state, time.perf_counter() - started)

@@ -11,7 +11,7 @@ WORKDIR /src
 RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --upgrade pip
 # What is needed changes less often than the source: its layer comes first.
 COPY pyproject.toml README.md LICENSE ./
-RUN mkdir app reranker_client && touch app/__init__.py reranker_client/__init__.py && /opt/venv/bin/pip install --quiet .
+RUN mkdir app reranker_client && touch app/__init__.py reranker_client/__init__.py && /opt/venv/bin/pip install --quiet ".[otel]"
 COPY docker/strip.sh docker/
 RUN docker/strip.sh /opt/venv
 

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     except StartupError as error:
         print(error, file=sys.stderr)
         return 1
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     for name in unknown_variables():
         log.warning("%s is not a setting of this service and has no effect", name)
     if arguments == ["--check"]:

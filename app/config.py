@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", alias="RERANKER_HOST")
     port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="RERANKER_LOG_LEVEL")
+    log_format: Literal["console", "json"] = Field("console", alias="RERANKER_LOG_FORMAT")
+    log_texts: bool = Field(False, alias="RERANKER_LOG_TEXTS")
+    docs: bool = Field(True, alias="RERANKER_DOCS")
 
     api_keys: SecretStr | None = Field(None, alias="RERANKER_API_KEYS")
     api_keys_file: Path | None = Field(None, alias="RERANKER_API_KEYS_FILE")
@@ -69,6 +72,7 @@ class Settings(BaseSettings):
     model: str | None = Field(None, alias="RERANKER_MODEL")
     revision: str | None = Field(None, alias="RERANKER_REVISION")
     trust_remote_code: bool = Field(False, alias="RERANKER_TRUST_REMOTE_CODE")
+    allow_pickle: bool = Field(False, alias="RERANKER_ALLOW_PICKLE")
     max_length: int = Field(512, alias="RERANKER_MAX_LENGTH", ge=16, le=131072)
 
     backend: Literal["auto", "torch", "openvino", "onnx"] = Field("auto", alias="RERANKER_BACKEND")
@@ -164,7 +168,19 @@ def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
     return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
 
 
+def traces_exporter() -> str | None:
+    """Which exporter of traces the standard variables of OpenTelemetry ask for; None for no traces."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    asked = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if asked else "none")
+    return None if exporter == "none" else exporter
+
+
 def _explain(errors: Iterable[Any]) -> Iterable[str]:
+    """One line per wrong value. A secret is not shown, whatever is wrong with it."""
+    secrets = {field.alias for field in Settings.model_fields.values() if field.annotation == SecretStr | None}
     for error in errors:
         name, allowed = error["loc"][0], error["msg"].removeprefix("Value error, ")
-        yield f"{name}={error['input']!r} is not valid: {allowed[0].lower()}{allowed[1:]}"
+        value = "" if name in secrets else f"={error['input']!r}"
+        yield f"{name}{value} is not valid: {allowed[0].lower()}{allowed[1:]}"

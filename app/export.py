@@ -91,6 +91,7 @@ def export_model(
     calibration: Path | None = None,
     evaluation: Path | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     force: bool = False,
 ) -> Manifest:
     """Export into `output`, which appears as a whole or not at all. Raises `StartupError`."""
@@ -100,7 +101,9 @@ def export_model(
     _check_output(output, force)
     console.print(f"Loading {model or 'the embedded model'} ...")
     source = locate_model(model, revision)
-    reference = TorchScorer(source, "cpu", max_length, threads, trust_remote_code=trust_remote_code)
+    reference = TorchScorer(
+        source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    )
     calibration_groups = read_groups(calibration) if calibration else own_texts()
     pairs = [pair for group in calibration_groups for pair in reference.encode(group.query, group.documents)]
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -252,6 +255,7 @@ def main(
                 calibration=calibration,
                 evaluation=evaluate,
                 trust_remote_code=settings.trust_remote_code,
+                allow_pickle=settings.allow_pickle,
                 force=force,
             )
     except StartupError as error:

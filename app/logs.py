@@ -1,18 +1,31 @@
-"""Logging: one line per event on stderr."""
+"""Logging: one line per event on stderr, as text or as JSON."""
 
+import json
 import logging.config
+import re
+from contextvars import ContextVar
 
-QUIET = ("httpx", "huggingface_hub", "sentence_transformers", "transformers", "urllib3", "filelock")
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+QUIET = ("httpx", "huggingface_hub", "opentelemetry", "sentence_transformers", "transformers", "urllib3", "filelock")
+STANDARD = {*RESERVED_ATTRS, "message", "asctime"}
+BARE = re.compile(r"[\w.:/%-]+")
+
+request_id: ContextVar[str] = ContextVar("request_id")
+"""The id of the request that this is done for. A batch is done for several, and has none."""
 
 
-def configure_logging(level: str) -> None:
-    """Log everything of ours from `level` on, of libraries only what is wrong."""
+def configure_logging(level: str, form: str = "console") -> None:
+    """Log everything of ours from `level` on, of libraries only what is wrong; `form` is `console` or `json`."""
+    logging.captureWarnings(True)
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "formatters": {"console": {"()": ConsoleFormatter}, "json": {"()": _json_formatter}},
+            "filters": {"request": {"()": lambda: _add_request_id}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form, "filters": ["request"]}},
             "root": {"level": "WARNING", "handlers": ["stderr"]},
             "loggers": {
                 "app": {"level": level.upper()},
@@ -21,3 +34,44 @@ def configure_logging(level: str) -> None:
             },
         }
     )
+
+
+class ConsoleFormatter(logging.Formatter):
+    """The message, then the extra fields that it does not name. What comes from clients can neither begin a line nor
+    command a terminal: characters that are not printable are escaped, and the lines of a traceback are indented."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields = (
+            f" {name}={_bare_or_quoted(value)}"
+            for name, value in record.__dict__.items()
+            if name not in STANDARD and f"%({name})" not in str(record.msg)
+        )
+        return _printable(super().formatMessage(record) + "".join(fields))
+
+    def formatException(self, ei: "logging._SysExcInfoType") -> str:
+        return "\n".join(f"  {_printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def _json_formatter() -> logging.Formatter:
+    return JsonFormatter(
+        "%(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level", "name": "logger"}, timestamp="time"
+    )
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    if not hasattr(record, "id") and (current := request_id.get(None)):
+        record.id = current
+    return True
+
+
+def _bare_or_quoted(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) and not BARE.fullmatch(value) else str(value)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

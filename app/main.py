@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
@@ -25,7 +26,7 @@ from app.api.service import DEGRADED_HEADER, TIMING_HEADERS
 from app.backends import Scorer, load_scorer
 from app.batcher import Batcher
 from app.cache import ScoreCache
-from app.config import Settings, load_settings
+from app.config import Settings, load_settings, traces_exporter
 from app.errors import EngineBroken, StartupError
 from app.heartbeat import watch
 from app.lifecycle import Lifecycle
@@ -35,25 +36,32 @@ from app.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from app.shared_cache import SharedCache
+    from app.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
 # The first load may download and export a model; later ones find it on the disk, and what takes longer hangs.
 RELOAD_SECONDS = 300
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -> FastAPI:
     """The service as an ASGI application; without a scorer the settings' model is loaded once it runs."""
     settings = settings or load_settings()
-    app = FastAPIOffline(  # its documentation pages need no network
+    # Its documentation pages need no network.
+    make = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
+    tracing = _tracing()
+    app = make(
         title="Reranker",
         version=__version__,
         summary="Puts passages in the order of their relevance to a query.",
         lifespan=_lifespan,
+        telemetry=tracing.telemetry if tracing else NO_TELEMETRY,
     )
     app.state.settings = settings
     app.state.given_scorer = scorer
+    app.state.tracing = tracing
     app.state.metrics = Metrics()
     app.state.lifecycle = Lifecycle()
     app.state.reranker = None
@@ -73,12 +81,32 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
             allow_headers=["*"],
             expose_headers=["Retry-After", "X-Request-Id", DEGRADED_HEADER, *TIMING_HEADERS],
         )
+    if tracing:
+        from app.tracing import SpanDetails
+
+        app.add_middleware(SpanDetails, provider=tracing.provider)
     add_error_handlers(app, settings.overload_status)
     # Said in the OpenAPI document; RequestGuard is who checks it.
     keys_wanted = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
     for dialect in (tei, native, vllm, nim, operations):
         app.include_router(dialect.router, dependencies=keys_wanted)
     return app
+
+
+def _tracing() -> "Tracing | None":
+    """Where the variables of OpenTelemetry ask for traces. The service goes on where they cannot be had."""
+    exporter = traces_exporter()
+    if exporter is None:
+        return None
+    try:
+        from app.tracing import Tracing
+
+        return Tracing(exporter)
+    except ImportError as error:
+        log.warning("No traces, although OTEL_* asks for them: %s; the extra 'otel' has what is missing", error)
+    except StartupError as error:
+        log.warning("No traces, although OTEL_* asks for them: %s", error)
+    return None
 
 
 @asynccontextmanager
@@ -92,6 +120,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
+        if app.state.tracing:
+            await app.state.tracing.close()
 
 
 async def _serve(app: FastAPI) -> None:
@@ -222,7 +252,9 @@ def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
         engine.max_length,
     )
     url = f"http://{settings.host}:{settings.port}"
-    log.info("Listening on %s, API documentation at /docs", url)
+    log.info("Listening on %s%s", url, ", API documentation at /docs" if settings.docs else "")
     if not settings.keys():
         level = logging.INFO if settings.host in LOOPBACK else logging.WARNING
         log.log(level, "No API key is set: everybody who reaches %s may use it (RERANKER_API_KEYS)", url)
+    if settings.log_texts:
+        log.warning("The queries of all requests are written to this log (RERANKER_LOG_TEXTS)")

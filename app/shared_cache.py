@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import struct
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -33,8 +34,11 @@ class SharedCache:
         """`url` is `redis://`, `rediss://` or `unix://`; `ttl` in seconds. Raises `StartupError` for another."""
         try:
             self._redis: Redis = Redis.from_url(url, socket_connect_timeout=SECONDS, socket_timeout=SECONDS)
-        except ValueError as error:
-            raise StartupError(f"RERANKER_CACHE_URL is not valid: {error}") from None
+        except ValueError:  # its text may have a part of the password
+            raise StartupError(
+                "RERANKER_CACHE_URL is not valid: it must be redis://, rediss:// or unix://, special characters of "
+                "the password percent-encoded"
+            ) from None
         self._ttl_ms = max(1, round(ttl * 1000))
         self._metrics = metrics
         self._resting_until = 0.0
@@ -86,4 +90,7 @@ class SharedCache:
 
 def _read(value: object) -> Score | None:
     """A score as it was written; None for one that is not there, or that something else wrote."""
-    return Score(*FORM.unpack(value)) if isinstance(value, bytes) and len(value) == FORM.size else None
+    if not isinstance(value, bytes) or len(value) != FORM.size:
+        return None
+    score = Score(*FORM.unpack(value))
+    return score if math.isfinite(score.logit) else None

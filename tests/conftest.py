@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -69,7 +70,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the developer's shell must not reach the tests."""
     from app.config import environment_names
 
-    for name in environment_names():
+    for name in [*environment_names(), *(name for name in os.environ if name.startswith("OTEL_"))]:
         monkeypatch.delenv(name, raising=False)
 
 

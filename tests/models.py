@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
@@ -68,6 +69,14 @@ def make_model(folder: Path, family: str = "bert", labels: int = 1) -> Path:
     config.vocab_size, config.num_labels, config.pad_token_id = len(WORDS) + 4, labels, 1
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     make_tokenizer(family).save_pretrained(folder)
+    return folder
+
+
+def pickled(folder: Path) -> Path:
+    """The model in the folder with its weights as torch pickles them, as old repositories have them."""
+    for weights in list(folder.rglob("model.safetensors")):
+        torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+        weights.unlink()
     return folder
 
 

@@ -240,6 +240,8 @@ async def test_bodies_that_are_not_json(
         response = await client.post("/rerank", content=content, headers={"content-type": content_type})
         assert response.status_code == status
         assert message in response.json()["message"]
+        refused = serve.app.state.metrics.registry.get_sample_value("reranker_rejections_total", {"reason": "invalid"})
+        assert refused == 1
 
 
 async def test_a_body_without_a_declared_length_is_bounded_too(serve: Serve) -> None:

@@ -15,7 +15,16 @@ ROOT = Path(__file__).parent.parent
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
 # The image's own: where it listens, and where its volume is.
 OF_THE_IMAGE = {"RERANKER_HOST", "RERANKER_PORT", "RERANKER_EXPORT_DIR"}
-OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE"}
+OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE"} | {
+    f"OTEL_{name}"
+    for name in (
+        "EXPORTER_OTLP_ENDPOINT",
+        "EXPORTER_OTLP_HEADERS",
+        "SERVICE_NAME",
+        "TRACES_SAMPLER",
+        "TRACES_SAMPLER_ARG",
+    )
+}
 OF_THE_PROXY = {"RERANKER_PROXY_PORT", "RERANKER_PROXY_TIMEOUT"}
 
 

@@ -210,15 +210,15 @@ async def test_structured_documents_are_read_as_yaml(
 ) -> None:
     seen: list[str] = []
     encode = scorer.encode
-    monkeypatch.setattr(
-        scorer, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
-    )
     documents = [
         {"title": "Ebbe & Flut", "body": "the moon\ncauses tides", "year": 1687, "id": "p1", "tags": ["sea", "Mär"]},
         {"title": "Bread", "body": None, "shelf": {"row": 3}},
     ]
     body = {"query": QUERY, "documents": documents, "rank_fields": ["title", "body", "tags"], "return_documents": True}
     async with serve() as client:
+        monkeypatch.setattr(
+            scorer, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
+        )
         results = (await answer(client, "/v1/rerank", body))["results"]
     assert seen == ["title: Ebbe & Flut\nbody: 'the moon\n\n  causes tides'\ntags:\n- sea\n- Mär\n", "title: Bread\n"]
     assert results[0]["document"] == documents[0]

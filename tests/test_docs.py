@@ -28,7 +28,9 @@ def documented_default(name: str) -> str:
     if name == "export_dir":
         return f"`{field.default}`"
     special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
-    special |= dict.fromkeys(("api_keys", "api_keys_file", "cors_origins", "cache_url"), "none")
+    special |= dict.fromkeys(
+        ("api_keys", "api_keys_file", "key_max_parallel", "key_per_minute", "cors_origins", "cache_url"), "none"
+    )
     special |= {"batch_tokens": "measured; on CUDA `16384`", "streams": "measured", "part_tokens": "measured"}
     if name in special:
         return special[name]
@@ -83,6 +85,22 @@ def test_the_profiles_of_the_readme_are_valid(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_links_lead_somewhere() -> None:
-    for page in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for page in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / page).read_text()):
             assert (ROOT / target).exists(), f"{page} links to {target}"
+
+
+def test_the_threat_model_names_settings_defaults_and_tests_that_there_are() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    known = set(environment_names()) | {"RERANKER_URL"}
+    named = set(re.findall(r"`((?:RERANKER|CACHE|ENABLE)_[A-Z_]+)", text))
+    assert named <= known
+    defaults = {str(field.alias): field.default for field in Settings.model_fields.values()}
+    cpu = DEVICE_DEFAULTS["cpu"]
+    defaults |= {"RERANKER_MAX_PARALLEL": cpu.max_parallel, "RERANKER_MAX_QUEUE": cpu.max_queue}
+    told = dict(re.findall(r"`([A-Z_]+)` (\d+)\b", text))
+    assert len(told) >= 10
+    assert {name: float(defaults[name]) for name in told} == {name: float(value) for name, value in told.items()}
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(tests) >= 15
+    assert [name for file, name in tests if f"def {name}(" not in (ROOT / file).read_text()] == []

@@ -18,7 +18,7 @@ from app.backends.store import find_or_export
 from app.config import Settings
 from app.errors import StartupError, UnusableModel
 from app.export import Group, export_model, logits, ndcg
-from tests.models import CONFIGS, make_bi_encoder, make_model
+from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -184,6 +184,15 @@ def test_a_model_that_no_engine_could_use_is_refused_without_a_fallback(
     with pytest.raises(UnusableModel, match="no relevance head"):
         load_scorer(Settings(model=str(make_bi_encoder(tmp_path / "bi")), export_dir=tmp_path / "store"))
     assert "Going on with torch" not in caplog.text
+
+
+def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"model": str(pickled(make_model(tmp_path / "old"))), "export_dir": tmp_path / "store"}
+    settings |= {"backend": "openvino", "precision": "fp32"}
+    with pytest.raises(UnusableModel, match="RERANKER_ALLOW_PICKLE"):
+        export_model(str(settings["model"]), "openvino", "fp32", tmp_path / "out")
+    monkeypatch.setenv("RERANKER_ALLOW_PICKLE", "true")  # the export's own process reads it
+    assert load_scorer(Settings(**settings)).engine.backend == "openvino"
 
 
 def test_an_export_that_ranks_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

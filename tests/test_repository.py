@@ -18,7 +18,7 @@ from app.backends.model_source import EMBEDDED, locate_model
 from app.backends.repository import find_export
 from app.config import Settings
 from app.export import export_model, logits
-from tests.models import make_model
+from tests.models import make_model, pickled
 from tests.test_exported import GROUP, near
 
 pytestmark = [
@@ -165,3 +165,21 @@ def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(
     assert start("store", hub) == first
     assert start("store", "http://127.0.0.1:9") == first
     assert not _Hub.asked
+
+
+def test_a_pickle_on_the_hub_is_refused_before_it_is_downloaded(tmp_path: Path, hub: str) -> None:
+    shutil.rmtree(_Hub.repository)
+    pickled(make_model(_Hub.repository))
+    code = (
+        "from app.backends import load_scorer; from app.config import Settings; from app.errors import StartupError\n"
+        "try: load_scorer(Settings(model='owner/tiny', backend='torch'))\n"
+        "except StartupError as error: print(error)"
+    )
+    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "RERANKER_MODEL='owner/tiny' cannot be loaded: pytorch_model.bin is a pickle" in result.stdout
+    assert _Hub.asked
+    assert not any("pytorch_model" in path for path in _Hub.asked)

@@ -14,8 +14,8 @@ from app.backends import load_scorer
 from app.backends.model_source import EMBEDDED, EMBEDDED_NAME
 from app.backends.torch import TorchScorer, pick_device
 from app.config import Settings
-from app.errors import OutOfMemory, StartupError
-from tests.models import CONFIGS, make_bi_encoder, make_model
+from app.errors import OutOfMemory, StartupError, UnusableModel
+from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
 # The optional tokenizer conversions of transformers warn about packages that are not needed here.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -159,6 +159,28 @@ def test_what_cannot_rank_is_refused_in_one_line(tmp_path: Path, make: Any, mess
         load(model=str(make(tmp_path)))
     assert "\n" not in str(caught.value)
     assert "RERANKER_MODEL=" in str(caught.value)
+
+
+PICKLE = r"pytorch_model\.bin is a pickle, .*RERANKER_ALLOW_PICKLE=true"
+
+
+def test_a_pickle_is_loaded_only_where_that_is_allowed(tmp_path: Path) -> None:
+    folder = pickled(make_model(tmp_path / "old"))
+    with pytest.raises(UnusableModel, match=PICKLE) as caught:
+        load(model=str(folder))
+    assert "\n" not in str(caught.value)
+    assert load(model=str(folder), allow_pickle=True).engine.model == "old"
+    make_model(folder)  # with safetensors beside it the pickle is never read
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+    assert load(model=str(folder)).engine.model == "old"
+
+
+def test_a_pickle_in_a_module_of_a_model_is_refused_too(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "two-parts")
+    (folder / "1_Dense").mkdir()
+    torch.save({}, folder / "1_Dense" / "pytorch_model.bin")
+    with pytest.raises(UnusableModel, match=rf"1_Dense/{PICKLE}"):
+        load(model=str(folder))
 
 
 def test_a_hub_model_that_is_not_cached_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -90,12 +90,12 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
     """Make every failure an `ErrorBody`. `overload_status` is what a full queue answers: 429 or 503."""
 
     async def on_domain_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, errors.RerankerError)
+        error = cast(errors.RerankerError, error)
         status, reason = STATUSES.get(type(error), INTERNAL)
         if isinstance(error, errors.QueueFull):
             status = overload_status
         request.app.state.metrics.rejections.labels(reason).inc()
-        request.state.details = {"error": error.code}
+        request.state.details["error"] = error.code
         headers = {}
         if isinstance(error, errors.Refused):
             headers["Retry-After"] = str(error.retry_after)
@@ -105,16 +105,20 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
         return error_response(request.state.request_id, status, error.code, str(error), headers, tei=tei)
 
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
+        error = cast(RequestValidationError, error)
         request.app.state.metrics.rejections.labels("invalid").inc()
-        request.state.details = {"error": "invalid_request"}
+        request.state.details["error"] = "invalid_request"
         status, message = explain(error.errors(), request.headers.get("content-type", ""))
         tei = speaks_tei(request.url.path, error.body)
         return error_response(request.state.request_id, status, "invalid_request", message, tei=tei)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        message = UNREADABLE if error.status_code == BAD_REQUEST else error.detail
+        error = cast(HTTPException, error)
+        request.state.details["error"] = "http_error"
+        message = error.detail
+        if error.status_code == BAD_REQUEST:
+            request.app.state.metrics.rejections.labels("invalid").inc()
+            message = UNREADABLE
         return error_response(request.state.request_id, error.status_code, "http_error", message, error.headers)
 
     app.add_exception_handler(errors.RerankerError, on_domain_error)

@@ -7,14 +7,16 @@ import time
 import uuid
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import INTERNAL, error_response
-from app.api.keys import ApiKeys
+from app.api.keys import OPEN_FOLDER, PAGES, ApiKeys
 from app.api.quota import Quota
 from app.errors import RateLimited, RerankerError, TooLarge, Unauthorized
+from app.logs import request_id as logged_id
 from app.metrics import Metrics
 
 log = logging.getLogger("app.access")
@@ -23,6 +25,28 @@ log = logging.getLogger("app.access")
 DISCARD_SECONDS = 5.0
 CLIENT_GONE = "499"
 WRONG_METHOD = "405"
+LOGGED_PATH_CHARS = 200
+# For the browser of somebody who was made to open an answer: it is no page, has no scripts, and is nobody's to embed.
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+ANSWER_HEADERS = (
+    *SECURITY_HEADERS,
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+# The pages are made by FastAPI: scripts and styles from OPEN_FOLDER, and a few lines within the page.
+PAGE_HEADERS = (
+    *SECURITY_HEADERS,
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data:; font-src 'self' data:; connect-src 'self'; worker-src blob:; "
+        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+)
 ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}")
 
 
@@ -43,24 +67,28 @@ class RequestGuard:
         started = time.perf_counter()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(scope)
+        logged_id.set(request_id)
+        state["details"] = {}
         status = CLIENT_GONE
 
         async def send_numbered(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                numbered = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message["headers"], numbered, *_security_headers(scope["path"])]
             await send(message)
 
         try:
             await self._serve_caller(scope, receive, send_numbered)
         except Exception:
-            log.exception("Unexpected failure id=%s", request_id)
+            log.exception("Unexpected failure")
             if status != CLIENT_GONE:
                 raise
             code, reason = INTERNAL
             self._metrics.rejections.labels(reason).inc()
             message = f"Internal error; the log has it under {request_id}"
+            state["details"]["error"] = RerankerError.code
             response = error_response(request_id, code, RerankerError.code, message)
             await response(scope, receive, send_numbered)
         self._account(scope, status, state, time.perf_counter() - started)
@@ -76,7 +104,7 @@ class RequestGuard:
                 await self.app(scope, receive, send)
         except (Unauthorized, RateLimited) as error:
             self._metrics.rejections.labels(error.code).inc()
-            scope["state"]["details"] = {"error": error.code}
+            scope["state"]["details"]["error"] = error.code
             status, headers = 401, {"WWW-Authenticate": "Bearer", "Connection": "close"}
             if isinstance(error, RateLimited):
                 status, headers = 429, {"Retry-After": str(error.retry_after), "Connection": "close"}
@@ -88,6 +116,7 @@ class RequestGuard:
             body = await self._read(scope, receive)
         except TooLarge as error:
             self._metrics.rejections.labels("too_large").inc()
+            scope["state"]["details"]["error"] = "too_large"
             closing = {"Connection": "close"}
             await error_response(scope["state"]["request_id"], 413, "too_large", str(error), closing)(
                 scope, receive, send
@@ -138,22 +167,23 @@ class RequestGuard:
         )
 
     def _account(self, scope: Scope, status: str, state: dict[str, Any], seconds: float) -> None:
-        details = "".join(f" {name}={value}" for name, value in state.get("details", {}).items())
+        fields = {
+            "method": scope["method"],
+            "path": quote(scope["path"])[:LOGGED_PATH_CHARS],
+            "status": int(status),
+            "ms": round(seconds * 1000, 1),
+            "id": state["request_id"],
+        } | state["details"]
         level = logging.INFO if scope["method"] == "POST" else logging.DEBUG
-        log.log(
-            level,
-            "%s %s status=%s ms=%.1f id=%s%s",
-            scope["method"],
-            scope["path"],
-            status,
-            seconds * 1000,
-            state["request_id"],
-            details,
-        )
+        log.log(level, "%(method)s %(path)s status=%(status)d", fields, extra=fields)
         if scope["method"] == "POST" and "endpoint" in scope and status != WRONG_METHOD:
             self._metrics.requests.labels(status).inc()
             if status == CLIENT_GONE:
                 self._metrics.disconnects.inc()
+
+
+def _security_headers(path: str) -> tuple[tuple[bytes, bytes], ...]:
+    return PAGE_HEADERS if path in PAGES or path.startswith(OPEN_FOLDER) else ANSWER_HEADERS
 
 
 def _request_id(scope: Scope) -> str:

@@ -10,7 +10,8 @@ from starlette.types import Scope
 from app.errors import Unauthorized
 
 # The documentation has no secrets, and a browser cannot send a key for it.
-OPEN_PATHS = {"/", "/health", "/health/live", "/health/ready", "/docs", "/redoc", "/openapi.json"}
+PAGES = {"/docs", "/redoc"}
+OPEN_PATHS = {"/", "/health", "/health/live", "/health/ready", "/openapi.json"} | PAGES
 ANYONE = "anyone"
 OPEN_FOLDER = "/static-offline-docs/"
 

@@ -17,9 +17,11 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
+async def root(request: Request) -> Response:
     """Whoever looks here with a browser."""
-    return RedirectResponse("/docs")
+    if request.app.openapi_url:
+        return RedirectResponse("/docs")
+    return JSONResponse({"service": "reranker", "version": __version__, "health": "/health"})
 
 
 @router.head("/health", include_in_schema=False)

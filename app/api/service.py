@@ -1,6 +1,6 @@
 """How routes reach the assembled service, and how they answer."""
 
-import json
+import time
 from dataclasses import replace
 
 from fastapi import Request, Response
@@ -23,25 +23,30 @@ TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-infe
 DEGRADED_HEADER = "x-reranker-degraded"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 LOGGED_CHARS = 80
+LOGGED_TEXT_CHARS = 200
 
 
 async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, Engine]:
     """Rank, and note the figures for the log. Raises what `Reranker.rerank` raises, and `Unavailable`."""
+    details = request.state.details
+    details |= {name: value[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
+    details["documents"] = len(query.documents)
+    if request.app.state.settings.log_texts:
+        first = query.query if isinstance(query.query, str) else "".join(query.query[:1])
+        details["query"] = first[:LOGGED_TEXT_CHARS]
     reranker = ready_reranker(request)
     on_overload = body.on_overload or request.app.state.settings.on_overload
     query = replace(query, timeout=_timeout(request, body), on_overload=on_overload)
     ranking = await reranker.rerank(query)
-    request.state.details = (
-        ({"degraded": ranking.degraded} if ranking.degraded else {})
-        | {
-            "documents": len(query.documents),
-            "cached": ranking.pairs - ranking.scored,
-            "tokens": ranking.tokens,
-            "queue_ms": milliseconds(ranking.timings.queue),
-            "inference_ms": milliseconds(ranking.timings.inference),
-        }
-        | {name: json.dumps(value)[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
-    )
+    request.state.ranked = time.time_ns(), ranking.timings
+    if ranking.degraded:
+        details["degraded"] = ranking.degraded
+    details |= {
+        "cached": ranking.pairs - ranking.scored,
+        "tokens": ranking.tokens,
+        "queue_ms": milliseconds(ranking.timings.queue),
+        "inference_ms": milliseconds(ranking.timings.inference),
+    }
     return ranking, reranker.scorer.engine
 
 

@@ -173,6 +173,7 @@ def _load_torch(source: ModelSource, settings: Settings) -> Scorer:
         precision="fp32" if settings.precision == "auto" else settings.precision,
         compiled=settings.torch_compile,
         trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
     )
 
 

@@ -68,7 +68,7 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, max_len
     if source.revision:
         options["--revision"] = source.revision
     command += [str(part) for option in options.items() for part in option]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (no shell, and our own)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason given"]
         reason = lines[-1].removeprefix("Not exported: ")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path, PurePath
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -62,12 +63,13 @@ class TorchScorer:
         precision: str = "fp32",
         compiled: bool = False,
         trust_remote_code: bool = False,
+        allow_pickle: bool = False,
     ) -> None:
         """Load the model. Raises `StartupError` when device or model cannot be had."""
         torch.set_num_threads(threads)
         self._device = pick_device(device)
         self.schedule = Schedule(batch_tokens=BATCH_TOKENS[self._device.type])
-        self._model = _load(source, self._device, DTYPES[precision], trust_remote_code)
+        self._model = _load(source, self._device, DTYPES[precision], trust_remote_code, allow_pickle)
         _check_is_reranker(self._model, source)
         limit = min(max_length, _window(self._model))
         self._model.max_seq_length = limit
@@ -182,7 +184,9 @@ def pick_device(requested: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def _load(source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool) -> CrossEncoder:
+def _load(
+    source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
+) -> CrossEncoder:
     """Local files first: with a filled hub cache nothing asks the network, and offline nothing waits for it."""
     transformers_logging.disable_progress_bar()
     load = partial(
@@ -191,19 +195,43 @@ def _load(source: ModelSource, device: torch.device, dtype: torch.dtype, trust_r
         revision=source.revision,
         device=str(device),
         trust_remote_code=trust_remote_code,
-        model_kwargs={"dtype": dtype},
+        model_kwargs={"dtype": dtype, "use_safetensors": None if allow_pickle else True},
     )
     try:
+        if not allow_pickle:
+            _refuse_pickles(source, _local_files(source))
         try:
             return load(local_files_only=True)
         except OSError:
             if source.is_local or HF_HUB_OFFLINE:
                 raise
             log.info("%s is not in the local hub cache: downloading it", source.location)
-            HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
+            found = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
+            if not allow_pickle:
+                _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
             return load()
+    except UnusableModel:
+        raise
     except Exception as error:
         raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
+    """Unpickling may run code. Of every part of the model there have to be weights that are only numbers."""
+    safe = {file.parent for file in files if file.suffix == ".safetensors"}
+    pickle = next((file for file in files if file.match("pytorch_model*.bin") and file.parent not in safe), None)
+    if pickle:
+        raise UnusableModel(
+            f"RERANKER_MODEL={source.location!r} cannot be loaded: {pickle} is a pickle, which may carry code, and "
+            "there is no model.safetensors beside it; RERANKER_ALLOW_PICKLE=true loads it all the same"
+        )
+
+
+def _local_files(source: ModelSource) -> list[PurePath]:
+    """What there is of the model on this machine, relative to its folder."""
+    known = _cached(source, "config.json") or _cached(source, "modules.json")
+    folder = Path(known).parent if known else None
+    return [file.relative_to(folder) for file in folder.rglob("*")] if folder else []
 
 
 def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
@@ -222,16 +250,20 @@ def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
 
 
 def _has_modules_file(source: ModelSource) -> bool:
-    found = cached_file(
+    return _cached(source, "modules.json") is not None
+
+
+def _cached(source: ModelSource, name: str) -> str | None:
+    found: str | None = cached_file(
         source.location,
-        "modules.json",
+        name,
         revision=source.revision,
         local_files_only=True,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return found is not None
+    return found
 
 
 def _window(model: CrossEncoder) -> int:

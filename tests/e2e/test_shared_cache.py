@@ -108,11 +108,13 @@ def test_a_redis_that_never_was_is_no_reason_not_to_start() -> None:
         assert rank(url)["meta"]["scored"] == 5
 
 
-def test_other_values_in_redis_are_no_scores(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["no score", r"\0\0\192\127\5\0\0\0\0", r"\0\0\128\127\5\0\0\0\0"])
+def test_other_values_in_redis_are_no_scores(tmp_path: Path, value: str) -> None:
+    """Some text; what has the form of a score and is not a number, or is infinite."""
     port = free_port()
     settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
     with redis(tmp_path, port), service(**settings) as (first, _), service(**settings) as (second, _):
         rank(first)
-        script = "for _, k in ipairs(redis.call('keys', '*')) do redis.call('set', k, 'no score') end"
+        script = f"for _, k in ipairs(redis.call('keys', '*')) do redis.call('set', k, '{value}') end"
         subprocess.run(["redis-cli", "-p", str(port), "eval", script, "0"], check=True, capture_output=True)
         assert rank(second)["meta"]["scored"] == 5

@@ -1,0 +1,103 @@
+"""OpenTelemetry traces: imported only when the standard `OTEL_*` variables ask for them.
+
+FastAPI makes the span of a request and takes the caller's `traceparent` up. Here is where spans go, and what is added
+to them once the answer is known: figures, and a child each for the queue, tokenising and inference.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from app import __version__
+from app.errors import StartupError
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+UNTRACED = {"/health", "/health/live", "/health/ready", "/metrics"}
+ATTRIBUTES = ("documents", "cached", "tokens", "error")
+STAGES = ("inference", "tokenize", "queue")
+# How long the end of the process waits for a collector that does not take the last spans.
+CLOSE_SECONDS = 3.0
+
+
+class Tracing:
+    """Owns the way of spans to the collector: a bounded queue and a thread of its own, so that no request waits."""
+
+    def __init__(self, exporter: str) -> None:
+        """`exporter` as `OTEL_TRACES_EXPORTER` has it. Raises `StartupError` when it cannot be had."""
+        name = "otlp_proto_http" if exporter == "otlp" else exporter
+        found = next(iter(entry_points(group="opentelemetry_traces_exporter", name=name)), None)
+        if found is None:
+            raise StartupError(f"OTEL_TRACES_EXPORTER={exporter}: no such exporter is installed")
+        ours = Resource.create({"service.name": "reranker", "service.version": __version__})
+        self.provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
+        try:
+            self.provider.add_span_processor(BatchSpanProcessor(found.load()()))
+        except Exception as error:  # whatever an exporter thinks of its variables
+            raise StartupError(f"OTEL_TRACES_EXPORTER={exporter} cannot be used: {error}") from error
+
+    @property
+    def telemetry(self) -> "TelemetryConfig":
+        """What FastAPI is to do: a span for each request that is not a probe, and nothing else."""
+        return {
+            "tracer_provider": self.provider,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope["path"] in UNTRACED,
+        }
+
+    async def close(self) -> None:
+        """Send what is left, for a few seconds at most."""
+        sending = asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1, "traces"), self.provider.shutdown)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(sending, CLOSE_SECONDS)
+
+
+class SpanDetails:
+    """ASGI middleware inside FastAPI's span: adds to it what `request.state` has when the answer starts."""
+
+    def __init__(self, app: "ASGIApp", provider: TracerProvider) -> None:
+        self.app = app
+        self._tracer = provider.get_tracer("reranker", __version__)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        span = trace.get_current_span()
+        if not span.is_recording():
+            await self.app(scope, receive, send)
+            return
+
+        async def send_noted(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                self._note(span, scope.get("state", {}))
+            await send(message)
+
+        await self.app(scope, receive, send_noted)
+
+    def _note(self, span: trace.Span, state: dict[str, Any]) -> None:
+        details = state.get("details", {})
+        span.set_attributes({f"reranker.{name}": details[name] for name in ATTRIBUTES if name in details})
+        span.set_attribute("reranker.request_id", state.get("request_id", ""))
+        if "ranked" in state:
+            end, timings = state["ranked"]
+            self._add_stages(trace.set_span_in_context(span), end, timings)
+
+    def _add_stages(self, parent: Context, end: int, timings: Any) -> None:
+        """Children of the request's span, the last first; `end` in nanoseconds since the epoch, timings in seconds."""
+        for stage in STAGES:
+            seconds = getattr(timings, stage)
+            if seconds:
+                start = end - round(seconds * 1e9)
+                self._tracer.start_span(stage, parent, start_time=start).end(end)
+                end = start

@@ -108,6 +108,8 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == BAD_REQUEST:
+            request.app.state.metrics.rejections.labels("invalid").inc()
         message = UNREADABLE if error.status_code == BAD_REQUEST else error.detail
         return error_response(request.state.request_id, error.status_code, "http_error", message, error.headers)
 

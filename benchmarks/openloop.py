@@ -74,24 +74,23 @@ def offer(url: str, rate: float, seconds: float, folder: Path) -> list[dict[str,
 
 def figures(records: Sequence[dict[str, Any]], skipped: float) -> dict[str, Any]:
     """Rates a second, shares, and seconds from due to answered, of what was due after the first `skipped` seconds."""
-    first = min(record["metadata"]["credit_issued_ns"] for record in records)
-    records = [record for record in records if record["metadata"]["credit_issued_ns"] - first >= skipped * 1e9]
     due = np.array([record["metadata"]["credit_issued_ns"] for record in records]) / 1e9
     ended = np.array([record["metadata"]["request_end_ns"] for record in records]) / 1e9
-    statuses = [str((record.get("error") or {"code": 200}).get("code")) for record in records]
-    served = np.array([status == "200" for status in statuses])
-    latencies = (ended - due)[served]
+    statuses = np.array([str((record.get("error") or {"code": 200}).get("code")) for record in records])
+    start, end = due.min() + skipped, due.max()
+    meant, served = due >= start, statuses == "200"
+    latencies = (ended - due)[meant & served]
     p50, p90, p99 = np.percentile(latencies, [50, 90, 99]) if len(latencies) else (np.nan,) * 3
     return {
-        "requests": len(records),
-        "offered_per_second": (len(records) - 1) / (due.max() - due.min()),
-        "served_per_second": served.sum() / (ended.max() - due.min()),
-        "refused": sum(status in REFUSALS for status in statuses) / len(records),
+        "requests": meant.sum(),
+        "offered_per_second": (meant.sum() - 1) / (end - start),
+        "served_per_second": (served & (ended >= start) & (ended <= end)).sum() / (end - start),
+        "refused": np.isin(statuses[meant], REFUSALS).mean(),
         "p50_seconds": p50,
         "p90_seconds": p90,
         "p99_seconds": p99,
         "longest_seconds": latencies.max(initial=0),
-        "statuses": dict(Counter(statuses)),
+        "statuses": dict(Counter(statuses[meant].tolist())),
     }
 
 

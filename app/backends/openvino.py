@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # Small parts run side by side, one on each stream, as fast as large ones run one after the other, and hardly pad.
 SHORT, SHORT_STEP, LONG_STEP = 128, 16, 32
 PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
+REOPENING = "The batch did not fit the machine's memory, or ran beside one that did not"
 
 
 class OpenVinoScorer:
@@ -74,6 +75,8 @@ class OpenVinoScorer:
         """Those that are open; where they failed the model is compiled anew, which takes a moment."""
         with self._opening:
             if self._streams is not None and (reopen or self._streams.broken):
+                if self._streams.broken:
+                    log.warning("An inference failed: compiling the model anew")
                 self._streams.close()
                 self._streams = None  # its memory first
             if self._streams is None:
@@ -89,8 +92,9 @@ class OpenVinoScorer:
             running = [streams.submit(self._pad, [pairs[index] for index in part]) for part in split]
             for part, inference in zip(split, running, strict=True):
                 logits[part] = inference.result()
-        except (RuntimeError, StartupError) as error:
-            if "alloc" in str(error):
+        except (RuntimeError, StartupError, MemoryError) as error:
+            # It compiled at the start: what is missing now is memory, whatever the message says.
+            if isinstance(error, StartupError) or "alloc" in str(error):
                 raise OutOfMemory("The batch does not fit the machine's memory") from error
             raise
         scores: list[float] = logits.tolist()
@@ -137,11 +141,14 @@ class _Streams:
 
     def submit(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> "Future[Floats]":
         """Logits of one part, whose inputs are made on the stream's thread."""
-        return self._threads.submit(self._infer, make, pairs)
+        try:
+            return self._threads.submit(self._infer, make, pairs)
+        except RuntimeError:  # closed by the other inference thread
+            raise OutOfMemory(REOPENING) from None
 
     def _infer(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> Floats:
         if self.broken:
-            raise OutOfMemory("The model is being loaded anew")
+            raise OutOfMemory(REOPENING)
         if not hasattr(self._request, "it"):
             self._request.it = self._model.create_infer_request()
         arrays = make(pairs)

@@ -1,5 +1,6 @@
 """The figures an operator watches: one registry per process, as Prometheus text and as a JSON summary."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ class Metrics:
     def watch(self, reranker: "Reranker", lifecycle: Lifecycle) -> None:
         """Read the gauges from the assembled service."""
         engine, admission, cache = reranker.scorer.engine, reranker.admission, reranker.cache
+        loop = asyncio.get_running_loop()
         self._engine.info({name: str(value) for name, value in engine.summary().items()})
         self._ready.set_function(lambda: float(lifecycle.phase is Phase.READY and reranker.batcher.alive))
         for name, meaning, read in (
@@ -76,7 +78,9 @@ class Metrics:
             ("pending_pairs", "Pairs waiting for a batch", lambda: reranker.batcher.pending),
             ("batch_token_budget", "Tokens that a batch may have", lambda: reranker.batcher.token_budget),
             ("silence_seconds", "Time since a batch succeeded", lambda: reranker.batcher.silence),
+            ("flights", "Pairs that requests wait for", lambda: cache.in_flight),
             ("cache_entries", "Scores in the cache", lambda: len(cache)),
+            ("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
         ):
             self._gauge(name, meaning).set_function(read)
 

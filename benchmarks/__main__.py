@@ -1,9 +1,10 @@
-"""`scripts/bench service|compare|dialects|promises`."""
+"""`scripts/bench service|compare|dialects|openloop|promises`."""
 
 import typer
 
 from benchmarks.compare import compare
 from benchmarks.dialects import main as dialects
+from benchmarks.openloop import main as openloop
 from benchmarks.promises import main as promises
 from benchmarks.service import main as service
 
@@ -11,5 +12,6 @@ cli = typer.Typer(help="Figures of this service on this machine.", no_args_is_he
 cli.command("service")(service)
 cli.command("compare")(compare)
 cli.command("dialects")(dialects)
+cli.command("openloop")(openloop)
 cli.command("promises")(promises)
 cli()

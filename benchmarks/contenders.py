@@ -33,6 +33,7 @@ ENVIRONMENTS: dict[str, list[str]] = {
     "sentence-transformers": ["sentence-transformers[onnx,openvino]<6", "transformers<5"],
     "flashrank": ["flashrank"],
     "fastembed": ["fastembed"],
+    "aiperf": ["aiperf<0.14"],
 }
 NEEDS_TORCH = {"infinity", "sentence-transformers"}
 # FlashRank loads what it knows by name: this name, with our weights under it.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import httpx
 import numpy as np
@@ -33,19 +33,26 @@ MEMORY = "process_resident_memory_bytes"
 @contextmanager
 def service(**settings: str) -> Iterator[tuple[str, float]]:
     """A service of its own process: its URL, and the seconds from its start to ready."""
+    started = time.perf_counter()
+    with service_process(None, **settings) as (url, _):
+        yield url, time.perf_counter() - started
+
+
+@contextmanager
+def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A ready service: its URL and its process, which logs warnings to `log`, or to where this program does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"RERANKER_PORT": str(port), "RERANKER_LOG_LEVEL": "warning"} | settings
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "app"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "app"], env=environment, stderr=log)
     try:
         while not _ready(url):
             if process.poll() is not None:
                 raise RuntimeError("the service did not start")
             time.sleep(0.02)
-        yield url, time.perf_counter() - started
+        yield url, process
     finally:
         process.terminate()
         process.wait(60)

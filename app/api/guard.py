@@ -24,7 +24,7 @@ log = logging.getLogger("app.access")
 # A body over the limit is read on and thrown away for this long, so that its sender gets to read the answer.
 DISCARD_SECONDS = 5.0
 CLIENT_GONE = "499"
-WRONG_METHOD = "405"
+NOT_OURS = {"404", "405"}
 LOGGED_PATH_CHARS = 200
 # For the browser of somebody who was made to open an answer: it is no page, has no scripts, and is nobody's to embed.
 SECURITY_HEADERS = (
@@ -176,7 +176,7 @@ class RequestGuard:
         } | state["details"]
         level = logging.INFO if scope["method"] == "POST" else logging.DEBUG
         log.log(level, "%(method)s %(path)s status=%(status)d", fields, extra=fields)
-        if scope["method"] == "POST" and "endpoint" in scope and status != WRONG_METHOD:
+        if scope["method"] == "POST" and status not in NOT_OURS:
             self._metrics.requests.labels(status).inc()
             if status == CLIENT_GONE:
                 self._metrics.disconnects.inc()

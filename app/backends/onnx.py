@@ -57,7 +57,7 @@ class OnnxScorer:
         arrays = pad(pairs, self._pad_token_id)
         try:
             [logits] = self._session.run(None, {name: arrays[name] for name in self._inputs}, self._options)
-        except RuntimeError as error:
+        except Exception as error:  # its exceptions have no base of their own
             if "alloc" in str(error):
                 raise OutOfMemory("The batch does not fit the device's memory") from error
             raise

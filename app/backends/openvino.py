@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # Small parts run side by side, one on each stream, as fast as large ones run one after the other, and hardly pad.
 SHORT, SHORT_STEP, LONG_STEP = 128, 16, 32
 PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
+REOPENING = "The batch did not fit the machine's memory, or ran beside one that did not"
 
 
 class OpenVinoScorer:
@@ -54,8 +55,9 @@ class OpenVinoScorer:
         self._schedule = Schedule(
             streams=threads, part_tokens=PART_TOKENS, batch_tokens=BATCH_TOKENS_PER_THREAD * threads
         )
-        self._streams: ThreadPoolExecutor | None = None
-        self._open()
+        self._streams: _Streams | None = None
+        self._opening = threading.Lock()
+        self._ready_streams()
 
     @property
     def schedule(self) -> Schedule:
@@ -67,48 +69,43 @@ class OpenVinoScorer:
         reopen = schedule.streams != self._schedule.streams
         self._schedule = schedule
         if reopen:
-            self._open()
+            self._ready_streams(reopen)
 
-    def _open(self) -> None:
-        self._model = self._compile(self._schedule.streams)
-        self._inputs = [name for node in self._model.inputs for name in node.names]
-        if self._streams is not None:
-            self._streams.shutdown()  # its threads hold requests of the model before
-        self._streams = ThreadPoolExecutor(self._schedule.streams, "stream")
-        self._request = threading.local()
-        self._requests: list[ov.InferRequest] = []
+    def _ready_streams(self, reopen: bool = False) -> "_Streams":
+        """Those that are open; where they failed the model is compiled anew, which takes a moment."""
+        with self._opening:
+            if self._streams is not None and (reopen or self._streams.broken):
+                if self._streams.broken:
+                    log.warning("An inference failed: compiling the model anew")
+                self._streams.close()
+                self._streams = None  # its memory first
+            if self._streams is None:
+                self._streams = _Streams(self._compile(self._schedule.streams), self._schedule.streams)
+            return self._streams
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`."""
         logits = np.zeros(len(pairs), np.float32)
-        assert self._streams is not None  # noqa: S101 (said to the type checker)
         split = self._parts([pair.length for pair in pairs])
-        running = [self._streams.submit(self._infer, [pairs[index] for index in part]) for part in split]
         try:
+            streams = self._ready_streams()
+            running = [streams.submit(self._pad, [pairs[index] for index in part]) for part in split]
             for part, inference in zip(split, running, strict=True):
                 logits[part] = inference.result()
-        except RuntimeError as error:
-            if "alloc" in str(error):
+        except (RuntimeError, StartupError, MemoryError) as error:
+            # It compiled at the start: what is missing now is memory, whatever the message says.
+            if isinstance(error, StartupError) or "alloc" in str(error):
                 raise OutOfMemory("The batch does not fit the machine's memory") from error
             raise
         scores: list[float] = logits.tolist()
         return scores
-
-    def _infer(self, pairs: Sequence[Pair]) -> Floats:
-        """Of one part, on the thread of a stream, which has an inference request of its own."""
-        if not hasattr(self._request, "it"):
-            self._request.it = self._model.create_infer_request()
-            self._requests.append(self._request.it)
-        self._request.it.infer(self._pad(pairs))
-        return np.array(self._request.it.get_output_tensor(0).data, np.float32).reshape(-1)
 
     def _parts(self, lengths: Sequence[int]) -> list[list[int]]:
         return parts(lengths, self._schedule.part_tokens or PART_TOKENS)
 
     def _pad(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
         width = min(bucket_length(max(pair.length for pair in pairs)), self.engine.max_length)
-        arrays = pad(pairs, self._pad_token_id, width)
-        return {name: arrays[name] for name in self._inputs}
+        return pad(pairs, self._pad_token_id, width)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         """Of all parts."""
@@ -130,8 +127,53 @@ class OpenVinoScorer:
 
     def cancel(self) -> None:
         """Running inferences end after the operation they are at."""
+        if self._streams is not None:
+            self._streams.cancel()
+
+
+class _Streams:
+    """A compiled model, and one thread with an inference request of its own for each stream of it.
+
+    An inference that failed leaves its stream in a state where later ones fail too, or worse: it is `broken` then.
+    """
+
+    def __init__(self, model: ov.CompiledModel, count: int) -> None:
+        self.broken = False
+        self._model = model
+        self._inputs = [name for node in model.inputs for name in node.names]
+        self._threads = ThreadPoolExecutor(count, "stream")
+        self._request = threading.local()
+        self._requests: list[ov.InferRequest] = []
+
+    def submit(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> "Future[Floats]":
+        """Logits of one part, whose inputs are made on the stream's thread."""
+        try:
+            return self._threads.submit(self._infer, make, pairs)
+        except RuntimeError:  # closed by the other inference thread
+            raise OutOfMemory(REOPENING) from None
+
+    def _infer(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> Floats:
+        if self.broken:
+            raise OutOfMemory(REOPENING)
+        if not hasattr(self._request, "it"):
+            self._request.it = self._model.create_infer_request()
+            self._requests.append(self._request.it)
+        arrays = make(pairs)
+        try:
+            self._request.it.infer({name: arrays[name] for name in self._inputs})
+        except RuntimeError:
+            self.broken = True
+            raise
+        return np.array(self._request.it.get_output_tensor(0).data, np.float32).reshape(-1)
+
+    def cancel(self) -> None:
+        """End what runs after the operation that it is at."""
         for request in self._requests:
             request.cancel()
+
+    def close(self) -> None:
+        """Wait for what runs. The threads hold requests of the model, which goes with them."""
+        self._threads.shutdown()
 
 
 def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -1,0 +1,71 @@
+"""A real model whose allocations fail: a bound on the process's memory, drawn when it is ready, lifted later."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.process import MOONS, service
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit"),
+]
+LONG = "The sea and the moon and the tides of it. " * 60
+# One batch, and one part of it, takes all of a request.
+LARGE_BATCHES = {"RERANKER_BATCH_TOKENS": 65536, "RERANKER_PART_TOKENS": 65536, "RERANKER_STREAMS": 1}
+
+
+def leave_memory(process: subprocess.Popen[str], megabytes: int | None) -> None:
+    """So much beside what it has, or any amount."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    used = int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024
+    soft = resource.RLIM_INFINITY if megabytes is None else used + megabytes * 10**6
+    resource.prlimit(process.pid, resource.RLIMIT_DATA, (soft, resource.RLIM_INFINITY))
+
+
+def ask(url: str, documents: int, name: str) -> httpx.Response:
+    body: dict[str, Any] = {"query": f"what causes tides {name}", "documents": [f"{LONG}{i}" for i in range(documents)]}
+    return httpx.post(f"{url}/rerank", json=body, timeout=120)
+
+
+def best(url: str, name: str) -> int:
+    response = httpx.post(f"{url}/rerank", json=MOONS | {"query": f"{MOONS['query']} {name}"}, timeout=60)
+    assert response.status_code == 200, response.text
+    return int(response.json()["results"][0]["index"])
+
+
+def test_a_batch_that_does_not_fit_is_scored_in_parts() -> None:
+    with service(RERANKER_BACKEND="torch", **LARGE_BATCHES) as (url, process):
+        assert ask(url, 2, "first").status_code == 200
+        leave_memory(process, 100)
+        response = ask(url, 12, "large")
+        assert response.status_code == 200, response.text
+        assert len({result["index"] for result in response.json()["results"]}) == 12
+        assert best(url, "afterwards") == 2
+        process.kill()
+        assert "trying again in halves" in process.communicate()[1]
+
+
+def test_what_does_not_fit_at_all_is_told_so_and_the_next_is_served() -> None:
+    with service(RERANKER_BACKEND="openvino", **LARGE_BATCHES) as (url, process):
+        assert ask(url, 2, "first").status_code == 200
+        leave_memory(process, 200)
+        response = ask(url, 64, "large")
+        # OpenVINO does not always say that it was the memory.
+        assert (response.status_code, response.json()["error"]["type"]) in [
+            (500, "out_of_memory"),
+            (500, "scoring_failed"),
+        ]
+        # A failed inference leaves OpenVINO's compiled model unusable: later ones fail, or end the process.
+        for documents in (8, 1, 8, 1):
+            assert ask(url, documents, f"smaller {documents}").status_code in (200, 500)
+        leave_memory(process, None)
+        assert best(url, "afterwards") == 2
+        assert ask(url, 16, "large again").status_code == 200
+        assert httpx.get(f"{url}/health").json()["status"] == "ok"

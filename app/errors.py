@@ -4,9 +4,12 @@ RerankerError
 ├── InvalidRequest      what was sent makes no sense
 ├── Unauthorized        no API key, or none of ours
 ├── TooLarge            what was sent is over a limit
+├── BodyTimeout         the body did not arrive in time
+├── UnsupportedMedia    the body is in a form that is not read
 ├── Refused             not now: try again after `retry_after` seconds
 │   ├── QueueFull       no room to wait
 │   ├── QueueTimeout    waited as long as allowed, got no slot
+│   ├── BufferFull      the bodies of the requests in work take all the memory that they may
 │   └── Unavailable     loading, draining or unhealthy
 ├── DeadlineExceeded    the caller's own deadline passed
 ├── ScoringFailed       the engine failed on the batch
@@ -34,6 +37,14 @@ class TooLarge(RerankerError):
     """A document count, text or body is over its limit."""
 
 
+class BodyTimeout(RerankerError):
+    """The body did not arrive in time."""
+
+
+class UnsupportedMedia(RerankerError):
+    """The body is compressed."""
+
+
 class Refused(RerankerError):
     """Not now: the caller may try again after `retry_after` seconds."""
 
@@ -48,6 +59,10 @@ class QueueFull(Refused):
 
 class QueueTimeout(Refused):
     """The request waited its time and no slot came free."""
+
+
+class BufferFull(Refused):
+    """The bodies of the requests in work take all the memory that they may."""
 
 
 class Unavailable(Refused):

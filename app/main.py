@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 from app import __version__
 from app.admission import Admission
 from app.api import native, nim, operations, tei, vllm
+from app.api.body import Bodies
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
@@ -51,8 +52,10 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
     app.state.metrics = Metrics()
     app.state.lifecycle = Lifecycle()
     app.state.reranker = None
+    app.state.bodies = bodies = Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
+    app.state.metrics.buffered_bytes.set_function(lambda: bodies.held)
     keys = ApiKeys(settings.keys(), settings.protect_metrics)
-    app.add_middleware(RequestGuard, keys=keys, max_body_bytes=settings.max_body_bytes, metrics=app.state.metrics)
+    app.add_middleware(RequestGuard, keys=keys, bodies=bodies, metrics=app.state.metrics)
     if origins := settings.origins():
         app.add_middleware(
             CORSMiddleware,

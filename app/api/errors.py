@@ -20,8 +20,11 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str, str]] = {
     errors.InvalidRequest: (422, "invalid_request", "invalid"),
     errors.Unauthorized: (401, "unauthorized", "unauthorized"),
     errors.TooLarge: (413, "too_large", "too_large"),
+    errors.BodyTimeout: (408, "body_timeout", "body_timeout"),
+    errors.UnsupportedMedia: (415, "unsupported_media", "invalid"),
     errors.QueueFull: (429, "queue_full", "queue_full"),
     errors.QueueTimeout: (503, "queue_timeout", "queue_timeout"),
+    errors.BufferFull: (503, "buffer_full", "buffer_full"),
     errors.Unavailable: (503, "unavailable", "unavailable"),
     errors.DeadlineExceeded: (504, "deadline_exceeded", "deadline"),
     errors.ScoringFailed: (500, "scoring_failed", "failed"),
@@ -33,12 +36,13 @@ TEI_TYPES = {
     "too_large": "Validation",
     "queue_full": "Overloaded",
     "queue_timeout": "Overloaded",
+    "unsupported_media": "Validation",
     "deadline_exceeded": "Overloaded",
     "unavailable": "Unhealthy",
 }
 SHOWN_VALUE_CHARS = 60
 BAD_REQUEST = 400
-UNREADABLE = "The body cannot be read: it must be JSON in UTF-8, neither compressed nor nested too deeply"
+UNREADABLE = "The body cannot be read"
 # Where a route takes several dialects pydantic puts the name of the one chosen before the field's.
 DIALECTS = {("native",), ("tei",)}
 NOT_AN_OBJECT = "must be an object"
@@ -72,11 +76,13 @@ class TeiErrorBody(BaseModel):
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON"},
     401: {"model": ErrorBody, "description": "The API key is missing or wrong"},
+    408: {"model": ErrorBody, "description": "The body did not arrive in time"},
     413: {"model": ErrorBody, "description": "Over a limit: body size, documents, characters of a text"},
+    415: {"model": ErrorBody, "description": "The body is compressed, or has another `Content-Type` than JSON"},
     422: {"model": ErrorBody, "description": "A field is missing, empty or of the wrong type"},
     429: {"model": ErrorBody, "description": "Queue is full; `Retry-After` says when to come back"},
     500: {"model": ErrorBody, "description": "The model failed on this batch; the id is in the log"},
-    503: {"model": ErrorBody, "description": "No slot in time, or loading, draining or unhealthy"},
+    503: {"model": ErrorBody, "description": "No slot in time, no memory; loading, draining or unhealthy"},
     504: {"model": ErrorBody, "description": "The caller's deadline passed"},
 }
 
@@ -150,7 +156,7 @@ def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
         position, reason = problems[0]["loc"][-1], problems[0].get("ctx", {}).get("error", "not JSON")
         return 400, f"The body is not valid JSON: {reason} at character {position}"
     if isinstance(problems[0].get("input"), bytes):
-        return 422, f"The body must be JSON with 'Content-Type: application/json', got {content_type or 'none'!r}"
+        return 415, f"The body must be JSON with 'Content-Type: application/json', got {content_type or 'none'!r}"
     return 422, "; ".join(_explain_one(problem) for problem in problems[:3])
 
 

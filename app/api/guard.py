@@ -5,21 +5,23 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import INTERNAL, error_response
+from app.api.body import Bodies, Body
+from app.api.errors import INTERNAL, STATUSES, error_response
 from app.api.keys import ApiKeys
-from app.errors import TooLarge, Unauthorized
+from app.errors import BodyTimeout, BufferFull, RerankerError, TooLarge, Unauthorized
 from app.metrics import Metrics
 
 log = logging.getLogger("app.access")
 
-# A body over the limit is read on and thrown away for this long, so that its sender gets to read the answer.
-DISCARD_SECONDS = 5.0
+# An answer is sent in pieces: the next when the client has taken most of the one before.
+PIECE_BYTES = 65_536
 CLIENT_GONE = "499"
 WRONG_METHOD = "405"
 ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}")
@@ -28,10 +30,10 @@ ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}")
 class RequestGuard:
     """ASGI middleware. A handler whose client leaves is cancelled: its slot and its unscored pairs come free."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys, bodies: Bodies, metrics: Metrics) -> None:
         self.app = app
         self._keys = keys
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,15 +50,13 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
+            for piece in _pieces(message):
+                await send(piece)
 
         try:
-            if not await self._admit(scope, receive, send_numbered):
-                state["details"] = {"error": "unauthorized"}
-            elif scope["method"] == "POST":
-                await self._serve_body(scope, receive, send_numbered)
-            else:
-                await self.app(scope, receive, send_numbered)
+            if await self._admit(scope, receive, send_numbered):
+                serve = self._serve_body if scope["method"] == "POST" else self.app
+                await serve(scope, receive, send_numbered)
         except Exception:
             log.exception("Unexpected failure id=%s", request_id)
             if status != CLIENT_GONE:
@@ -72,26 +72,39 @@ class RequestGuard:
         try:
             self._keys.check(scope)
         except Unauthorized as error:
-            self._metrics.rejections.labels("unauthorized").inc()
-            headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
-            response = error_response(scope["state"]["request_id"], 401, "unauthorized", str(error), headers)
-            await response(scope, receive, send)
+            await self._refuse(error, {"WWW-Authenticate": "Bearer"}, scope, receive, send)
             return False
         return True
 
     async def _serve_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._bodies.hold() as body:
+            content = await self._read(body, scope, receive, send)
+            if content is not None:
+                await self._handle(content, scope, receive, send)
+
+    async def _read(self, body: Body, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+        """The whole body, or None when there is nothing to handle: the client left, or was refused here."""
         try:
-            body = await self._read(scope, receive)
-        except TooLarge as error:
-            self._metrics.rejections.labels("too_large").inc()
-            closing = {"Connection": "close"}
-            await error_response(scope["state"]["request_id"], 413, "too_large", str(error), closing)(
-                scope, receive, send
-            )
-            return
-        if body is None:
-            return
-        handler = asyncio.ensure_future(self.app(scope, _replay(body), send))
+            return await body.read(scope, receive)
+        except BufferFull as error:
+            await self._refuse(error, {"Retry-After": str(error.retry_after)}, scope, receive, send)
+        except (TooLarge, BodyTimeout) as error:
+            await self._refuse(error, {}, scope, receive, send)
+        return None
+
+    async def _refuse(
+        self, error: RerankerError, headers: dict[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer in place of the handler and close: the rest of the body is not wanted."""
+        status, kind, reason = STATUSES[type(error)]
+        self._metrics.rejections.labels(reason).inc()
+        state = scope["state"]
+        state["details"] = {"error": kind}
+        closing = headers | {"Connection": "close"}
+        await error_response(state["request_id"], status, kind, str(error), closing)(scope, receive, send)
+
+    async def _handle(self, content: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = asyncio.ensure_future(self.app(scope, _replay(content), send))
         departure = asyncio.create_task(_departure(receive))
         try:
             await asyncio.wait({handler, departure}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,38 +113,6 @@ class RequestGuard:
             handler.cancel()  # does nothing to a handler that is done
         with suppress(asyncio.CancelledError):
             await handler
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body, or None when the client left while sending it. Raises `TooLarge`."""
-        headers = Request(scope).headers
-        declared = headers.get("content-length", "")
-        size = int(declared) if declared.isdigit() else 0
-        if size > self._max_body_bytes and "expect" in headers:  # this sender asks before it sends
-            raise self._too_large(size)
-        chunks: list[bytes] = []
-        received = 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None) as discarding:
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    received += len(message.get("body", b""))
-                    if max(received, size) <= self._max_body_bytes:
-                        chunks.append(message.get("body", b""))
-                    elif discarding.when() is None:
-                        discarding.reschedule(asyncio.get_running_loop().time() + DISCARD_SECONDS)
-                        chunks.clear()
-                    if not message.get("more_body", False):
-                        break
-        if max(received, size) > self._max_body_bytes:
-            raise self._too_large(max(received, size))
-        return b"".join(chunks)
-
-    def _too_large(self, size: int) -> TooLarge:
-        return TooLarge(
-            f"body: at most {self._max_body_bytes} bytes are accepted (RERANKER_MAX_BODY_BYTES), got {size}"
-        )
 
     def _account(self, scope: Scope, status: str, state: dict[str, Any], seconds: float) -> None:
         details = "".join(f" {name}={value}" for name, value in state.get("details", {}).items())
@@ -156,6 +137,15 @@ def _request_id(scope: Scope) -> str:
     """The caller's own id where it is fit for a log line, else a new one."""
     given = Request(scope).headers.get("x-request-id", "")
     return given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    body = message.get("body", b"")
+    start = 0
+    while len(body) - start > PIECE_BYTES:
+        yield {**message, "body": body[start : start + PIECE_BYTES], "more_body": True}
+        start += PIECE_BYTES
+    yield {**message, "body": body[start:]} if start else message
 
 
 def _replay(body: bytes) -> Receive:

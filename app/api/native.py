@@ -19,13 +19,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, to_json
 
+from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
 from app.api.service import answer, milliseconds, rank, usage
 from app.errors import InvalidRequest
 from app.reranker import MAX_DOCUMENTS, Ranking, RerankQuery
 
-router = APIRouter(tags=["rerank"])
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 MAX_TIMEOUT_MS = 86_400_000
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")

@@ -45,6 +45,8 @@ class Connection(HttpToolsProtocol):
         self._problem = MALFORMED
         self._refused = False
         self._spare = False
+        self._silent = True
+        """Whether nothing came yet."""
         self._in_body = False
         self._bodiless = 0
         """Bytes since the last that were part of a body."""
@@ -78,11 +80,17 @@ class Connection(HttpToolsProtocol):
             return
         if self._head_deadline is None and not self._in_body:
             self._expect_head()
+        self._silent = False
         self._answer_deadline = None
         self._bodiless += len(data)
         super().data_received(data)
         if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(*HEAD_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """The next request, maybe in the same piece as the end of the one before."""
+        super().on_message_begin()
+        self._expect_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of the head; trailers of a body are ignored."""
@@ -165,7 +173,7 @@ class Connection(HttpToolsProtocol):
             self._end_head()
 
     def _end_head(self) -> None:
-        if self._refused or not self._bodiless:
+        if self._refused or self._silent:
             self.transport.close()
         else:
             self._refuse(*HEAD_TIMEOUT)

@@ -43,7 +43,7 @@ class Bodies:
         try:
             yield body
         finally:
-            self.held -= body.held
+            body.drop()
 
 
 class Body:
@@ -52,6 +52,7 @@ class Body:
     def __init__(self, bodies: Bodies) -> None:
         self.held = 0
         self._bodies = bodies
+        self._content = bytearray()
         self._more = True
 
     async def read(self, scope: Scope, receive: Receive) -> bytes | None:
@@ -61,31 +62,39 @@ class Body:
         try:
             self._check_size(int(declared) if declared.isdigit() else 0)
             async with asyncio.timeout(self._bodies.timeout):
-                content = await self._collect(receive)
-            if content is not None:
-                self._grow(parsed_bytes(content) - self.held)
+                arrived = await self._collect(receive)
+            content = bytes(self._content)
+            self._content.clear()
+            self._grow(parsed_bytes(content) - self.held)
         except TimeoutError:
             raise BodyTimeout(
                 f"body: did not arrive within {self._bodies.timeout:g} s (RERANKER_BODY_TIMEOUT)"
             ) from None
         except (TooLarge, BufferFull):
+            self.drop()
             if self._more and "expect" not in headers:  # that sender asks before it sends
                 await discard(receive)
             raise
-        return content
+        return content if arrived else None
 
-    async def _collect(self, receive: Receive) -> bytes | None:
-        content = bytearray()
+    def drop(self) -> None:
+        """It is not needed any more."""
+        self._bodies.held -= self.held
+        self.held = 0
+        self._content.clear()
+
+    async def _collect(self, receive: Receive) -> bool:
+        """Whether it came to its end."""
         while self._more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return None
+                return False
             self._more = message.get("more_body", False)
             chunk = message.get("body", b"")
-            self._check_size(len(content) + len(chunk))
+            self._check_size(len(self._content) + len(chunk))
             self._grow(len(chunk))
-            content += chunk
-        return bytes(content)
+            self._content += chunk
+        return True
 
     def _check_size(self, size: int) -> None:
         if size > self._bodies.max_bytes:

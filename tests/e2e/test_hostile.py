@@ -240,7 +240,7 @@ def test_bodies_that_nobody_could_hold_are_refused_at_once(target: Target) -> No
     with ThreadPoolExecutor(40) as clients:
         answers = [status for found in clients.map(almost, range(40)) for status in found]
     # Those that had room never sent the last byte; those that had none were told, unless they were still sending.
-    assert answers.count(408) == BUFFERED_BYTES // size
+    assert 1 <= answers.count(408) <= BUFFERED_BYTES // size
     assert answers.count(503) > 0
     assert set(answers) == {408, 503}
     assert target.memory() - before < 3 * BUFFERED_BYTES

@@ -62,7 +62,8 @@ class Body:
         try:
             self._check_size(int(declared) if declared.isdigit() else 0)
             async with asyncio.timeout(self._bodies.timeout):
-                arrived = await self._collect(receive)
+                if not await self._collect(receive):
+                    return None
             content = bytes(self._content)
             self._content.clear()
             self._grow(parsed_bytes(content) - self.held)
@@ -75,7 +76,7 @@ class Body:
             if self._more and "expect" not in headers:  # that sender asks before it sends
                 await discard(receive)
             raise
-        return content if arrived else None
+        return content
 
     def drop(self) -> None:
         """It is not needed any more."""

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -28,7 +29,6 @@ from tests.fuzz import counted
 from tests.fuzz.service import HEADERS, ROUTES, SEEDS, Service
 
 any_input = settings(deadline=None, suppress_health_check=list(HealthCheck))
-TOKENIZER = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
 
 NAMES = st.sampled_from(sorted({name for seed in SEEDS for name in seed} | {"text", "id", "metadata"}))
 # Surrogates too: JSON can write them, and what has them cannot be sent back.
@@ -120,19 +120,24 @@ def test_parts_hold_each_pair_once_and_as_many_tokens_as_they_may(lengths: list[
     assert bucket_length(bucket_length(lengths[0])) == bucket_length(lengths[0])
 
 
+@cache
+def tokenizer(length: int) -> PairTokenizer:
+    return PairTokenizer(Tokenizer.from_file(str(EMBEDDED / "tokenizer.json")), length)
+
+
+WINDOWS = st.sampled_from([16, 17, 40, 64])
 WHOLE_TEXTS = st.text(max_size=200)  # without surrogates: those are refused before
 
 
 @any_input
-@given(WHOLE_TEXTS, st.lists(WHOLE_TEXTS, min_size=1, max_size=3), st.integers(16, 64), st.none() | st.integers(1, 40))
+@given(WHOLE_TEXTS, st.lists(WHOLE_TEXTS, min_size=1, max_size=3), WINDOWS, st.none() | st.integers(1, 40))
 def test_pairs_and_windows_of_any_text_fit(query: str, documents: list[str], length: int, limit: int | None) -> None:
     counted["texts"] += 1
-    tokenizer = PairTokenizer(TOKENIZER, length)
-    for pair in tokenizer.encode(query, documents, limit):
+    for pair in tokenizer(length).encode(query, documents, limit):
         assert pair.length <= length
         assert len(pair.type_ids) == pair.length
         assert limit is None or int((pair.type_ids == 1).sum()) <= limit + 1
-    for document, spans in zip(documents, tokenizer.windows(query, documents, limit), strict=True):
+    for document, spans in zip(documents, tokenizer(length).windows(query, documents, limit), strict=True):
         assert spans
         assert all(0 <= start <= end <= len(document) for start, end in spans)
         assert all(first < second for (first, _), (second, _) in pairwise(spans))

@@ -68,8 +68,12 @@ async def test_a_head_that_trickles_is_408(serve: Serve, first: bytes, piece: by
 async def test_a_body_that_nobody_waits_for_is_not_listened_to(serve: Serve) -> None:
     async with serve() as client:
         reader, writer = await connect(client)
-        writer.write(GET + b"content-length: 1000\r\n\r\n ")
-        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.write(GET + b"content-length: 1000000\r\n\r\n")
+        received = asyncio.create_task(reader.read())
+        while not received.done():
+            writer.write(b" ")
+            await asyncio.sleep(0.02)
+        assert received.result().startswith(b"HTTP/1.1 200 ")
         writer.close()
         await until(lambda: open_connections(serve) == 0)
 

@@ -81,7 +81,6 @@ class Connection(HttpToolsProtocol):
         if self._head_deadline is None and not self._in_body:
             self._expect_head()
         self._silent = False
-        self._answer_deadline = None
         self._bodiless += len(data)
         super().data_received(data)
         if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -103,7 +102,7 @@ class Connection(HttpToolsProtocol):
             self._stop(HEAD_TOO_LARGE)
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop(TOO_PIPELINED)
-        self._head_deadline = None
+        self._head_deadline = self._answer_deadline = None
         self._bodiless = 0
         super().on_headers_complete()
         self._in_body = True

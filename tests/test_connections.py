@@ -1,6 +1,7 @@
 """What takes too long on a connection, over a real server with shorter times."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -117,9 +118,19 @@ async def test_a_client_that_never_reads_its_answer_is_left(serve: Serve) -> Non
         await until(lambda: open_connections(serve) == 0)
 
 
-def _connections() -> list[Connection]:
-    import gc
+async def test_a_client_that_goes_on_sending_and_never_reads_is_left(serve: Serve) -> None:
+    async with serve() as client:
+        reader, writer = await connect(client)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(big(echo=True) + GET)
+        while rejections(serve, "slow_reader") is None:
+            writer.write(b"a: b\r\n")
+            await asyncio.sleep(0.02)
+        writer.transport.abort()
+        await until(lambda: open_connections(serve) == 0)
 
+
+def _connections() -> list[Connection]:
     return [found for found in gc.get_objects() if type(found) is Connection and found.transport is not None]
 
 

@@ -25,6 +25,7 @@ SETTINGS = {
     "RERANKER_MAX_CONNECTIONS": CONNECTIONS,
     "RERANKER_MAX_BUFFERED_BYTES": BUFFERED_BYTES,
     "RERANKER_BODY_TIMEOUT": 2,
+    "RERANKER_LOG_LEVEL": "error",  # nobody reads the log: a full pipe would stop the service
 }
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
 POST = b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"

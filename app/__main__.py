@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> int:
     from app.main import create_app
     from app.server import serve
 
-    return serve(create_app(settings), settings.host, settings.port, settings.shutdown_timeout)
+    return serve(
+        create_app(settings), settings.host, settings.port, settings.shutdown_timeout, settings.max_connections
+    )
 
 
 def run(arguments: list[str]) -> NoReturn:

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     max_documents: int = Field(1000, alias="RERANKER_MAX_DOCUMENTS", ge=1, le=10_000)
     max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1, le=100_000_000)
     max_body_bytes: int = Field(8_388_608, alias="RERANKER_MAX_BODY_BYTES", ge=1024)
+    max_buffered_bytes: int = Field(536_870_912, alias="RERANKER_MAX_BUFFERED_BYTES", ge=1024)
+    body_timeout: float = Field(60.0, alias="RERANKER_BODY_TIMEOUT", gt=0, allow_inf_nan=False)
+    max_connections: int = Field(1024, alias="RERANKER_MAX_CONNECTIONS", ge=1)
 
     prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")
     cache_ttl: float = Field(300.0, alias="CACHE_TTL_SECONDS", gt=0, allow_inf_nan=False)

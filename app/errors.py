@@ -4,10 +4,13 @@ RerankerError
 ├── InvalidRequest      what was sent makes no sense
 ├── Unauthorized        no API key, or none of ours
 ├── TooLarge            what was sent is over a limit
+├── BodyTimeout         the body did not arrive in time
+├── UnsupportedMedia    the body is in a form that is not read
 ├── Refused             not now: try again after `retry_after` seconds
 │   ├── RateLimited     this API key has had its share
 │   ├── QueueFull       no room to wait
 │   ├── QueueTimeout    waited as long as allowed, got no slot
+│   ├── BufferFull      the bodies of the requests in work take all the memory that they may
 │   └── Unavailable     loading, reloading, draining or unhealthy
 ├── DeadlineExceeded    the caller's own deadline passed
 ├── ScoringFailed       the engine failed on the batch
@@ -47,6 +50,18 @@ class TooLarge(RerankerError):
     code = "too_large"
 
 
+class BodyTimeout(RerankerError):
+    """The body did not arrive in time."""
+
+    code = "body_timeout"
+
+
+class UnsupportedMedia(RerankerError):
+    """The body is compressed."""
+
+    code = "unsupported_media"
+
+
 class Refused(RerankerError):
     """Not now: the caller may try again after `retry_after` seconds."""
 
@@ -71,6 +86,12 @@ class QueueTimeout(Refused):
     """The request waited its time and no slot came free."""
 
     code = "queue_timeout"
+
+
+class BufferFull(Refused):
+    """The bodies of the requests in work take all the memory that they may."""
+
+    code = "buffer_full"
 
 
 class Unavailable(Refused):

@@ -18,6 +18,7 @@ from fastapi_offline import FastAPIOffline
 from app import __version__
 from app.admission import Admission
 from app.api import native, nim, operations, tei, vllm
+from app.api.body import Bodies
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
@@ -65,14 +66,11 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
     app.state.metrics = Metrics()
     app.state.lifecycle = Lifecycle()
     app.state.reranker = None
+    app.state.bodies = bodies = Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
+    app.state.metrics.buffered_bytes.set_function(lambda: bodies.held)
     keys = ApiKeys(settings.keys(), settings.protect_metrics)
-    app.add_middleware(
-        RequestGuard,
-        keys=keys,
-        quota=Quota(settings.key_max_parallel, settings.key_per_minute, settings.key_burst),
-        max_body_bytes=settings.max_body_bytes,
-        metrics=app.state.metrics,
-    )
+    quota = Quota(settings.key_max_parallel, settings.key_per_minute, settings.key_burst)
+    app.add_middleware(RequestGuard, keys=keys, quota=quota, bodies=bodies, metrics=app.state.metrics)
     if origins := settings.origins():
         app.add_middleware(
             CORSMiddleware,

@@ -56,6 +56,8 @@ class Metrics:
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of one batch, padding included", TOKENS)
         self._gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
         self._gauge("memory_limit_bytes", "Memory this process may use").set(memory_limit())
+        self.open_connections = self._gauge("open_connections", "Connections of clients")
+        self.buffered_bytes = self._gauge("buffered_bytes", "Memory that bodies of requests in work take, about")
         self._ready = self._gauge("ready", "1 when requests are served, else 0")
         self._engine = Info("reranker_engine", "What really runs", registry=self.registry)
 

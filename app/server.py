@@ -1,13 +1,17 @@
 """The server process: uvicorn, with a drain before the end and an exit status that tells the truth."""
 
 import logging
+import resource
 import socket
 import time
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from app.connections import SPARE_CONNECTIONS, Connection
 from app.lifecycle import Lifecycle, Phase
 from app.reranker import Reranker
 
@@ -16,6 +20,8 @@ log = logging.getLogger(__name__)
 # After the drain only answers on their way out are left.
 LAST_ANSWERS_SECONDS = 5
 BACKLOG = 2048
+# Beside connections: libraries, the model, threads' own.
+OTHER_FILES = 256
 
 
 class Server(uvicorn.Server):
@@ -62,24 +68,44 @@ class Server(uvicorn.Server):
         return True
 
 
-def serve(app: FastAPI, host: str, port: int, shutdown_timeout: float) -> int:
+def server_config(app: FastAPI, max_connections: int, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    connection = partial(Connection, max_connections=max_connections, metrics=app.state.metrics)
+    return uvicorn.Config(
+        app,
+        http=connection,  # type: ignore[arg-type] # called as the class would be
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        **options,
+    )
+
+
+def serve(app: FastAPI, host: str, port: int, shutdown_timeout: float, max_connections: int) -> int:
     """Run until stopped; returns the exit status of the process."""
+    _allow_files(max_connections + SPARE_CONNECTIONS + OTHER_FILES)
     try:
         listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
     except OSError as error:
         log.error("Cannot listen on RERANKER_HOST=%s RERANKER_PORT=%d: %s", host, port, error.strerror or error)
         return 1
-    config = uvicorn.Config(
-        app,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
-    )
+    config = server_config(app, max_connections, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS)
     server = Server(config, app, shutdown_timeout)
     server.run([listener])
     log.info("Stopped")
     return server.exit_status
+
+
+def _allow_files(count: int) -> None:
+    """A connection is an open file, and shells often allow a thousand."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < count:
+        log.warning("RERANKER_MAX_CONNECTIONS needs %d open files, the system allows %d", count, allowed)
 
 
 def _family(host: str) -> socket.AddressFamily:

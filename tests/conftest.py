@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from app.config import Settings
 from app.main import create_app
+from app.server import server_config
 from tests.fakes import FakeScorer
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -48,7 +49,7 @@ class QuietServer(uvicorn.Server):
 async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A real HTTP server in this event loop, and a client for it."""
     port = free_port()
-    server = QuietServer(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
+    server = QuietServer(server_config(app, app.state.settings.max_connections, port=port, timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:

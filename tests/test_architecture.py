@@ -16,6 +16,7 @@ LAYERS = [
     {"app.cli"},
     {"app.__main__"},
     {"app.main", "app.server", "app.export"},
+    {"app.connections"},
     {"app.convert"},
     {"app.narrow"},
     {"app.api"},
@@ -65,7 +66,7 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_libraries_stay_in_their_rooms(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
-    if module not in ("app.main", "app.server") and not module.startswith("app.api"):
+    if module not in ("app.main", "app.server", "app.connections") and not module.startswith("app.api"):
         assert not roots & {"fastapi", "starlette"}
     if module not in ("app.backends.torch", "app.convert"):
         assert not roots & HEAVY

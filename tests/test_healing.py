@@ -126,7 +126,7 @@ from tests.fakes import FakeScorer
 scorer = FakeScorer()
 scorer.gate.clear()
 settings = Settings(inference_timeout=0.1, max_reloads=0)
-os._exit(serve(create_app(settings, scorer), "127.0.0.1", int(sys.argv[1]), 1))
+os._exit(serve(create_app(settings, scorer), "127.0.0.1", int(sys.argv[1]), 1, 100))
 """
 
 
@@ -136,6 +136,7 @@ def test_a_process_that_cannot_be_healed_exits_with_1() -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         status = 0
         while status != httpx.codes.OK:
+            assert process.poll() is None
             with suppress(httpx.TransportError):
                 status = client.get("/health/ready").status_code
         answer = client.post("/rerank", json=BODY)

@@ -20,9 +20,12 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.InvalidRequest: (422, "invalid"),
     errors.Unauthorized: (401, "unauthorized"),
     errors.TooLarge: (413, "too_large"),
+    errors.BodyTimeout: (408, "body_timeout"),
+    errors.UnsupportedMedia: (415, "invalid"),
     errors.RateLimited: (429, "rate_limited"),
     errors.QueueFull: (429, "queue_full"),
     errors.QueueTimeout: (503, "queue_timeout"),
+    errors.BufferFull: (503, "buffer_full"),
     errors.Unavailable: (503, "unavailable"),
     errors.DeadlineExceeded: (504, "deadline"),
     errors.ScoringFailed: (500, "failed"),
@@ -35,12 +38,13 @@ TEI_TYPES = {
     "rate_limited": "Overloaded",
     "queue_full": "Overloaded",
     "queue_timeout": "Overloaded",
+    "unsupported_media": "Validation",
     "deadline_exceeded": "Overloaded",
     "unavailable": "Unhealthy",
 }
 SHOWN_VALUE_CHARS = 60
 BAD_REQUEST = 400
-UNREADABLE = "The body cannot be read: it must be JSON in UTF-8, neither compressed nor nested too deeply"
+UNREADABLE = "The body cannot be read"
 # Where a route takes several dialects pydantic puts the name of the one chosen before the field's.
 DIALECTS = {("native",), ("tei",)}
 NOT_AN_OBJECT = "must be an object"
@@ -74,14 +78,16 @@ class TeiErrorBody(BaseModel):
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON"},
     401: {"model": ErrorBody, "description": "The API key is missing or wrong"},
+    408: {"model": ErrorBody, "description": "The body did not arrive in time"},
     413: {"model": ErrorBody, "description": "Over a limit: body size, documents, characters of a text"},
+    415: {"model": ErrorBody, "description": "The body is compressed, or has another `Content-Type` than JSON"},
     422: {"model": ErrorBody, "description": "A field is missing, empty or of the wrong type"},
     429: {
         "model": ErrorBody,
         "description": "Queue is full, or the key over its rate; `Retry-After` says when to come",
     },
     500: {"model": ErrorBody, "description": "The model failed on this batch; the id is in the log"},
-    503: {"model": ErrorBody, "description": "No slot in time, or loading, reloading, draining or unhealthy"},
+    503: {"model": ErrorBody, "description": "No slot in time, no memory; loading, reloading, draining or unhealthy"},
     504: {"model": ErrorBody, "description": "The caller's deadline passed"},
 }
 
@@ -160,7 +166,7 @@ def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
         position, reason = problems[0]["loc"][-1], problems[0].get("ctx", {}).get("error", "not JSON")
         return 400, f"The body is not valid JSON: {reason} at character {position}"
     if isinstance(problems[0].get("input"), bytes):
-        return 422, f"The body must be JSON with 'Content-Type: application/json', got {content_type or 'none'!r}"
+        return 415, f"The body must be JSON with 'Content-Type: application/json', got {content_type or 'none'!r}"
     return 422, "; ".join(_explain_one(problem) for problem in problems[:3])
 
 

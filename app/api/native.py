@@ -1,5 +1,6 @@
 """The native dialect, which is that of Cohere, Jina, vLLM and Infinity too: extra fields disturb none of them."""
 
+import asyncio
 import time
 from typing import Annotated, Any, Literal, Self
 
@@ -19,14 +20,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, to_json
 
+from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
 from app.api.service import answer, milliseconds, rank, usage
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, TooLarge
 from app.reranker import MAX_DOCUMENTS, Ranking, RerankQuery
 
-router = APIRouter(tags=["rerank"])
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
+# A value takes up to ten microseconds: of a body full of them the rendering would take half a minute.
+MAX_RENDERED_VALUES = 100_000
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
 TEXT_FIELDS = ["text"]
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -106,12 +110,16 @@ class Document(BaseModel):
         """Whether the model reads `text` as it is."""
         return self.text is not None and (fields == TEXT_FIELDS or self.model_fields_set == {"text"})
 
+    def chosen(self, fields: list[str]) -> dict[str, Any]:
+        """Those of the fields that it has."""
+        own = self.__dict__ | (self.model_extra or {})
+        return {name: own[name] for name in fields if own.get(name) is not None}
+
     def as_text(self, index: int, fields: list[str]) -> str:
         """What the model reads: a lone `text` as it is, other fields as YAML. Raises `InvalidRequest`."""
         if self.text is not None and self.is_plain(fields):
             return self.text
-        own = self.__dict__ | (self.model_extra or {})
-        values = {name: own[name] for name in fields if own.get(name) is not None}
+        values = self.chosen(fields)
         if not values:
             problem = "no 'text'" if fields == TEXT_FIELDS else f"none of rank_fields ({', '.join(fields)})"
             raise InvalidRequest(f"documents[{index}]: has {problem}")
@@ -174,8 +182,15 @@ class RerankRequest(RequestBody):
     ] = "truncate"
     max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows of a document")] = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be rendered."""
+        return self.rank_fields == TEXT_FIELDS
+
     def to_query(self) -> RerankQuery:
-        """The part of the request that the engine needs."""
+        """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
+        if not self.is_plain:
+            self._check_rendering()
         return RerankQuery(
             query=self.query,
             documents=[document.as_text(index, self.rank_fields) for index, document in enumerate(self.documents)],
@@ -183,6 +198,18 @@ class RerankRequest(RequestBody):
             long_documents=self.long_documents,
             max_windows=self.max_chunks_per_doc,
         )
+
+    def _check_rendering(self) -> None:
+        values = sum(_count(document.chosen(self.rank_fields)) for document in self.documents)
+        if values > MAX_RENDERED_VALUES:
+            raise TooLarge(f"rank_fields: at most {MAX_RENDERED_VALUES} values are rendered, got {values}")
+
+
+def _count(value: Any) -> int:
+    """Values in a value, itself included."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_count, value.values()))
+    return 1 + sum(map(_count, value)) if isinstance(value, list) else 1
 
 
 class Window(BaseModel):
@@ -299,7 +326,9 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
 
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
-    ranking, engine = await rank(request, body, body.to_query())
+    # Rendering takes its time, and it is Python: on a thread it lets others have their turn.
+    query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
+    ranking, engine = await rank(request, body, query)
     return answer(ranking, RerankResponse.of(body, ranking, engine.model, request.state.request_id))
 
 

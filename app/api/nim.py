@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, FailFast, Field
 
+from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.service import answer, rank, usage
 from app.reranker import MAX_DOCUMENTS, RerankQuery
 
-router = APIRouter(tags=["rerank"])
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
 class NimText(BaseModel):

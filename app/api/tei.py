@@ -6,12 +6,13 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
 
 from app.api import native
+from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES, ErrorBody, TeiErrorBody, speaks_tei
 from app.api.fields import Query, RequestBody, Texts
 from app.api.service import answer, rank
 from app.reranker import RerankQuery
 
-router = APIRouter(tags=["rerank"])
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
 class TeiRequest(RequestBody):

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
+from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Texts, TokenLimit, Usage
 from app.api.service import answer, rank, usage
 from app.reranker import RerankQuery
 
-router = APIRouter(tags=["rerank"])
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
 def _as_list(value: Any) -> Any:

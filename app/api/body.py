@@ -1,0 +1,183 @@
+"""Request bodies: how many bytes of them are held, how long they may take to come, how they are parsed."""
+
+import asyncio
+import gc
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from app.errors import BodyTimeout, BufferFull, TooLarge, UnsupportedMedia
+
+# A body that is refused is read on and thrown away for this long, so that its sender gets to read the answer.
+DISCARD_SECONDS = 5.0
+# What a parsed body takes beside its texts: a comma ends a value, a bracket or brace opens a list or an object.
+VALUE_BYTES, CONTAINER_BYTES = 64, 128
+# Of ASCII, the bytes and the texts; a text with one character beyond takes up to four bytes for each of them.
+ASCII_COPIES, UNICODE_COPIES = 2, 5
+# Larger ones are parsed one after the other, with a turn of the event loop for all others in between.
+SMALL_BYTES = 65_536
+
+
+class Bodies:
+    """Owns the count of bytes that the bodies of all requests in work take, parsed copies included."""
+
+    def __init__(self, max_bytes: int, max_held: int, timeout: float) -> None:
+        """At most `max_bytes` for one body and `max_held` for all; `timeout` seconds for one to arrive."""
+        self.max_bytes = max_bytes
+        self.max_held = max_held
+        self.timeout = timeout
+        self.held = 0
+        self.turn = asyncio.Lock()
+        """Whose large body is parsed now: many that arrive together would hold up the loop for as long as all take."""
+
+    @contextmanager
+    def hold(self) -> Iterator["Body"]:
+        """A place for one body; its bytes count until the block ends."""
+        body = Body(self)
+        try:
+            yield body
+        finally:
+            body.drop()
+
+
+class Body:
+    """One body, as it arrives."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self.held = 0
+        self._bodies = bodies
+        self._content = bytearray()
+        self._more = True
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole of it, or None when the client left. Raises `TooLarge`, `BufferFull` or `BodyTimeout`."""
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
+        try:
+            self._check_size(int(declared) if declared.isdigit() else 0)
+            async with asyncio.timeout(self._bodies.timeout):
+                if not await self._collect(receive):
+                    return None
+            content = bytes(self._content)
+            self._content.clear()
+            self._grow(parsed_bytes(content) - self.held)
+        except TimeoutError:
+            raise BodyTimeout(
+                f"body: did not arrive within {self._bodies.timeout:g} s (RERANKER_BODY_TIMEOUT)"
+            ) from None
+        except (TooLarge, BufferFull):
+            self.drop()
+            if self._more and "expect" not in headers:  # that sender asks before it sends
+                await discard(receive)
+            raise
+        return content
+
+    def drop(self) -> None:
+        """It is not needed any more."""
+        self._bodies.held -= self.held
+        self.held = 0
+        self._content.clear()
+
+    async def _collect(self, receive: Receive) -> bool:
+        """Whether it came to its end."""
+        while self._more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            self._more = message.get("more_body", False)
+            chunk = message.get("body", b"")
+            self._check_size(len(self._content) + len(chunk))
+            self._grow(len(chunk))
+            self._content += chunk
+        return True
+
+    def _check_size(self, size: int) -> None:
+        if size > self._bodies.max_bytes:
+            raise TooLarge(
+                f"body: at most {self._bodies.max_bytes} bytes are accepted (RERANKER_MAX_BODY_BYTES), got {size}"
+            )
+
+    def _grow(self, size: int) -> None:
+        """Count more of it. Where nothing else is held there is room for any one body."""
+        bodies = self._bodies
+        if bodies.held > self.held and bodies.held + size > bodies.max_held:
+            raise BufferFull(
+                f"The bodies of the requests in work take {bodies.held} of {bodies.max_held} bytes "
+                "(RERANKER_MAX_BUFFERED_BYTES)"
+            )
+        self.held += size
+        bodies.held += size
+
+
+def parsed_bytes(content: bytes) -> int:
+    """About what a body takes in memory with all that is parsed from it."""
+    ascii_only = content.isascii() and b"\\u" not in content
+    containers = content.count(b"[") + content.count(b"{")
+    texts = len(content) * (ASCII_COPIES if ascii_only else UNICODE_COPIES)
+    return texts + VALUE_BYTES * content.count(b",") + CONTAINER_BYTES * containers
+
+
+async def discard(receive: Receive) -> None:
+    """Read on for a while, to the end at most."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is JSON, parsed without holding up the event loop for longer than one body takes."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """FastAPI's own, over a request that parses its body here."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            encoding = request.headers.get("content-encoding", "identity")
+            if encoding.strip().lower() not in ("", "identity"):
+                raise UnsupportedMedia(f"Content-Encoding: a body must not be compressed, got {encoding!r}")
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return handle
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        content = await self.body()
+        if len(content) <= SMALL_BYTES:
+            return _parse(content)
+        async with self.app.state.bodies.turn:
+            await asyncio.sleep(0)
+            return _parse(content)
+
+
+def _parse(content: bytes) -> Any:
+    """The value. Raises `JSONDecodeError`, also for what Python cannot take of JSON that is otherwise right."""
+    try:
+        with _no_garbage_collection():
+            return json.loads(content)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        problem = "nested too deeply"
+    except UnicodeDecodeError:
+        problem = "not UTF-8"
+    except ValueError:
+        problem = "a number has too many digits"
+    raise json.JSONDecodeError(problem, "", 0)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing that is being parsed is garbage, and looking through it over and over takes most of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,29 @@
+"""Headers for a browser that was made to open an answer: it is no page, has no scripts, and is not to be embedded."""
+
+from app.api.keys import OPEN_FOLDER, PAGES
+
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+ANSWER_HEADERS = (
+    *SECURITY_HEADERS,
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+# The pages are made by FastAPI: scripts and styles from OPEN_FOLDER, and a few lines within the page.
+PAGE_HEADERS = (
+    *SECURITY_HEADERS,
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data:; font-src 'self' data:; connect-src 'self'; worker-src blob:; "
+        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+)
+
+
+def security_headers(path: str) -> tuple[tuple[bytes, bytes], ...]:
+    """For an answer, or for a page of the documentation."""
+    return PAGE_HEADERS if path in PAGES or path.startswith(OPEN_FOLDER) else ANSWER_HEADERS

@@ -1,10 +1,12 @@
 """Who may work, who may wait, who is sent away. A request is in or out as a whole, before any work is done for it."""
 
 import asyncio
+import heapq
 import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 from app.errors import QueueFull, QueueTimeout
 
@@ -14,7 +16,7 @@ RETRY_AFTER = (1, 60)
 
 
 class Admission:
-    """A semaphore with a bounded queue in front. Owns the active and waiting counts; used on the event loop only."""
+    """Slots with a bounded queue in front. Owns the active and waiting counts; used on the event loop only."""
 
     def __init__(self, max_parallel: int, max_queue: int, queue_timeout: float) -> None:
         self.max_parallel = max_parallel
@@ -22,15 +24,21 @@ class Admission:
         self.queue_timeout = queue_timeout
         self.active = 0
         self.waiting = 0
-        self._semaphore = asyncio.Semaphore(max_parallel)
+        self._free = max_parallel
+        # Who waits: a heap by priority, then by arrival. There is a free slot only while nobody is in it.
+        self._turns: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = count()
         self._average_held = 0.0
         # When each active request got its slot, oldest first.
         self._entered: dict[object, float] = {}
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
-        """Hold one slot; yields the seconds waited for it. Raises `QueueFull` at once or `QueueTimeout` in time."""
-        waited = await self._enter()
+    async def slot(self, priority: int = 0) -> AsyncIterator[float]:
+        """Hold one slot; yields the seconds waited for it. Of those that wait, lower `priority` comes first.
+
+        Raises `QueueFull` at once or `QueueTimeout` in time.
+        """
+        waited = await self._enter(priority)
         self.active += 1
         ticket = object()
         self._entered[ticket] = time.perf_counter()
@@ -40,10 +48,10 @@ class Admission:
         finally:
             del self._entered[ticket]
             self.active -= 1
-            self._semaphore.release()
+            self._release()
 
-    async def _enter(self) -> float:
-        if self._semaphore.locked() and self.waiting >= self.max_queue:
+    async def _enter(self, priority: int) -> float:
+        if not self._free and self.waiting >= self.max_queue:
             raise QueueFull(
                 f"Queue is full: {self.active} requests in work (RERANKER_MAX_PARALLEL={self.max_parallel}) and "
                 f"{self.waiting} waiting (RERANKER_MAX_QUEUE={self.max_queue})",
@@ -53,7 +61,7 @@ class Admission:
         self.waiting += 1
         try:
             async with asyncio.timeout(self.queue_timeout):
-                await self._semaphore.acquire()
+                await self._acquire(priority)
         except TimeoutError:
             raise QueueTimeout(
                 f"No free slot within {self.queue_timeout:g} s (RERANKER_QUEUE_TIMEOUT)", self.retry_after()
@@ -61,6 +69,28 @@ class Admission:
         finally:
             self.waiting -= 1
         return time.perf_counter() - started
+
+    async def _acquire(self, priority: int) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._turns, (priority, next(self._arrivals), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # its turn came in the same moment
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        """Pass the slot on, or free it."""
+        while self._turns:
+            *_, turn = heapq.heappop(self._turns)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     def retry_after(self) -> int:
         """Whole seconds until a newcomer would probably get a slot.

@@ -42,6 +42,23 @@ class Work:
         return self.pair.length
 
 
+@dataclass(eq=False, slots=True)
+class Queue:
+    """The pending pairs of one request, ascending by length."""
+
+    works: list[Work]
+    priority: int = 0
+    """Lower is served first."""
+
+    @property
+    def lengths(self) -> list[int]:
+        return [work.length for work in self.works]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+
 def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float) -> list[tuple[int, int]]:
     """Choose the next batch: `(queue, position)` of each chosen pair, longer ones of a queue first.
 
@@ -84,8 +101,8 @@ class Batcher:
         self._threads = threads
         self._metrics = metrics
         self._timeout = timeout
-        # One ascending list of pairs per request, in the order of their turns.
-        self._queues: list[list[Work]] = []
+        # In the order of their turns.
+        self._queues: list[Queue] = []
         self._least_first = False
         self._arrived = asyncio.Event()
         self._speed = 0.0
@@ -111,29 +128,30 @@ class Batcher:
     @property
     def pending(self) -> int:
         """Pairs that wait for a batch."""
-        return sum(map(len, self._queues))
+        return sum(len(queue.works) for queue in self._queues)
 
-    def submit(self, pairs: Sequence[Pair]) -> list["asyncio.Future[float]"]:
+    def submit(self, pairs: Sequence[Pair], priority: int = 0) -> list["asyncio.Future[float]"]:
         """Queue the pairs of one request; returns a future logit for each. Never awaits."""
         if not self.alive:
             raise Unavailable("The engine is stopped")
         loop = asyncio.get_running_loop()
         works = [Work(pair, loop.create_future()) for pair in pairs]
         if works:
-            self._queues.append(sorted(works, key=attrgetter("length")))
+            self._queues.append(Queue(sorted(works, key=attrgetter("length")), priority))
             self._arrived.set()
         return [work.future for work in works]
 
     def prune(self) -> None:
         """Forget the pairs whose futures were cancelled."""
-        live = ([work for work in queue if not work.future.done()] for queue in self._queues)
-        self._queues = [queue for queue in live if queue]
+        for queue in self._queues:
+            queue.works = [work for work in queue.works if not work.future.done()]
+        self._queues = [queue for queue in self._queues if queue.works]
 
     def close(self) -> None:
         """Take no more pairs and fail those that wait for a batch."""
         self.alive = False
         for queue in self._queues:
-            fail(queue, Unavailable(STOPPED))
+            fail(queue.works, Unavailable(STOPPED))
         self._queues = []
 
     async def run(self) -> None:
@@ -154,15 +172,19 @@ class Batcher:
     def _next_batch(self) -> list[Work]:
         self._least_first = not self._least_first
         if self._least_first:
-            queues = sorted(self._queues, key=lambda queue: sum(work.length for work in queue))
+            queues = sorted(self._queues, key=attrgetter("priority", "tokens"))
         else:
-            queues = self._queues
-            self._queues = queues[1:] + queues[:1]
-        lengths = [[work.length for work in queue] for queue in queues]
-        chosen = take_batch(lengths, self.token_budget, 1 if self._scorer.engine.splits else MAX_PADDING)
+            queues = sorted(self._queues, key=attrgetter("priority"))
+            self._queues.remove(queues[0])
+            self._queues.append(queues[0])
+        chosen = take_batch(
+            [queue.lengths for queue in queues],
+            self.token_budget,
+            1 if self._scorer.engine.splits else MAX_PADDING,
+        )
         # Positions of one queue come in descending order, so popping one does not move the next.
-        batch = [queues[queue].pop(position) for queue, position in chosen]
-        self._queues = [queue for queue in self._queues if queue]
+        batch = [queues[queue].works.pop(position) for queue, position in chosen]
+        self._queues = [queue for queue in self._queues if queue.works]
         return batch
 
     async def _score(self, batch: list[Work]) -> None:

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     max_parallel: int | None = Field(None, alias="RERANKER_MAX_PARALLEL", ge=1)
     max_queue: int | None = Field(None, alias="RERANKER_MAX_QUEUE", ge=0)
     queue_timeout: float = Field(30.0, alias="RERANKER_QUEUE_TIMEOUT", gt=0, allow_inf_nan=False)
+    priorities: bool = Field(False, alias="RERANKER_PRIORITIES")
     overload_status: Annotated[Literal[429, 503], BeforeValidator(_as_status)] = Field(
         429, alias="RERANKER_OVERLOAD_STATUS"
     )

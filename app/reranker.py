@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby, repeat
 from operator import attrgetter
 from time import perf_counter
@@ -56,6 +57,8 @@ class RerankQuery:
     """Windows of a document that are looked at."""
     on_overload: OnOverload = "error"
     """What becomes of a request that cannot be scored, or not in time: an error, or an order by shared words."""
+    priority: int = 0
+    """Lower is served first."""
     names: tuple[str, str] = ("query", "documents")
     """What the caller calls the two, for messages."""
 
@@ -238,7 +241,7 @@ class Reranker:
         if whole:
             await self._look_up(attempt)
         if not whole or attempt.missing():
-            async with self.admission.slot() as attempt.timings.queue:
+            async with self.admission.slot(query.priority) as attempt.timings.queue:
                 if not whole:
                     await self._split(attempt)
                     await self._look_up(attempt)
@@ -295,7 +298,8 @@ class Reranker:
         timings.tokenize += (tokenized := perf_counter()) - started
         _refuse_truncated(attempt.query, passages, pairs)
         self._refuse_hopeless(attempt, dict(zip(missing, pairs, strict=True)))
-        flights, new = self.cache.claim(list(missing), pairs, self.batcher.submit)
+        submit = partial(self.batcher.submit, priority=attempt.query.priority)
+        flights, new = self.cache.claim(list(missing), pairs, submit)
         try:
             await asyncio.wait({flight.future for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
             timings.inference = perf_counter() - tokenized

@@ -79,3 +79,27 @@ async def test_retry_after_counts_a_long_request_before_it_is_answered() -> None
     assert admission.retry_after() >= 12
     release.set()
     await holder
+
+
+async def test_who_waits_is_served_by_priority_then_by_arrival() -> None:
+    admission, served = Admission(max_parallel=1, max_queue=9, queue_timeout=30), []
+
+    async def request(priority: int, number: int) -> None:
+        async with admission.slot(priority):
+            served.append((priority, number))
+
+    async with admission.slot():
+        tasks = [asyncio.create_task(request(priority, number)) for number, priority in enumerate([1, 0, -5, 0, 1])]
+        await until(lambda: admission.waiting == 5)
+    await asyncio.gather(*tasks)
+    assert served == [(-5, 2), (0, 1), (0, 3), (1, 0), (1, 4)]
+
+
+async def test_a_slot_that_comes_as_its_request_leaves_goes_to_the_next() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=30), asyncio.Event()
+    async with admission.slot():
+        leaving = asyncio.create_task(hold(admission, release))
+        await until(lambda: admission.waiting == 1)
+    leaving.cancel()  # its turn has come, but it has not run since
+    async with asyncio.timeout(5), admission.slot():
+        assert admission.active == 1

@@ -436,3 +436,20 @@ async def test_unknown_paths_and_methods_are_errors_in_our_shape(serve: Serve) -
         for response in (await client.get("/nothing"), await client.get("/rerank")):
             assert response.status_code in (404, 405)
             assert response.json()["error"]["code"] == response.status_code
+
+
+@pytest.mark.parametrize(("priorities", "expected"), [(True, [5, 4]), (False, [4, 5])])
+async def test_priorities_count_where_they_are_allowed(
+    serve: Serve, scorer: FakeScorer, priorities: bool, expected: list[int]
+) -> None:
+    async with serve(max_parallel=1, priorities=priorities) as client:
+        scorer.gate.clear()
+        tasks = []
+        for number, priority in enumerate([0, 5, -5]):
+            documents = ["word " * (2 + number)]
+            body = {"query": "a", "documents": documents, "priority": priority}
+            tasks.append(asyncio.create_task(client.post("/rerank", json=body)))
+            await until(lambda: scorer.entered == 1 and serve.app.state.reranker.admission.waiting == number)  # noqa: B023
+        scorer.gate.set()
+        assert {(await task).status_code for task in tasks} == {200}
+    assert [length for [length] in scorer.batches[1:]] == expected

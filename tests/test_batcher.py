@@ -107,6 +107,19 @@ async def test_a_large_request_does_not_wait_for_ever_for_small_ones(scorer: Fak
     assert [set(batch) for batch in scorer.batches[1:4]] == [{90}, {100}, {100}]
 
 
+async def test_lower_priorities_are_scored_first(scorer: FakeScorer) -> None:
+    async with running(scorer, budget=1000) as batcher:
+        scorer.gate.clear()
+        blocker = batcher.submit([pair(400)])
+        await until(lambda: batcher.pending == 0)
+        later = batcher.submit([pair(100) for _ in range(10)], priority=1)
+        usual = batcher.submit([pair(99) for _ in range(20)])
+        urgent = batcher.submit([pair(98) for _ in range(30)], priority=-1)
+        scorer.gate.set()
+        await asyncio.gather(*blocker, *later, *usual, *urgent)
+    assert [set(batch) for batch in scorer.batches[1:]] == [{98}, {98}, {98}, {99}, {99}, {100}]
+
+
 async def test_pairs_of_different_requests_ride_together(scorer: FakeScorer) -> None:
     async with running(scorer, budget=1000) as batcher:
         scorer.gate.clear()

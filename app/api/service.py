@@ -36,7 +36,8 @@ async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple
         details["query"] = first[:LOGGED_TEXT_CHARS]
     reranker = ready_reranker(request)
     on_overload = body.on_overload or request.app.state.settings.on_overload
-    query = replace(query, timeout=_timeout(request, body), on_overload=on_overload)
+    priority = body.priority if request.app.state.settings.priorities else 0
+    query = replace(query, timeout=_timeout(request, body), on_overload=on_overload, priority=priority)
     ranking = await reranker.rerank(query)
     request.state.ranked = time.time_ns(), ranking.timings
     if ranking.degraded:

@@ -1,8 +1,8 @@
 """Pairs of all requests in work, put together into batches for the one engine.
 
 A batch is built the moment the engine is free: no polling and no delay to fill it. It serves one request, its longest
-pairs first; what it leaves free is filled from the others. Every second batch serves the request with the least left to
-do, so that small ones do not wait for large ones; those between serve all in turn, so that none waits for ever.
+pairs first; what it leaves free is filled from the others. That is the request with the least left to do, so that small
+ones do not wait for large ones; every fourth batch serves all in turn, so that none waits for ever.
 """
 
 import asyncio
@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 # The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
 MAX_PADDING = 0.125
 STOPPED = "The engine stopped before this request was scored"
+# Of so many batches one serves the request whose turn it is, and the others the one with the least left to do.
+TURN_EVERY = 4
+# A batch may be larger by this where that ends a request: its last few pairs would wait for another whole batch.
+STRETCH = 1.5
 # How fast the estimate of the engine's speed follows the newest batch.
 SMOOTHING = 0.2
 
@@ -103,7 +107,7 @@ class Batcher:
         self._timeout = timeout
         # In the order of their turns.
         self._queues: list[Queue] = []
-        self._least_first = False
+        self._batches = 0
         self._arrived = asyncio.Event()
         self._speed = 0.0
         self._started = monotonic()
@@ -170,16 +174,17 @@ class Batcher:
             self.close()
 
     def _next_batch(self) -> list[Work]:
-        self._least_first = not self._least_first
-        if self._least_first:
+        self._batches += 1
+        if self._batches % TURN_EVERY:
             queues = sorted(self._queues, key=attrgetter("priority", "tokens"))
         else:
             queues = sorted(self._queues, key=attrgetter("priority"))
             self._queues.remove(queues[0])
             self._queues.append(queues[0])
+        stretched = queues[0].tokens <= STRETCH * self.token_budget
         chosen = take_batch(
             [queue.lengths for queue in queues],
-            self.token_budget,
+            max(self.token_budget, queues[0].tokens) if stretched else self.token_budget,
             1 if self._scorer.engine.splits else MAX_PADDING,
         )
         # Positions of one queue come in descending order, so popping one does not move the next.

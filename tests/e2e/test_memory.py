@@ -52,16 +52,15 @@ def test_a_batch_that_does_not_fit_is_scored_in_parts() -> None:
         assert "trying again in halves" in process.communicate()[1]
 
 
-def test_what_does_not_fit_at_all_is_told_so_and_the_next_is_served() -> None:
+def test_what_does_not_fit_is_scored_in_parts_or_told_so_and_the_next_is_served() -> None:
     with service(RERANKER_BACKEND="openvino", **LARGE_BATCHES) as (url, process):
         assert ask(url, 2, "first").status_code == 200
         leave_memory(process, 200)
         response = ask(url, 64, "large")
-        # OpenVINO does not always say that it was the memory.
-        assert (response.status_code, response.json()["error"]["type"]) in [
-            (500, "out_of_memory"),
-            (500, "scoring_failed"),
-        ]
+        if response.status_code != httpx.codes.OK:
+            # OpenVINO does not always say that it was the memory.
+            assert response.status_code == httpx.codes.INTERNAL_SERVER_ERROR
+            assert response.json()["error"]["type"] in ("out_of_memory", "scoring_failed")
         # A failed inference leaves OpenVINO's compiled model unusable: later ones fail, or end the process.
         for documents in (8, 1, 8, 1):
             assert ask(url, documents, f"smaller {documents}").status_code in (200, 500)

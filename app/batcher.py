@@ -30,6 +30,8 @@ STOPPED = "The engine stopped before this request was scored"
 TURN_EVERY = 4
 # A batch may be larger by this where that ends a request: its last few pairs would wait for another whole batch.
 STRETCH = 1.5
+# A request that takes more batches than this gets half ones, which are hardly slower: whoever comes next waits less.
+LONG = 8
 # How fast the estimate of the engine's speed follows the newest batch.
 SMOOTHING = 0.2
 
@@ -181,16 +183,20 @@ class Batcher:
             queues = sorted(self._queues, key=attrgetter("priority"))
             self._queues.remove(queues[0])
             self._queues.append(queues[0])
-        stretched = queues[0].tokens <= STRETCH * self.token_budget
-        chosen = take_batch(
-            [queue.lengths for queue in queues],
-            max(self.token_budget, queues[0].tokens) if stretched else self.token_budget,
-            1 if self._scorer.engine.splits else MAX_PADDING,
-        )
+        padding = 1 if self._scorer.engine.splits else MAX_PADDING
+        chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), padding)
         # Positions of one queue come in descending order, so popping one does not move the next.
         batch = [queues[queue].works.pop(position) for queue, position in chosen]
         self._queues = [queue for queue in self._queues if queue.works]
         return batch
+
+    def _budget_for(self, queue: Queue) -> int:
+        """The tokens of a batch that serves this request."""
+        if queue.tokens <= STRETCH * self.token_budget:
+            return max(self.token_budget, queue.tokens)
+        if self._scorer.engine.splits and queue.tokens > LONG * self.token_budget:
+            return self.token_budget // 2
+        return self.token_budget
 
     async def _score(self, batch: list[Work]) -> None:
         pairs = [work.pair for work in batch]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
@@ -34,6 +34,7 @@ from app.lifecycle import Lifecycle
 from app.metrics import Metrics
 from app.reranker import Limits, Reranker
 from app.supervisor import Supervisor
+from app.threads import start_threads
 
 if TYPE_CHECKING:
     from app.shared_cache import SharedCache
@@ -187,7 +188,7 @@ async def _until_broken(*loops: Coroutine[Any, Any, None]) -> None:
 
 def _threads(stack: AsyncExitStack, count: int, name: str) -> Executor:
     """Threads that nobody waits for in the end: a load or an inference that hangs must not hold up the exit."""
-    executor = ThreadPoolExecutor(count, name)
+    executor = start_threads(count, name)
     stack.callback(executor.shutdown, wait=False, cancel_futures=True)
     return executor
 

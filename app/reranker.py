@@ -337,7 +337,8 @@ class Reranker:
         """What is known, and all other documents behind it in the order of the words they share with their query."""
         queries = attempt.query.query
         texts = [queries] * len(attempt.query.documents) if isinstance(queries, str) else queries
-        words = await asyncio.to_thread(lexical_scores, texts, attempt.query.documents)
+        loop = asyncio.get_running_loop()
+        words = await loop.run_in_executor(self._tokenizers, lexical_scores, texts, attempt.query.documents)
         ranking = self._fold(attempt, words)
         ranking.degraded = error.code
         return ranking

@@ -25,7 +25,7 @@ LAYERS = [
     {"app.batcher", "app.cache", "app.admission", "app.shared_cache", "app.lexical"},
     {"app.backends"},
     {"app.metrics", "app.config", "app.tokenization"},
-    {"app.lifecycle", "app.logs", "app.hardware", "app.tracing"},
+    {"app.lifecycle", "app.logs", "app.hardware", "app.threads", "app.tracing"},
     {"app.errors"},
     {"app"},
 ]

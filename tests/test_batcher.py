@@ -118,6 +118,14 @@ async def test_a_request_a_little_over_the_budget_is_one_batch(scorer: FakeScore
     assert scorer.batches[1:] == [[100] * 15, [99] * 10, [99] * 6]
 
 
+async def test_a_long_request_is_done_in_half_batches_where_the_engine_splits(scorer: FakeScorer) -> None:
+    scorer.engine = replace(scorer.engine, splits=True)
+    async with running(scorer, budget=1000) as batcher:
+        await asyncio.gather(*batcher.submit([pair(100) for _ in range(100)]))
+    assert [len(batch) for batch in scorer.batches[:5]] == [5, 5, 5, 5, 10]
+    assert sum(map(len, scorer.batches)) == 100
+
+
 async def test_lower_priorities_are_scored_first(scorer: FakeScorer) -> None:
     async with running(scorer, budget=1000) as batcher:
         scorer.gate.clear()

@@ -165,14 +165,14 @@ async def test_only_what_cannot_fit_fails(serve: Serve, scorer: FakeScorer) -> N
     async with serve(max_parallel=8) as client:
         blocker = asyncio.create_task(client.post("/rerank", json=other(0)))
         await until(lambda: scorer.entered == 1)
-        bodies = [{"query": f"moon {number}", "documents": ["tides " * 45]} for number in range(3)]
+        bodies = [{"query": f"moon {number}", "documents": ["tides " * 45, "moons " * 45]} for number in range(3)]
         bodies.insert(0, {"query": "moon", "documents": ["tides " * 51]})
         answers = [asyncio.create_task(client.post("/rerank", json=body)) for body in bodies]
-        await until(lambda: serve.app.state.reranker.batcher.pending == 4)
+        await until(lambda: serve.app.state.reranker.batcher.pending == 7)
         scorer.gate.set()
         statuses = [(await answer).status_code for answer in (blocker, *answers)]
         failed = (await answers[0]).json()
-    assert len(scorer.batches[1]) == 4
+    assert len(scorer.batches[1]) == 7
     assert statuses == [200, 500, 200, 200, 200]
     assert failed["error"]["type"] == "out_of_memory"
 

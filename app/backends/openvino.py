@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from app.backends.artefact import MODEL_FILES, Manifest
 from app.backends.batch import ACTIVATIONS, Floats, Int64s, pad, warm_up_pairs
 from app.backends.schedule import Schedule
 from app.errors import OutOfMemory, StartupError
+from app.threads import start_threads
 from app.tokenization import Pair, PairTokenizer
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 # Small parts run side by side, one on each stream, as fast as large ones run one after the other, and hardly pad.
 SHORT, SHORT_STEP, LONG_STEP = 128, 16, 32
 PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
-REOPENING = "The batch did not fit the machine's memory, or ran beside one that did not"
 
 
 class OpenVinoScorer:
@@ -55,6 +55,7 @@ class OpenVinoScorer:
         self._schedule = Schedule(
             streams=threads, part_tokens=PART_TOKENS, batch_tokens=BATCH_TOKENS_PER_THREAD * threads
         )
+        self._threads = start_threads(threads, "stream")
         self._streams: _Streams | None = None
         self._opening = threading.Lock()
         self._ready_streams()
@@ -66,21 +67,21 @@ class OpenVinoScorer:
 
     @schedule.setter
     def schedule(self, schedule: Schedule) -> None:
-        reopen = schedule.streams != self._schedule.streams
+        if schedule.streams != self._schedule.streams:
+            self._streams = None
+            self._threads.shutdown()
+            self._threads = start_threads(schedule.streams, "stream")
         self._schedule = schedule
-        if reopen:
-            self._ready_streams(reopen)
+        self._ready_streams()
 
-    def _ready_streams(self, reopen: bool = False) -> "_Streams":
+    def _ready_streams(self) -> "_Streams":
         """Those that are open; where they failed the model is compiled anew, which takes a moment."""
         with self._opening:
-            if self._streams is not None and (reopen or self._streams.broken):
-                if self._streams.broken:
-                    log.warning("An inference failed: compiling the model anew")
-                self._streams.close()
+            if self._streams is not None and self._streams.broken:
+                log.warning("An inference failed: compiling the model anew")
                 self._streams = None  # its memory first
             if self._streams is None:
-                self._streams = _Streams(self._compile(self._schedule.streams), self._schedule.streams)
+                self._streams = _Streams(self._compile(self._schedule.streams), self._threads)
             return self._streams
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -132,34 +133,31 @@ class OpenVinoScorer:
 
 
 class _Streams:
-    """A compiled model, and one thread with an inference request of its own for each stream of it.
+    """A compiled model, and for each thread an inference request, so that one runs on each stream of it.
 
     An inference that failed leaves its stream in a state where later ones fail too, or worse: it is `broken` then.
     """
 
-    def __init__(self, model: ov.CompiledModel, count: int) -> None:
+    def __init__(self, model: ov.CompiledModel, threads: Executor) -> None:
         self.broken = False
         self._model = model
         self._inputs = [name for node in model.inputs for name in node.names]
-        self._threads = ThreadPoolExecutor(count, "stream")
+        self._threads = threads
         self._request = threading.local()
         self._requests: list[ov.InferRequest] = []
 
     def submit(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> "Future[Floats]":
         """Logits of one part, whose inputs are made on the stream's thread."""
-        try:
-            return self._threads.submit(self._infer, make, pairs)
-        except RuntimeError:  # closed by the other inference thread
-            raise OutOfMemory(REOPENING) from None
+        return self._threads.submit(self._infer, make, pairs)
 
     def _infer(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> Floats:
         if self.broken:
-            raise OutOfMemory(REOPENING)
-        if not hasattr(self._request, "it"):
-            self._request.it = self._model.create_infer_request()
-            self._requests.append(self._request.it)
+            raise OutOfMemory("Another batch did not fit the machine's memory, and the model is compiled anew")
         arrays = make(pairs)
         try:
+            if not hasattr(self._request, "it"):
+                self._request.it = self._model.create_infer_request()
+                self._requests.append(self._request.it)
             self._request.it.infer({name: arrays[name] for name in self._inputs})
         except RuntimeError:
             self.broken = True
@@ -170,10 +168,6 @@ class _Streams:
         """End what runs after the operation that it is at."""
         for request in self._requests:
             request.cancel()
-
-    def close(self) -> None:
-        """Wait for what runs. The threads hold requests of the model, which goes with them."""
-        self._threads.shutdown()
 
 
 def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -51,11 +51,13 @@ async def test_a_hung_engine_is_loaded_again_and_serves_on(serve: Serve, scorer:
 async def test_while_it_is_loaded_again_health_says_so_and_what_is_known_is_served(
     serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 5)
     async with serve(inference_timeout=0.05) as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200
         scorer.gate.clear()
         await client.post("/rerank", json=other(1))
+        await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
+        await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
         await client.post("/rerank", json=other(2))  # the second one in a row: there is a pause before the reload
         await until(lambda: serve.app.state.lifecycle.phase is Phase.RELOADING)
         health, ready = await client.get("/health"), await client.get("/health/ready")

@@ -155,7 +155,7 @@ def test_keys_are_equal_for_equal_pairs_only(pairs: list[tuple[str, str]], limit
     assert not set(keys) & set(ScoreCache("model", 10, 60).keys(pairs, (limit or 0) + 10))
 
 
-@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed (pip install -e '.[fuzz]')")
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no build for this machine")
 def test_bodies_mutated_by_the_code_that_they_reach() -> None:
     command = [sys.executable, "-m", "tests.fuzz.bodies", "3000"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

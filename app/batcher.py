@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
 MAX_PADDING = 0.125
 STOPPED = "The engine stopped before this request was scored"
+DOES_NOT_FIT = "A pair as long as this one does not fit the memory"
 # Of so many batches one serves the request whose turn it is, and the others the one with the least left to do.
 TURN_EVERY = 4
 # A batch may be larger by this where that ends a request: its last few pairs would wait for another whole batch.
@@ -214,7 +215,7 @@ class Batcher:
             self._account(pairs, scored, perf_counter() - started)
 
     def _fail(self, batch: list[Work], error: Exception, hung: bool) -> None:
-        """Fail the batch. Raises `EngineBroken` when its inference hangs: nothing more can be had from this engine."""
+        """Fail the batch. Raises `EngineBroken` when its inference hangs, or the engine says that it is."""
         self._metrics.failed_batches.inc()
         self.failures += 1
         if hung:
@@ -224,6 +225,8 @@ class Batcher:
             raise EngineBroken(reason, self.scored)
         log.error("Scoring a batch of %d pairs failed", len(batch), exc_info=error)
         fail(batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch"))
+        if isinstance(error, EngineBroken):
+            raise EngineBroken(str(error), self.scored)
 
     def _account(self, pairs: Sequence[Pair], scored: "Scored", seconds: float) -> None:
         if scored.did_not_fit:
@@ -264,8 +267,13 @@ class Scored(NamedTuple):
     """Padded tokens of the smallest batch of several pairs that did not fit the memory; 0 when all did."""
 
 
-def score(scorer: Scorer, pairs: Sequence[Pair]) -> Scored:
-    """Logits of a batch, on an inference thread. A batch that does not fit the memory is tried again in halves."""
+def score(scorer: Scorer, pairs: Sequence[Pair], too_long: float = math.inf) -> Scored:
+    """Logits of a batch, on an inference thread. A batch that does not fit the memory is tried again in halves.
+
+    `too_long`: a length, in tokens, that is known not to fit even alone.
+    """
+    if min(pair.length for pair in pairs) >= too_long:
+        return Scored([OutOfMemory(DOES_NOT_FIT)] * len(pairs))
     try:
         return Scored([*scorer.score(pairs)])
     except OutOfMemory as error:
@@ -276,7 +284,9 @@ def score(scorer: Scorer, pairs: Sequence[Pair]) -> Scored:
         return Scored([problem])
     log.warning("Out of memory with %d pairs: trying again in halves", len(pairs))
     middle = len(pairs) // 2
-    first, second = score(scorer, pairs[:middle]), score(scorer, pairs[middle:])
+    first = score(scorer, pairs[:middle], too_long)
+    unfit = [pair.length for pair, logit in zip(pairs, first.logits, strict=False) if isinstance(logit, OutOfMemory)]
+    second = score(scorer, pairs[middle:], min([*unfit, too_long]))
     smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
     tokens = scorer.padded_tokens([pair.length for pair in pairs])
     return Scored(first.logits + second.logits, min([*smaller, tokens]))

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from app.errors import EngineBroken, StartupError
+from app.errors import EngineBroken
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
 
@@ -35,10 +35,11 @@ class Supervisor:
                 reason = error
                 if error.scored:
                     self._reloads = 0
-            except StartupError as error:
+            except Exception as error:
                 if not self._reloads:
                     raise
-                reason = EngineBroken(str(error))
+                # The first load succeeded: whatever it is, what it lacked now may be there next time.
+                reason = EngineBroken(f"{type(error).__name__}: {error}")
             await self._prepare_reload(reason)
 
     async def _prepare_reload(self, reason: EngineBroken) -> None:

@@ -83,11 +83,12 @@ async def scrape(client: httpx.AsyncClient) -> Figures:
 
 
 async def until_idle(client: httpx.AsyncClient) -> Figures:
-    """The figures once nothing is in work, or after a minute of waiting for that."""
+    """The figures once nothing is in work and no task is on its way out, or after a minute of waiting for that."""
     deadline = time.monotonic() + IDLE_SECONDS
-    figures = await scrape(client)
-    while any(figures[name] for name in IDLE_GAUGES) and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
+    before, figures = None, await scrape(client)
+    while (before != figures["tasks"] or any(figures[name] for name in IDLE_GAUGES)) and time.monotonic() < deadline:
+        before = figures["tasks"]
+        await asyncio.sleep(SAMPLE_SECONDS)
         figures = await scrape(client)
     return figures
 
@@ -155,7 +156,7 @@ def leaks(samples: Samples, seconds: float, before: Figures, after: Figures) -> 
     """What is left when nothing is in work."""
     for name in IDLE_GAUGES:
         yield _equal(name.replace("_", " "), after[name], 0, "idle")
-    yield _at_most("tasks", after["tasks"], before["tasks"], "before the load")
+    yield _equal("tasks", after["tasks"], before["tasks"], "before the load")
     half = samples.threads[: len(samples.threads) // 2 + 1]
     yield _at_most("threads", samples.threads[-1], max(half), "in the first half")
     share = GROWTH if seconds >= SHORT_RUN else SHORT_GROWTH

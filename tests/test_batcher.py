@@ -180,6 +180,14 @@ async def test_a_pair_that_can_never_fit_is_an_error(scorer: FakeScorer) -> None
         assert batcher.alive
 
 
+async def test_what_is_as_long_as_a_pair_that_does_not_fit_is_not_tried(scorer: FakeScorer) -> None:
+    scorer.longest = 99
+    async with running(scorer, budget=10_000) as batcher:
+        outcomes = await asyncio.gather(*batcher.submit([pair(100)] * 64), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {OutOfMemory}
+    assert [len(batch) for batch in scorer.batches] == [64, 32, 16, 8, 4, 2, 1]
+
+
 async def test_a_score_that_is_not_a_number_is_an_error_for_its_pair_only(scorer: FakeScorer) -> None:
     async with running(scorer) as batcher:
         bad, good = batcher.submit(scorer.encode("a", ["nan", "a"]))

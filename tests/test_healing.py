@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from app import heartbeat, supervisor
-from app.errors import ScoringFailed
+from app.errors import EngineBroken, ScoringFailed
 from app.lifecycle import Phase
 from tests.conftest import Serve, free_port, until
 from tests.fakes import FakeScorer
@@ -81,6 +81,17 @@ async def test_an_engine_that_only_fails_is_loaded_again(serve: Serve, scorer: F
         scorer.failure = None
         await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
         assert (await client.post("/rerank", json=other(9))).status_code == 200
+
+
+async def test_an_engine_that_says_it_is_broken_is_loaded_again_at_once(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve() as client:
+        scorer.failure = EngineBroken("device lost")
+        answer = await client.post("/rerank", json=BODY)
+        scorer.failure = None
+        assert (answer.status_code, answer.json()["error"]["type"]) == (500, "scoring_failed")
+        await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
+        await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
+        assert (await client.post("/rerank", json=BODY)).status_code == 200
 
 
 async def test_failures_of_a_request_do_not_reload_an_engine_that_works(serve: Serve, scorer: FakeScorer) -> None:

@@ -73,7 +73,8 @@ class Scorer(Protocol):
         ...
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch, in its order. Raises `OutOfMemory`; anything else is a failed batch."""
+        """Float32 logits of one batch, in its order. Raises `OutOfMemory`, or `EngineBroken` when only
+        loading the engine again helps; anything else is a failed batch."""
         ...
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:

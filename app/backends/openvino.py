@@ -15,7 +15,7 @@ from app.backends import Engine
 from app.backends.artefact import MODEL_FILES, Manifest
 from app.backends.batch import ACTIVATIONS, Floats, Int64s, pad, warm_up_pairs
 from app.backends.schedule import Schedule
-from app.errors import OutOfMemory, StartupError
+from app.errors import EngineBroken, OutOfMemory, StartupError
 from app.threads import start_threads
 from app.tokenization import Pair, PairTokenizer
 
@@ -56,9 +56,8 @@ class OpenVinoScorer:
             streams=threads, part_tokens=PART_TOKENS, batch_tokens=BATCH_TOKENS_PER_THREAD * threads
         )
         self._threads = start_threads(threads, "stream")
-        self._streams: _Streams | None = None
         self._opening = threading.Lock()
-        self._ready_streams()
+        self._streams: _Streams | None = _Streams(self._compile(self._schedule.streams), self._threads)
 
     @property
     def schedule(self) -> Schedule:
@@ -81,11 +80,15 @@ class OpenVinoScorer:
                 log.warning("An inference failed: compiling the model anew")
                 self._streams = None  # its memory first
             if self._streams is None:
-                self._streams = _Streams(self._compile(self._schedule.streams), self._threads)
+                try:
+                    self._streams = _Streams(self._compile(self._schedule.streams), self._threads)
+                except StartupError as error:
+                    # It compiled before: what is missing now is memory, whatever the message says.
+                    raise EngineBroken(f"After a failed inference: {error}.") from error
             return self._streams
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`."""
+        """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`, `EngineBroken`."""
         logits = np.zeros(len(pairs), np.float32)
         split = self._parts([pair.length for pair in pairs])
         try:
@@ -93,9 +96,8 @@ class OpenVinoScorer:
             running = [streams.submit(self._pad, [pairs[index] for index in part]) for part in split]
             for part, inference in zip(split, running, strict=True):
                 logits[part] = inference.result()
-        except (RuntimeError, StartupError, MemoryError) as error:
-            # It compiled at the start: what is missing now is memory, whatever the message says.
-            if isinstance(error, StartupError) or "alloc" in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or "alloc" in str(error):
                 raise OutOfMemory("The batch does not fit the machine's memory") from error
             raise
         scores: list[float] = logits.tolist()
@@ -188,8 +190,11 @@ def bucket_length(length: int) -> int:
 
 
 def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None, streams: int) -> ov.CompiledModel:
-    core = ov.Core()
-    capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    try:
+        core = ov.Core()
+        capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except RuntimeError as error:
+        raise StartupError(f"OpenVINO's CPU plugin cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
     # An int8 model keeps some operations in floating point: those run in bf16 where the CPU has it.
     half = manifest.precision != "fp32" and "BF16" in capable
     options = {

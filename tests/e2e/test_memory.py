@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.process import MOONS, service
+from tests.e2e.process import MOONS, service, wait_until_ready
 
 pytestmark = [
     pytest.mark.e2e,
@@ -52,19 +52,19 @@ def test_a_batch_that_does_not_fit_is_scored_in_parts() -> None:
         assert "trying again in halves" in process.communicate()[1]
 
 
-def test_what_does_not_fit_is_scored_in_parts_or_told_so_and_the_next_is_served() -> None:
+def test_what_does_not_fit_at_all_is_told_so_and_the_next_is_served() -> None:
     with service(RERANKER_BACKEND="openvino", **LARGE_BATCHES) as (url, process):
         assert ask(url, 2, "first").status_code == 200
-        leave_memory(process, 200)
+        leave_memory(process, 120)
         response = ask(url, 64, "large")
-        if response.status_code != httpx.codes.OK:
-            # OpenVINO does not always say that it was the memory.
-            assert response.status_code == httpx.codes.INTERNAL_SERVER_ERROR
-            assert response.json()["error"]["type"] in ("out_of_memory", "scoring_failed")
-        # A failed inference leaves OpenVINO's compiled model unusable: later ones fail, or end the process.
-        for documents in (8, 1, 8, 1):
-            assert ask(url, documents, f"smaller {documents}").status_code in (200, 500)
         leave_memory(process, None)
+        # OpenVINO does not always say that it was the memory.
+        assert (response.status_code, response.json()["error"]["type"]) in [
+            (500, "out_of_memory"),
+            (500, "scoring_failed"),
+        ]
+        # The failed inference left the compiled model unusable, and there was no memory to compile it anew.
+        wait_until_ready(url, process)
         assert best(url, "afterwards") == 2
         assert ask(url, 16, "large again").status_code == 200
         assert httpx.get(f"{url}/health").json()["status"] == "ok"

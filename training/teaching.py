@@ -1,0 +1,31 @@
+"""What one model teaches another: targets for every document, and which documents are the hardest."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from training.groups import Group
+from training.model import CrossEncoder
+from training.quality import score
+
+
+def teach(groups: Sequence[Group], teachers: Sequence[CrossEncoder], rows: int, keep: int | None) -> Iterator[Group]:
+    """The groups with the mean of the teachers' logits, and of their documents the `keep` hardest."""
+    of_teachers = [score(teacher, groups, rows) for teacher in teachers]
+    for group, *logits in zip(groups, *of_teachers, strict=True):
+        group.teacher = [round(sum(each) / len(each), 4) for each in zip(*logits, strict=True)]
+        yield group.kept(hardest(group, keep)) if keep else group
+
+
+def hardest(group: Group, keep: int) -> list[int]:
+    """Positions of the relevant documents, then of those that the teachers take for relevant, `keep` in all."""
+    return sorted(range(len(group.labels)), key=lambda at: (-group.labels[at], -group.teacher[at]))[:keep]
+
+
+def average(models: Sequence[CrossEncoder]) -> CrossEncoder:
+    """The first model with the mean of all weights. Wortsman et al., Model soups, 2022."""
+    states = [model.model.state_dict() for model in models]
+    with torch.no_grad():
+        mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
+    models[0].model.load_state_dict(mean)
+    return models[0]

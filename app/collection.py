@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
 
 from app.lexical import lexical_scores
 
@@ -21,6 +21,7 @@ BM25_DEPTH = 100
 # The gain is 2^grade - 1, and the library counts documents for each gain up to the highest.
 MAX_GRADE = 15
 Grade = Annotated[int, Field(le=MAX_GRADE)]
+Id = Annotated[str, Field(coerce_numbers_to_str=True)]
 QRELS_COLUMNS, RUN_COLUMNS = 3, 6
 
 
@@ -61,9 +62,7 @@ def read_collection(
 
 
 class Document(BaseModel):
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    id: str
+    id: Id
     text: str
 
 
@@ -99,9 +98,7 @@ def _by_id(grades: Any, info: ValidationInfo) -> Any:
 class Row(BaseModel):
     """A line of JSONL."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    qid: str | None = None
+    qid: Id | None = None
     query: str = Field(min_length=1)
     documents: Annotated[list[Document], Field(min_length=1), BeforeValidator(_with_ids), AfterValidator(_distinct)]
     qrels: Annotated[dict[str, Grade], BeforeValidator(_by_id)]
@@ -110,9 +107,7 @@ class Row(BaseModel):
 class Entry(BaseModel):
     """A line of `corpus.jsonl` or `queries.jsonl`."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    id: str = Field(alias="_id")
+    id: Id = Field(alias="_id")
     title: str | None = None
     text: str
 

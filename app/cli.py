@@ -1,4 +1,4 @@
-"""The command `reranker`: serve, export, and ask a running service."""
+"""The command `reranker`: serve, export, evaluate, and ask a running service."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from app import __version__
 from app.__main__ import run
+from app.evaluate import main as evaluate
 from app.export import main as export
 from reranker_client import Client, Ranking, RerankError
 from reranker_client.client import DEFAULT_URL
@@ -57,6 +58,15 @@ cli.command(
     help="Export a cross-encoder for serving without torch, and compare it with the original.\n\n"
     "Example: `reranker export BAAI/bge-reranker-base --output exported`",
 )(export)
+
+cli.command(
+    name="evaluate",
+    help="Measure ranking on your own data before and after reranking: nDCG, MRR, recall, and the time of a query.\n\n"
+    "A line of the file is a JSON object of `query`, `documents` in the order of your search (texts, or objects with "
+    "`id` and `text`) and `qrels` (grades by document id, or a list of them), and if you like `qid`. A folder has "
+    "`corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. The RERANKER_* variables say what is measured.\n\n"
+    "Example: `RERANKER_PRECISION=fp32 reranker evaluate judged.jsonl`",
+)(evaluate)
 
 
 @cli.command()

@@ -156,10 +156,13 @@ def environment_names() -> list[str]:
     return [str(field.alias) for field in Settings.model_fields.values()]
 
 
-def load_settings() -> Settings:
-    """Read and validate the environment. Raises `StartupError` with one line per wrong value."""
+def load_settings(**chosen: Any) -> Settings:
+    """Read and validate the environment; what is `chosen`, by field, goes before it.
+
+    Raises `StartupError` with one line per wrong value.
+    """
     try:
-        settings = Settings()
+        settings = Settings(**chosen)
     except ValidationError as error:
         raise StartupError("\n".join(_explain(error.errors()))) from None
     settings.keys()

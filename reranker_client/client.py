@@ -67,11 +67,19 @@ class AsyncClient:
     """Calls the service; the methods of `Client`, to be awaited."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, api_key: str | None = None, timeout: float = 60.0, retries: int = 3
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 3,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`timeout` in seconds for one try; retries wait as long as `Retry-After` says."""
-        transport = RetryTransport(httpx.AsyncHTTPTransport(), retry=_retry(retries))
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout, transport=transport)
+        """`timeout` in seconds for one try; retries wait as long as `Retry-After` says.
+
+        `transport` is another way to the service than the network, such as `httpx.ASGITransport`.
+        """
+        retrying = RetryTransport(transport or httpx.AsyncHTTPTransport(), retry=_retry(retries))
+        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout, transport=retrying)
 
     async def rerank(self, query: str, documents: Documents, *, top_k: int | None = None, **options: Any) -> Ranking:
         """Rank the documents. `options` are further fields of the request. Raises `RerankError`."""

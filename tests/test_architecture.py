@@ -15,10 +15,12 @@ MODULES = {
 LAYERS = [
     {"app.cli"},
     {"app.__main__"},
+    {"app.evaluate"},
     {"app.main", "app.server", "app.export"},
     {"app.connections"},
     {"app.convert"},
     {"app.narrow"},
+    {"app.collection", "app.measures"},
     {"app.api"},
     {"app.reranker"},
     {"app.heartbeat", "app.supervisor"},
@@ -70,9 +72,9 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
         assert not roots & {"fastapi", "starlette"}
     if module not in ("app.backends.torch", "app.convert"):
         assert not roots & HEAVY
-    if module not in ("app.main", "app.__main__", "app.backends", "app.export"):
+    if module not in ("app.main", "app.__main__", "app.backends", "app.export", "app.evaluate"):
         assert "app.config" not in imports(MODULES[module]), (
-            "only the composition, the engine factory and the export see Settings"
+            "only the composition, the engine factory, the export and the evaluation see Settings"
         )
 
 

@@ -90,7 +90,7 @@ def test_version_and_check() -> None:
     assert (found.returncode, "RERANKER_PRTO is not a setting" in found.stderr) == (0, True), found.stderr
 
 
-@pytest.mark.parametrize("command", ["", "serve", "export", "info", "rerank"])
+@pytest.mark.parametrize("command", ["", "serve", "export", "evaluate", "info", "rerank"])
 def test_help_has_examples(command: str) -> None:
     found = run(*command.split(), "--help")
     assert found.returncode == 0

@@ -18,14 +18,14 @@ from typing import IO, Annotated, Any
 import typer
 from rich.table import Table
 
+from benchmarks.compare import LONG_TOKENS, LONG_WORDS
 from benchmarks.contenders import HERE, WORK, exported
 from benchmarks.load import make_bodies, print_table, run
 from benchmarks.service import is_ready
 from benchmarks.shapes import make_shape
 
 IMAGE, SHAPE = "reranker:slim", "xlm-roberta-large"
-# More words than the window has tokens: every pair is cut to its 512.
-DOCUMENTS, WORDS = 20, "600"
+DOCUMENTS = 20
 # As in the Compose file; what the service writes into its volume goes with it.
 OPTIONS = ("--read-only", "--tmpfs=/tmp", "--volume=/home/reranker/.cache", "--publish=127.0.0.1::8000")
 STOP_SECONDS = 40
@@ -121,8 +121,8 @@ def measure(image: str, model: Path, requests: int, *limits: str) -> dict[str, A
 
 def load(url: str, requests: int) -> dict[str, Any]:
     """Seconds of a request, and what went wrong; the first request is not counted."""
-    asyncio.run(run(url, make_bodies(1, DOCUMENTS, WORDS), 1, "warm-up"))
-    found = asyncio.run(run(url, make_bodies(requests, DOCUMENTS, WORDS), 1, "requests"))
+    asyncio.run(run(url, make_bodies(1, DOCUMENTS, str(LONG_WORDS)), 1, "warm-up"))
+    found = asyncio.run(run(url, make_bodies(requests, DOCUMENTS, str(LONG_WORDS)), 1, "requests"))
     seconds = round(median(found.latencies), 2) if found.latencies else None
     return {"request_seconds": seconds, "errors": found.summary()["errors"]}
 
@@ -163,7 +163,7 @@ def main(
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
-        table = Table(f"{DOCUMENTS} documents of 512 tokens, {model.name}", f"{cpus:g} CPUs, {memory}")
+        table = Table(f"{DOCUMENTS} documents of {LONG_TOKENS} tokens, {model.name}", f"{cpus:g} CPUs, {memory}")
         table.columns[1].justify = "right"
         for name, figure in rows(figures, requests):
             table.add_row(name, "-" if figure is None else str(figure))

@@ -1,8 +1,9 @@
-"""`scripts/bench service|compare|dialects|openloop|promises`."""
+"""`scripts/bench service|compare|container|dialects|openloop|promises`."""
 
 import typer
 
 from benchmarks.compare import compare
+from benchmarks.container import main as container
 from benchmarks.dialects import main as dialects
 from benchmarks.openloop import main as openloop
 from benchmarks.promises import main as promises
@@ -11,6 +12,7 @@ from benchmarks.service import main as service
 cli = typer.Typer(help="Figures of this service on this machine.", no_args_is_help=True, add_completion=False)
 cli.command("service")(service)
 cli.command("compare")(compare)
+cli.command("container")(container)
 cli.command("dialects")(dialects)
 cli.command("openloop")(openloop)
 cli.command("promises")(promises)

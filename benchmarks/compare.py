@@ -40,13 +40,14 @@ class Workload:
     together: int
 
 
+# Of words that are a token at least: every pair is cut to its window.
+LONG_WORDS, LONG_TOKENS = 600, 512
 WORKLOADS = {
     "short": Workload(20, (20, 60), 4, 16),
     "mixed": Workload(20, (20, 300), 3, 16),
-    "long": Workload(20, (450, 450), 1, 8),
+    "long": Workload(20, (LONG_WORDS, LONG_WORDS), 1, 8),
     "large": Workload(1000, (20, 300), 1, 8),
 }
-LONG_TOKENS = 512
 EVALUATED_QUERIES = 40
 
 

@@ -197,7 +197,7 @@ def environment(name: str) -> Path:
 
 def _service(model: Path, backend: Any, precision: Any) -> Server:
     if model.name in SHAPES and backend != "torch":
-        model = _exported(model, backend, precision)
+        model = exported(model, backend, precision)
     settings = {"RERANKER_MODEL": str(model), "RERANKER_BACKEND": backend, "RERANKER_PRECISION": precision}
     settings |= {"RERANKER_LOG_LEVEL": "warning", "RERANKER_QUEUE_TIMEOUT": "3600"}
     return Server(
@@ -222,7 +222,7 @@ def _infinity(model: Path) -> Server:
     )
 
 
-def _exported(model: Path, backend: Any, precision: Any) -> Path:
+def exported(model: Path, backend: Any, precision: Any) -> Path:
     """Exported even where the ranking differs, as with random weights; with the files that other libraries want."""
     folder = WORK / "models" / f"{model.name}-{backend}-{precision}"
     if not folder.exists():
@@ -240,7 +240,7 @@ def _exported(model: Path, backend: Any, precision: Any) -> Path:
 def _flashrank(model: Path) -> Library:
     folder = WORK / "models" / "flashrank" / FLASHRANK_NAME
     if not folder.exists():
-        shutil.copytree(_exported(model, "onnx", "int8"), folder)
+        shutil.copytree(exported(model, "onnx", "int8"), folder)
         (folder / "model.onnx").rename(folder / FLASHRANK_FILE)
     return Library("FlashRank, int8", environment("flashrank"), "flashrank", folder)
 
@@ -261,7 +261,7 @@ CONTENDERS: dict[str, Callable[[Path], Contender]] = {
     "infinity": _infinity,
     "flashrank": _flashrank,
     "fastembed": lambda model: Library(
-        "fastembed, fp32", environment("fastembed"), "fastembed", _exported(model, "onnx", "fp32")
+        "fastembed, fp32", environment("fastembed"), "fastembed", exported(model, "onnx", "fp32")
     ),
 }
 

@@ -48,7 +48,7 @@ def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str,
     environment = os.environ | {"RERANKER_PORT": str(port), "RERANKER_LOG_LEVEL": "warning"} | settings
     process = subprocess.Popen([sys.executable, "-m", "app"], env=environment, stderr=log)
     try:
-        while not _ready(url):
+        while not is_ready(url):
             if process.poll() is not None:
                 raise RuntimeError("the service did not start")
             time.sleep(0.02)
@@ -58,7 +58,7 @@ def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str,
         process.wait(60)
 
 
-def _ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK
     except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""Texts to rank, made on the spot: common English words, so that a word is about one and a third tokens."""
+"""Texts to rank, made on the spot: common English words, so that a word is a token or a little more."""
 
 import random
 from collections.abc import Iterator

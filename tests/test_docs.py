@@ -118,3 +118,18 @@ def test_promises_name_tests_that_exist() -> None:
     assert len(named) > 20
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+def test_the_architecture_names_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    modules = [path.name for path in (ROOT / "app").rglob("*.py") if path.name != "__init__.py"]
+    assert [name for name in modules if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/reliability.md"])
+def test_commands_that_are_named_are_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    scripts = re.findall(r"\b((?:scripts|docker)/[\w.-]+)", text)
+    assert [name for name in scripts if not (ROOT / name).exists()] == []
+    figures = re.findall(r'cli\.command\("(\w+)"\)', (ROOT / "benchmarks/__main__.py").read_text())
+    assert set(re.findall(r"scripts/bench (\w+)", text)) <= set(figures)

@@ -11,9 +11,10 @@
 #
 # A replica whose address and port is a line of $RUN_DIR/leaving gets no new requests: it is about to be stopped.
 #
-# With a certificate in /etc/nginx/tls (tls.crt, tls.key) it listens on 8443 too.
+# With a certificate (tls.crt, tls.key) in $TLS_DIR (/etc/nginx/tls) it listens on $TLS_PORT (8443) too.
 set -eu
 run=${RUN_DIR:-/tmp/reranker}
+tls=${TLS_DIR:-/etc/nginx/tls}
 mkdir -p "$run"
 cp "$(dirname "$0")/nginx.conf" "$run"
 
@@ -45,11 +46,11 @@ client_max_body_size ${RERANKER_MAX_BODY_BYTES:-8388608};
 proxy_read_timeout ${RERANKER_PROXY_TIMEOUT:-300}s;
 END
 echo "listen ${RERANKER_PROXY_PORT:-8080} default_server;" >"$run/listen.conf"
-if [ -f /etc/nginx/tls/tls.crt ]; then
+if [ -f "$tls/tls.crt" ]; then
   cat >>"$run/listen.conf" <<END
-listen 8443 ssl;
-ssl_certificate /etc/nginx/tls/tls.crt;
-ssl_certificate_key /etc/nginx/tls/tls.key;
+listen ${TLS_PORT:-8443} ssl;
+ssl_certificate $tls/tls.crt;
+ssl_certificate_key $tls/tls.key;
 ssl_protocols TLSv1.2 TLSv1.3;
 END
 fi

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import free_port
 from tests.e2e.process import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -37,3 +39,17 @@ def test_contenders_are_compared_side_by_side(tmp_path: Path) -> None:
         assert contender["ndcg_at_10"] == 1
         assert contender["peak_memory_mb"] > 50
         assert contender["start_seconds"] > 0
+
+
+def test_without_a_docker_engine_one_line_says_so() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "container"],
+        cwd=ROOT,
+        env=os.environ | {"DOCKER_HOST": f"tcp://127.0.0.1:{free_port()}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("No Docker engine answers: ")
+    assert result.stderr.count("\n") == 1

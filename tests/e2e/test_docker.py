@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -74,7 +75,8 @@ def wait_until_healthy(container: str) -> None:
 def test_images_are_small_and_hold_no_compiler(image: str) -> None:
     target = "slim" if image.endswith(":slim") else "runtime"
     assert size(image) <= MEGABYTES[target]
-    found = run("docker", "run", "--rm", image, "sh", "-c", "command -v gcc cc pip || true; ls -A ~/.cache /tmp; id -u")
+    look = "for name in gcc cc /opt/venv/bin/pip; do command -v $name; done; ls -A ~/.cache /tmp; id -u"
+    found = run("docker", "run", "--rm", image, "sh", "-c", look)
     assert found == "/home/reranker/.cache:\n\n/tmp:\n10001"
 
 
@@ -102,6 +104,19 @@ def test_an_image_works_with_nothing_around_it(image: str) -> None:
         assert run("docker", "inspect", "--format", "{{.State.ExitCode}}", container) == "0"
     finally:
         run("docker", "rm", "--force", container)
+
+
+@pytest.mark.parametrize(("memory", "killed"), [("4g", False), ("200m", True)])
+def test_the_benchmark_tells_whether_a_container_is_killed_for_memory(memory: str, killed: bool) -> None:
+    model = ROOT / "app/default_model/openvino-int8"
+    command = [sys.executable, "-m", "benchmarks", "container", "--image", build("slim"), "--artefact", str(model)]
+    command += ["--memory", memory, "--requests", "1", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == killed, result.stderr
+    figures = json.loads(result.stdout)
+    assert (figures["oom_killed"], figures["exit_status"]) == (killed, 137 if killed else 0)
+    assert 100 < figures["peak_anonymous_mb"] < figures["peak_memory_mb"] < (220 if killed else 4300)
+    assert (figures["request_seconds"] is None) == killed
 
 
 class Stack:

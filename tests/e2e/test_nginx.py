@@ -4,6 +4,8 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import time
 from collections import Counter
@@ -100,6 +102,49 @@ def test_no_replica_is_said_in_the_services_words(tmp_path: Path) -> None:
         assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
         assert response.json()["error"]["type"] == "unavailable"
         assert httpx.get(f"{url}/health/ready").status_code == 503
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Self-signed, for the loopback: a folder as the proxy wants it."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "tls.key", "-out", "tls.crt"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_with_a_certificate_https_is_served_beside_http(tmp_path: Path, certificate: Path) -> None:
+    tls = {"TLS_DIR": certificate, "TLS_PORT": free_port()}
+    trust = ssl.create_default_context(cafile=certificate / "tls.crt")
+    with service() as (replica, _), proxy(tmp_path, [replica], **tls) as url:
+        response = httpx.post(f"https://127.0.0.1:{tls['TLS_PORT']}/rerank", json=MOONS, verify=trust)
+        assert response.json()["results"][0]["index"] == 2
+        assert response.headers["x-frame-options"] == "DENY"
+        assert httpx.post(f"{url}/rerank", json=MOONS).status_code == 200
+
+
+def test_tls_before_1_2_is_refused(tmp_path: Path, certificate: Path) -> None:
+    port = free_port()
+    with proxy(tmp_path, [f"127.0.0.1:{free_port()}"], TLS_DIR=certificate, TLS_PORT=port):
+        assert handshake(port, certificate, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+        assert handshake(port, certificate, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
+        with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"), pytest.deprecated_call():
+            handshake(port, certificate, ssl.TLSVersion.TLSv1_1)
+
+
+def handshake(port: int, certificate: Path, version: ssl.TLSVersion) -> str | None:
+    context = ssl.create_default_context(cafile=certificate / "tls.crt")
+    # Today's libraries offer old versions to nobody, unless told so.
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+    ):
+        return secure.version()
 
 
 class Load:

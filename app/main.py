@@ -32,7 +32,8 @@ from app.errors import EngineBroken, StartupError
 from app.heartbeat import watch
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
-from app.reranker import Limits, Reranker
+from app.ranking import Limits
+from app.reranker import Reranker
 from app.supervisor import Supervisor
 from app.threads import start_threads
 

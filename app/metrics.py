@@ -19,7 +19,8 @@ from app.hardware import memory_limit
 from app.lifecycle import Lifecycle, Phase
 
 if TYPE_CHECKING:
-    from app.reranker import Ranking, Reranker
+    from app.ranking import Ranking
+    from app.reranker import Reranker
 
 # A creation time beside each counter doubles the page and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -21,6 +21,7 @@ LAYERS = [
     {"app.narrow"},
     {"app.api"},
     {"app.reranker"},
+    {"app.ranking"},
     {"app.heartbeat", "app.supervisor"},
     {"app.batcher", "app.cache", "app.admission", "app.shared_cache", "app.lexical"},
     {"app.backends"},

@@ -25,7 +25,7 @@ from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
 from app.api.service import answer, milliseconds, rank, usage
 from app.errors import InvalidRequest, TooLarge
-from app.reranker import MAX_DOCUMENTS, Ranking, RerankQuery
+from app.ranking import MAX_DOCUMENTS, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 

@@ -10,7 +10,8 @@ from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.backends import Engine
 from app.errors import InvalidRequest, Unavailable
 from app.lifecycle import Lifecycle, Phase
-from app.reranker import Ranking, Reranker, RerankQuery
+from app.ranking import Ranking, RerankQuery
+from app.reranker import Reranker
 
 REASONS = {
     Phase.LOADING: "The model is still loading",

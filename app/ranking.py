@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Literal, NamedTuple
 
 from app.cache import Score
+from app.prefilter import Choice, Method
 from app.tokenization import Span
 
 # No setting may allow more: what parses a body stops here, whatever the settings.
@@ -46,8 +47,22 @@ class RerankQuery:
     """What becomes of a request that cannot be scored, or not in time: an error, or an order by shared words."""
     priority: int = 0
     """Lower is served first."""
+    prefilter: Method = "off"
+    """How a first stage chooses the documents that the model reads, where there are more than `prefilter_top_k`."""
+    prefilter_top_k: int = 100
     names: tuple[str, str] = ("query", "documents")
     """What the caller calls the two, for messages."""
+
+    @property
+    def is_prefiltered(self) -> bool:
+        """Whether the model is to read some of the documents only. Pairs of their own queries are never left out."""
+        is_large = len(self.documents) > self.prefilter_top_k
+        return is_large and self.prefilter != "off" and isinstance(self.query, str)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model reads the documents as they are, each of them."""
+        return not self.is_prefiltered and self.long_documents != "chunk_max"
 
     def passages(self) -> list["Passage"]:
         """The documents as they are."""
@@ -69,9 +84,10 @@ class Passage(NamedTuple):
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds spent: waiting for a slot, tokenising, waiting for and in the engine, and in all."""
+    """Seconds spent: waiting for a slot, in the first stage, tokenising, waiting for and in the engine, and in all."""
 
     queue: float = 0.0
+    prefilter: float = 0.0
     tokenize: float = 0.0
     inference: float = 0.0
     total: float = 0.0
@@ -99,7 +115,10 @@ class Ranking:
     degraded: str | None = None
     """The code of the error in whose place this stands; None for a whole ranking."""
     unscored: frozenset[int] = frozenset()
-    """Documents that no model has scored: they follow the others in the order of the words shared with the query."""
+    """Documents that no model has scored: they follow the others in the order of the first stage, or of the words
+    shared with the query."""
+    prefiltered: frozenset[int] = frozenset()
+    """Those of them that the first stage has left out."""
 
     def order(self) -> list[int]:
         """Indices from the best document to the worst, ties by index.
@@ -117,6 +136,8 @@ class Attempt:
     passages: list[Passage]
     keys: list[bytes] = field(default_factory=list)
     """Of the passages, for the cache."""
+    choice: Choice | None = None
+    """Of the first stage, where there is one."""
     known: dict[bytes, Score] = field(default_factory=dict)
     scored: int = 0
     """Pairs that no other request was having scored."""

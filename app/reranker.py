@@ -16,6 +16,7 @@ from app.cache import Score, ScoreCache
 from app.errors import DeadlineExceeded, InvalidRequest, Refused, RerankerError, ScoringFailed, TooLarge
 from app.lexical import lexical_scores
 from app.metrics import Metrics
+from app.prefilter import Prefilter
 from app.ranking import MAX_DOCUMENTS, Attempt, Limits, Passage, Ranking, RerankQuery
 from app.tokenization import Pair, Span
 
@@ -35,6 +36,7 @@ class Reranker:
         batcher: Batcher,
         metrics: Metrics,
         limits: Limits,
+        prefilter: Prefilter,
         shared_cache: "SharedCache | None" = None,
     ) -> None:
         self.scorer = scorer
@@ -44,6 +46,7 @@ class Reranker:
         self.limits = limits
         self._tokenizers = tokenizers
         self._metrics = metrics
+        self._first_stage = prefilter
         self._shared_cache = shared_cache
 
     def take_engine(self, scorer: Scorer, batcher: Batcher) -> None:
@@ -113,13 +116,15 @@ class Reranker:
     async def _lookup_or_score(self, attempt: Attempt) -> None:
         """Have the score of every passage known. Known scores need no slot."""
         query, shared = attempt.query, self._shared_cache
-        whole = query.long_documents != "chunk_max"
-        if whole:
+        if query.is_plain:
             await self._look_up(attempt)
-        if not whole or attempt.missing():
+        if not query.is_plain or attempt.missing():
             async with self.admission.slot(query.priority) as attempt.timings.queue:
-                if not whole:
+                if query.is_prefiltered:
+                    await self._prefilter(attempt)
+                if query.long_documents == "chunk_max":
                     await self._split(attempt)
+                if not query.is_plain:
                     await self._look_up(attempt)
                 # Another request may have scored some of them meanwhile.
                 attempt.known |= self.cache.find(attempt.keys)
@@ -138,6 +143,21 @@ class Reranker:
             shared = await self._shared_cache.get(list(missing))
             self.cache.remember(shared)
             attempt.known |= shared
+
+    async def _prefilter(self, attempt: Attempt) -> None:
+        """Go on with the documents that the first stage chooses."""
+        query, started = attempt.query, perf_counter()
+        attempt.choice = await asyncio.get_running_loop().run_in_executor(
+            self._tokenizers,
+            self._first_stage.choose,
+            query.prefilter,
+            attempt.passages[0].query,
+            query.documents,
+            query.prefilter_top_k,
+        )
+        kept = attempt.choice.kept
+        attempt.passages = [passage for passage in attempt.passages if passage.document in kept]
+        attempt.timings.prefilter = perf_counter() - started
 
     async def _split(self, attempt: Attempt) -> None:
         """Put the windows of all documents in their place."""
@@ -210,17 +230,21 @@ class Reranker:
         ]
 
     async def _degrade(self, attempt: Attempt, error: RerankerError) -> Ranking:
-        """What is known, and all other documents behind it in the order of the words they share with their query."""
+        """What is known, and all other documents behind it in the order of the first stage, or of the words they share
+        with their query."""
         queries = attempt.query.query
         texts = [queries] * len(attempt.query.documents) if isinstance(queries, str) else queries
-        loop = asyncio.get_running_loop()
-        words = await loop.run_in_executor(self._tokenizers, lexical_scores, texts, attempt.query.documents)
+        words: Sequence[float] = ()
+        if attempt.choice is None:
+            loop = asyncio.get_running_loop()
+            words = await loop.run_in_executor(self._tokenizers, lexical_scores, texts, attempt.query.documents)
         ranking = self._fold(attempt, words)
         ranking.degraded = error.code
         return ranking
 
     def _fold(self, attempt: Attempt, words: Sequence[float] = ()) -> Ranking:
-        """Of each document the best passage; where none has a score, `words`, from 0 to 1, decide behind all others."""
+        """Of each document the best passage; where none has a score, the first stage or `words`, from 0 to less than 1,
+        decide behind all others."""
         best: dict[int, tuple[Passage, Score]] = {}
         known = [
             (passage, attempt.known[key])
@@ -232,7 +256,8 @@ class Reranker:
                 best[passage.document] = passage, score
         documents = range(len(attempt.query.documents))
         behind = min((score.logit for _, score in best.values()), default=0.0) - 1
-        logits = [best[index][1].logit if index in best else behind + words[index] for index in documents]
+        places, kept = attempt.choice or (words, frozenset(documents))
+        logits = [best[index][1].logit if index in best else behind + places[index] for index in documents]
         return Ranking(
             logits=logits,
             scores=self.scorer.activate(logits),
@@ -243,6 +268,7 @@ class Reranker:
             truncated=len({passage.document for passage, score in known if score.truncated or passage.cut}),
             timings=attempt.timings,
             unscored=frozenset(documents).difference(best),
+            prefiltered=frozenset(documents) - kept,
         )
 
 

@@ -1,10 +1,11 @@
-"""`scripts/bench service|compare|dialects|openloop|promises`."""
+"""`scripts/bench service|compare|dialects|openloop|prefilter|promises`."""
 
 import typer
 
 from benchmarks.compare import compare
 from benchmarks.dialects import main as dialects
 from benchmarks.openloop import main as openloop
+from benchmarks.prefilter import main as prefilter
 from benchmarks.promises import main as promises
 from benchmarks.service import main as service
 
@@ -13,5 +14,6 @@ cli.command("service")(service)
 cli.command("compare")(compare)
 cli.command("dialects")(dialects)
 cli.command("openloop")(openloop)
+cli.command("prefilter")(prefilter)
 cli.command("promises")(promises)
 cli()

@@ -59,6 +59,18 @@ class RequestBody(BaseModel):
         ),
     ] = None
 
+    prefilter: Annotated[
+        Literal["off", "lexical", "embedding", "hybrid"] | None,
+        Field(
+            description="How a fast first stage chooses the documents that the model reads, where there are more than "
+            "`prefilter_top_k`: by shared words, by static embeddings, by both (RERANKER_PREFILTER)"
+        ),
+    ] = None
+    prefilter_top_k: Annotated[
+        int | None,
+        Field(ge=1, description="How many documents the model reads after the first stage (RERANKER_PREFILTER_TOP_K)"),
+    ] = None
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The schema says too that whatever may be left out may be `null`."""

@@ -1,0 +1,103 @@
+"""Static embeddings: a vector for each word piece, made once; a text is their sum. No model runs."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from app.words import Words, split_words
+
+SHIPPED = Path(__file__).parent / "static_embeddings" / "model.npz"
+UNKNOWN = "[UNK]"
+# The length of a document's vector is read off its first dimensions, which hold most of it: vectors are rotated so.
+LENGTH_DIMENSIONS = 32
+# Words whose pieces are remembered, to be forgotten all at once, and how long they may be.
+MAX_KNOWN, MAX_KNOWN_CHARS = 100_000, 40
+SMALL = 1e-9
+
+Floats = NDArray[np.float32]
+
+
+class Pieces(NamedTuple):
+    """Word pieces of many words."""
+
+    rows: NDArray[np.int64]
+    """Of all words one after the other, at least one each, of shape (pieces,)."""
+    starts: NDArray[np.int64]
+    """Where each word begins in `rows`, of shape (words,)."""
+
+
+class Vocabulary:
+    """Takes words of `Words` apart into the pieces that have vectors. Any thread may use it."""
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        """`pieces` as BERT's vocabulary has them, the unknown one among them."""
+        rows = {piece: row for row, piece in enumerate(pieces)}
+        self._tokenizer = Tokenizer(WordPiece(rows, unk_token=UNKNOWN))
+        self._tokenizer.normalizer = BertNormalizer()
+        self._tokenizer.pre_tokenizer = BertPreTokenizer()
+        self._unknown = (rows[UNKNOWN],)
+        self._whole: dict[str, tuple[int, ...]] = {piece: (row,) for piece, row in rows.items()}
+        self._known = self._whole.copy()
+        """Words met so far."""
+
+    def pieces(self, words: Sequence[str]) -> Pieces:
+        """The pieces of all words; those that were never met are tokenised, all at once."""
+        known = self._known
+        new = [word for word in words if word not in known]
+        encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
+        fresh = {word: tuple(each.ids) or self._unknown for word, each in zip(new, encoded, strict=True)}
+        found = [known.get(word) or fresh[word] for word in words]
+        self._remember(fresh)
+        counts = np.fromiter(map(len, found), np.int64, len(found))
+        rows = np.fromiter(chain.from_iterable(found), np.int64, int(counts.sum()))
+        return Pieces(rows, np.cumsum(counts) - counts)
+
+    def _remember(self, fresh: Mapping[str, tuple[int, ...]]) -> None:
+        if len(self._known) > MAX_KNOWN:
+            self._known = self._whole.copy()
+        self._known.update((word, rows) for word, rows in fresh.items() if len(word) <= MAX_KNOWN_CHARS)
+
+
+class StaticEmbeddings:
+    """Vectors of word pieces, each times the weight that the piece has in a text. Any thread may use them."""
+
+    def __init__(self, vocabulary: Vocabulary, vectors: NDArray[np.int8], scales: Floats) -> None:
+        """A piece's vector is its row of `vectors`, shape (pieces, dimensions), times its scale."""
+        self._vocabulary = vocabulary
+        self._vectors = vectors
+        self._scales = scales
+
+    @classmethod
+    def load(cls, file: Path = SHIPPED) -> "StaticEmbeddings":
+        """Those that `training.static_embeddings` has made."""
+        with np.load(file) as arrays:
+            pieces = arrays["vocabulary"].tobytes().decode().split("\n")
+            return cls(Vocabulary(pieces), arrays["vectors"], arrays["scales"].astype(np.float32))
+
+    def similarities(self, query: str, documents: Words) -> Floats:
+        """How near each document is to the query, about the cosine of the two, of shape (documents,)."""
+        pieces = self._vocabulary.pieces(documents.distinct)
+        rows, places = np.unique(pieces.rows, return_inverse=True)
+        vectors = self._vectors[rows].astype(np.float32) * self._scales[rows, None]
+        near = np.add.reduceat((vectors @ self._direction(query))[places], pieces.starts)
+        parts = np.add.reduceat(vectors[:, :LENGTH_DIMENSIONS][places], pieces.starts)
+        filled = documents.counts > 0
+        starts = (np.cumsum(documents.counts) - documents.counts)[filled]
+        found = np.zeros(len(documents.texts), np.float32)
+        lengths = np.linalg.norm(np.add.reduceat(parts[documents.ids], starts), axis=1)
+        found[filled] = np.add.reduceat(near[documents.ids], starts) / (lengths + SMALL)
+        return found
+
+    def _direction(self, query: str) -> Floats:
+        words = split_words([query])
+        pieces = self._vocabulary.pieces([words.distinct[place] for place in words.ids])
+        total = self._scales[pieces.rows] @ self._vectors[pieces.rows]
+        return total / (np.linalg.norm(total) + SMALL)

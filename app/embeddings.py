@@ -20,6 +20,8 @@ UNKNOWN = "[UNK]"
 LENGTH_DIMENSIONS = 32
 # Words whose pieces are remembered, to be forgotten all at once, and how long they may be.
 MAX_KNOWN, MAX_KNOWN_CHARS = 100_000, 40
+# Words in work at a time, to bound memory.
+BLOCK = 200_000
 SMALL = 1e-9
 
 Floats = NDArray[np.float32]
@@ -52,8 +54,11 @@ class Vocabulary:
         """The pieces of all words; those that were never met are tokenised, all at once."""
         known = self._known
         new = [word for word in words if word not in known]
-        encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-        fresh = {word: tuple(each.ids) or self._unknown for word, each in zip(new, encoded, strict=True)}
+        fresh: dict[str, tuple[int, ...]] = {}
+        for start in range(0, len(new), BLOCK):
+            block = new[start : start + BLOCK]
+            encoded = self._tokenizer.encode_batch_fast(block, add_special_tokens=False)
+            fresh |= {word: tuple(each.ids) or self._unknown for word, each in zip(block, encoded, strict=True)}
         found = [known.get(word) or fresh[word] for word in words]
         self._remember(fresh)
         counts = np.fromiter(map(len, found), np.int64, len(found))
@@ -89,15 +94,24 @@ class StaticEmbeddings:
         vectors = self._vectors[rows].astype(np.float32) * self._scales[rows, None]
         near = np.add.reduceat((vectors @ self._direction(query))[places], pieces.starts)
         parts = np.add.reduceat(vectors[:, :LENGTH_DIMENSIONS][places], pieces.starts)
-        filled = documents.counts > 0
-        starts = (np.cumsum(documents.counts) - documents.counts)[filled]
-        found = np.zeros(len(documents.texts), np.float32)
-        lengths = np.linalg.norm(np.add.reduceat(parts[documents.ids], starts), axis=1)
-        found[filled] = np.add.reduceat(near[documents.ids], starts) / (lengths + SMALL)
-        return found
+        lengths = np.linalg.norm(_sums(parts, documents), axis=1)
+        similarities: Floats = _sums(near[:, None], documents)[:, 0] / (lengths + SMALL)
+        return similarities
 
     def _direction(self, query: str) -> Floats:
         words = split_words([query])
         pieces = self._vocabulary.pieces([words.distinct[place] for place in words.ids])
         total = self._scales[pieces.rows] @ self._vectors[pieces.rows]
         return total / (np.linalg.norm(total) + SMALL)
+
+
+def _sums(values: Floats, documents: Words) -> Floats:
+    """Sums over each document's words of their `values`, shape (distinct words, n): of shape (documents, n)."""
+    sums = np.zeros((len(documents.texts), values.shape[1]), np.float32)
+    ends = np.cumsum(documents.counts)
+    starts = ends - documents.counts
+    filled = np.flatnonzero(documents.counts)
+    for part in np.array_split(filled, 1 + len(documents.ids) // BLOCK) if len(filled) else ():
+        first, last = starts[part[0]], ends[part[-1]]
+        sums[part] = np.add.reduceat(values[documents.ids[first:last]], starts[part] - first)
+    return sums

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.words import MAX_CHARS, Words, is_term, split_words, terms
+from app.words import Words, is_term, split_words, terms
 
 # BM25's usual parameters: how soon a repeated word stops counting, and how much long documents are held back.
 K1, B = 1.2, 0.75
@@ -36,7 +36,7 @@ def bm25(queries: Sequence[str], documents: Words) -> NDArray[np.float64]:
     owners, shared = np.divmod(pairs, max(1, len(columns)))
     frequency = np.bincount(shared, minlength=len(columns))
     weights = np.log1p((len(queries) - frequency + 0.5) / (frequency + 0.5))
-    lengths = np.array([min(len(text), MAX_CHARS) for text in documents.texts])
+    lengths = documents.lengths
     saturation = K1 * (1 - B + B * lengths / (lengths.mean() or 1))
     parts = weights[shared] * seen * (K1 + 1) / (seen + saturation[owners])
     return np.bincount(owners, parts, minlength=len(queries)).astype(np.float64)

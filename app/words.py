@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# What lies behind this in a document hardly changes its place, and would cost time.
-MAX_CHARS = 10_000
+# What lies behind this in a text hardly changes its place, and would cost time; and so much of all texts together.
+MAX_CHARS, MAX_CHARS_TOGETHER = 10_000, 4_000_000
 PUNCTUATION = string.punctuation + "“”‘’„«»‹›…–—¿¡"
 # Words; of scripts that do not separate them, characters.
 CHARACTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
@@ -31,6 +31,8 @@ class Words(NamedTuple):
     """Of all texts' words one after the other, their places in `distinct`, of shape (words,)."""
     counts: NDArray[np.int64]
     """Words of each text, of shape (texts,)."""
+    lengths: NDArray[np.int64]
+    """Characters read of each text, of shape (texts,)."""
 
     def owners(self) -> NDArray[np.int64]:
         """Of each word the index of its text, of shape (words,)."""
@@ -38,12 +40,14 @@ class Words(NamedTuple):
 
 
 def split_words(texts: Sequence[str]) -> Words:
-    """The words of the first `MAX_CHARS` characters of each text."""
-    split = [text[:MAX_CHARS].lower().split() for text in texts]
+    """The words at the beginning of each text, as far as the limits let it be read."""
+    limit = min(MAX_CHARS, MAX_CHARS_TOGETHER // max(1, len(texts)))
+    split = [text[:limit].lower().split() for text in texts]
+    lengths = np.fromiter((min(len(text), limit) for text in texts), np.int64, len(texts))
     counts = np.fromiter(map(len, split), np.int64, len(split))
     places: defaultdict[str, int] = defaultdict(count().__next__)
     ids = np.fromiter(map(places.__getitem__, chain.from_iterable(split)), np.int32, int(counts.sum()))
-    return Words(texts, [word.strip(PUNCTUATION) for word in places], ids, counts)
+    return Words(texts, [word.strip(PUNCTUATION) for word in places], ids, counts, lengths)
 
 
 def terms(text: str) -> list[str]:

@@ -214,8 +214,8 @@ def test_meaning_is_found_without_a_shared_word(first_stage: Prefilter, question
 
 def test_rare_names_are_found_by_words(first_stage: Prefilter) -> None:
     documents = [*OTHERS, "Xylqor 7-B is out of stock.", "The part is out of stock."]
-    assert best(first_stage, "lexical", "is the part xylqor in stock", documents) == 3
-    assert best(first_stage, "hybrid", "is the part xylqor in stock", documents) == 3
+    assert best(first_stage, "lexical", "xylqor in stock", documents) == 3
+    assert best(first_stage, "hybrid", "xylqor in stock", documents) == 3
 
 
 @pytest.mark.parametrize("method", METHODS)

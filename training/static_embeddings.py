@@ -25,13 +25,13 @@ from app.words import split_words
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 DIMENSIONS = 256
 # Texts that the teacher reads, and of each so many tokens; characters that the student reads.
-TAUGHT, TEACHER_TOKENS, MAX_CHARS = 10_000, 64, 600
+TAUGHT, TEACHER_TOKENS, MAX_CHARS = 4_000, 64, 300
 # Every so many passages one is kept from the training.
 HELD_OUT = 20
 SECTION_CHARS, HEADING_WORDS = 150, 3
 # Of smooth inverse frequency.
 SIF = 1e-3
-TEMPERATURE, RATE, BATCH = 0.05, 2e-3, 1024
+TEMPERATURE, RATE, BATCH = 0.05, 4e-3, 512
 
 Floats = NDArray[np.float32]
 Bag = NDArray[np.int64]
@@ -156,7 +156,8 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of training texts")],
     teacher: Annotated[str, typer.Option(help="Bi-encoder with BERT's vocabulary: a folder or a hub id")] = TEACHER,
     output: Annotated[Path, typer.Option(help="File to write")] = SHIPPED,
-    epochs: Annotated[int, typer.Option(min=1)] = 8,
+    pairs: Annotated[int, typer.Option(min=BATCH, help="Questions with their texts to learn from")] = 60_000,
+    epochs: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Make the static embeddings anew."""
@@ -165,15 +166,17 @@ def main(
     by_row = {row: piece for piece, row in model.tokenizer.get_vocab().items()}
     names = [by_row[row] for row in range(len(by_row))]
     vocabulary = Vocabulary(names)
-    questions, texts = zip(*((q, text[:MAX_CHARS]) for q, text in question_pairs(data)), strict=True)
-    distinct = list(dict.fromkeys((*questions, *texts)))
+    chosen = np.random.default_rng(seed)
+    known = [(question, text[:MAX_CHARS]) for question, text in question_pairs(data)]
+    asked = [known[place] for place in chosen.permutation(len(known))[:pairs]]
+    distinct = list(dict.fromkeys(text for pair in asked for text in pair))
     bags = dict(zip(distinct, split(vocabulary, distinct), strict=True))
     filled = [text for text in distinct if len(bags[text])]
-    sample = [filled[place] for place in np.random.default_rng(seed).choice(len(filled), TAUGHT, replace=False)]
+    sample = [filled[place] for place in chosen.choice(len(filled), TAUGHT, replace=False)]
     first, goals = first_vectors(teach_pieces(model, len(names)), teach(model, sample), list(bags.values()))
     student = Student(first)
-    pairs = [(bags[question], bags[text]) for question, text in zip(questions, texts, strict=True)]
-    train(student, pairs, [bags[text] for text in sample], goals, epochs, seed)
+    lessons = [(bags[question], bags[text]) for question, text in asked]
+    train(student, lessons, [bags[text] for text in sample], goals, epochs, seed)
     save(output, names, rotated(student.bag.weight.detach().numpy(), [bags[text] for text in sample]))
 
 

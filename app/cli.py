@@ -92,6 +92,9 @@ def rerank(
     ],
     query: Annotated[str, typer.Option("--query", "-q", help="The question or search text")],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to print")] = None,
+    prefilter: Annotated[
+        str | None, typer.Option(help="First stage for many lines: off, lexical, embedding or hybrid")
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -113,7 +116,8 @@ def rerank(
     if not lines:
         raise typer.BadParameter("has no lines", param_hint="FILE")
     with Client(url, api_key) as client:
-        ranking = _or_exit(lambda: client.rerank(query, list(lines.values()), top_k=top_k, return_documents=True))
+        options: dict[str, Any] = {"top_k": top_k, "return_documents": True, "prefilter": prefilter}
+        ranking = _or_exit(lambda: client.rerank(query, list(lines.values()), **options))
     if as_json:
         print(ranking.model_dump_json(indent=2, exclude_none=True))
         return

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
     shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
 
+    prefilter: Literal["off", "lexical", "embedding", "hybrid"] = Field("off", alias="RERANKER_PREFILTER")
+    prefilter_top_k: int = Field(100, alias="RERANKER_PREFILTER_TOP_K", ge=1)
+    prefilter_model: str | None = Field(None, alias="RERANKER_PREFILTER_MODEL")
+
     max_documents: int = Field(1000, alias="RERANKER_MAX_DOCUMENTS", ge=1, le=10_000)
     max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1, le=100_000_000)
     max_body_bytes: int = Field(8_388_608, alias="RERANKER_MAX_BODY_BYTES", ge=1024)

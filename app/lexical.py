@@ -1,42 +1,65 @@
 """A fast order of documents by the words they share with the query: no model, milliseconds."""
 
-import math
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.words import Words, split_words, terms
 
 # BM25's usual parameters: how soon a repeated word stops counting, and how much long documents are held back.
 K1, B = 1.2, 0.75
-# What lies behind this in a document hardly changes its place, and would cost time.
-MAX_CHARS = 10_000
-# Words; of scripts that do not separate them, characters.
-CHARACTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
-TERM = re.compile(f"[{CHARACTERS}]|[^\\W{CHARACTERS}]+")
+
+Indices = NDArray[np.int64]
 
 
 def lexical_scores(queries: Sequence[str], documents: Sequence[str]) -> list[float]:
-    """BM25 of each document with its own query, from 0 (no term shared) to less than 1, of shape (documents,).
+    """BM25 of each document with its own query, from 0 (no term shared) to less than 1, of shape (documents,)."""
+    scores = bm25(queries, split_words(documents))
+    result: list[float] = (scores / (1 + scores.max())).tolist()
+    return result
+
+
+def bm25(queries: Sequence[str], documents: Words) -> NDArray[np.float64]:
+    """BM25 of each document with its own query, at least 0, of shape (documents,).
 
     Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009. Lengths are counted in characters.
     """
-    terms = {query: set(_terms(query)) for query in set(queries)}
-    counts = [
-        Counter(filter(terms[query].__contains__, _terms(document)))
-        for query, document in zip(queries, documents, strict=True)
+    numbers = {query: number for number, query in enumerate(dict.fromkeys(queries))}
+    wanted = [set(terms(query)) for query in numbers]
+    columns = {term: column for column, term in enumerate(sorted(set().union(*wanted)))}
+    owners, shared = _occurrences(documents, columns)
+    own = [number * len(columns) + columns[term] for number, each in enumerate(wanted) for term in each]
+    asked = np.array([numbers[query] for query in queries])[owners] * len(columns) + shared
+    kept = np.isin(asked, own)
+    pairs, seen = np.unique(owners[kept] * len(columns) + shared[kept], return_counts=True)
+    owners, shared = np.divmod(pairs, max(1, len(columns)))
+    frequency = np.bincount(shared, minlength=len(columns))
+    weights = np.log1p((len(queries) - frequency + 0.5) / (frequency + 0.5))
+    lengths = documents.lengths
+    saturation = K1 * (1 - B + B * lengths / (lengths.mean() or 1))
+    parts = weights[shared] * seen * (K1 + 1) / (seen + saturation[owners])
+    return np.bincount(owners, parts, minlength=len(queries)).astype(np.float64)
+
+
+def _occurrences(documents: Words, columns: Mapping[str, int]) -> tuple[Indices, Indices]:
+    """Each time that a document has one of the terms: the document, and the term's column."""
+    distinct = documents.distinct
+    found = [(place, columns[word]) for place, word in enumerate(distinct) if word in columns]
+    found += [
+        (place, columns[term])
+        for place, word in enumerate(distinct)
+        if not (word.isascii() and word.isalnum()) and word not in columns  # else it is one term, as most are
+        for term in terms(word)
+        if term in columns
     ]
-    frequency = Counter(term for count in counts for term in count)
-    weights = {term: math.log1p((len(documents) - seen + 0.5) / (seen + 0.5)) for term, seen in frequency.items()}
-    lengths = [min(len(document), MAX_CHARS) for document in documents]
-    average = sum(lengths) / len(lengths) or 1
-    scores = [_score(*each, average, weights) for each in zip(counts, lengths, strict=True)]
-    highest = max(scores)
-    return [score / (1 + highest) for score in scores]
-
-
-def _score(count: Mapping[str, int], length: int, average: float, weights: Mapping[str, float]) -> float:
-    saturation = K1 * (1 - B + B * length / average)
-    return sum(weights[term] * seen * (K1 + 1) / (seen + saturation) for term, seen in count.items())
-
-
-def _terms(text: str) -> list[str]:
-    return TERM.findall(text[:MAX_CHARS].lower())
+    places, terms_there = np.array(sorted(found), np.int64).reshape(-1, 2).T
+    times = np.bincount(places, minlength=len(distinct))
+    starts = np.cumsum(times) - times
+    positions = np.flatnonzero(times[documents.ids]) if found else np.zeros(0, np.int64)
+    ids, repeats = documents.ids[positions], times[documents.ids[positions]]
+    within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    return (
+        np.repeat(documents.owners()[positions], repeats),
+        terms_there[np.repeat(starts[ids], repeats) + within],
+    )

@@ -23,7 +23,7 @@ from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
-from app.api.service import DEGRADED_HEADER, TIMING_HEADERS
+from app.api.service import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
 from app.backends import Scorer, load_scorer
 from app.batcher import Batcher
 from app.cache import ScoreCache
@@ -32,7 +32,9 @@ from app.errors import EngineBroken, StartupError
 from app.heartbeat import watch
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
-from app.reranker import Limits, Reranker
+from app.prefilter import Prefilter, load_embeddings
+from app.ranking import Limits
+from app.reranker import Reranker
 from app.supervisor import Supervisor
 from app.threads import start_threads
 
@@ -78,7 +80,7 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["Retry-After", "X-Request-Id", DEGRADED_HEADER, *TIMING_HEADERS],
+            expose_headers=["Retry-After", "X-Request-Id", DEGRADED_HEADER, PREFILTERED_HEADER, *TIMING_HEADERS],
         )
     if tracing:
         from app.tracing import SpanDetails
@@ -130,6 +132,7 @@ async def _serve(app: FastAPI) -> None:
     try:
         async with AsyncExitStack() as stack:
             tokenizers = _threads(stack, settings.tokenizer_workers, "tokenizer")
+            app.state.prefilter = await _prefilter(settings, tokenizers)
             shared = await _shared_cache(settings, stack, app.state.metrics)
             await supervisor.run(partial(_run_engine, app, tokenizers, shared))
     except StartupError as error:
@@ -199,6 +202,14 @@ def _load(scorer: Scorer | None, settings: Settings) -> Scorer:
     return scorer
 
 
+async def _prefilter(settings: Settings, threads: Executor) -> Prefilter:
+    """The first stage. Its embeddings are loaded now where the settings use them, else for the first who asks."""
+    prefilter = Prefilter(partial(load_embeddings, settings.prefilter_model))
+    if settings.prefilter_model or settings.prefilter in ("embedding", "hybrid"):
+        await asyncio.get_running_loop().run_in_executor(threads, prefilter.warm_up)
+    return prefilter
+
+
 async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> "SharedCache | None":
     if settings.cache_url is None or not settings.prediction_cache:
         return None
@@ -224,6 +235,7 @@ def _build_reranker(
         batcher=batcher,
         metrics=app.state.metrics,
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
+        prefilter=app.state.prefilter,
         shared_cache=shared,
     )
 

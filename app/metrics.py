@@ -19,7 +19,8 @@ from app.hardware import memory_limit
 from app.lifecycle import Lifecycle, Phase
 
 if TYPE_CHECKING:
-    from app.reranker import Ranking, Reranker
+    from app.ranking import Ranking
+    from app.reranker import Reranker
 
 # A creation time beside each counter doubles the page and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -49,6 +50,8 @@ class Metrics:
         self.degraded = self._counter(
             "degraded", "Requests answered in the order of shared words, by reason", ["reason"]
         )
+        self.prefiltered = self._counter("prefiltered_documents", "Documents that the first stage kept from the model")
+        self.prefilter_seconds = self._histogram("prefilter_seconds", "First stage, of requests that have one")
         self.request_seconds = self._histogram("request_seconds", "From admission to scores, of ranked requests")
         self.queue_seconds = self._histogram("queue_seconds", "Wait for a slot, of ranked requests")
         self.tokenize_seconds = self._histogram("tokenize_seconds", "Tokenising, of ranked requests")
@@ -97,8 +100,11 @@ class Metrics:
         """Count one ranked request."""
         self.documents.labels("model").inc(ranking.scored)
         self.documents.labels("cache").inc(ranking.pairs - ranking.scored)
+        if ranking.prefiltered:
+            self.prefiltered.inc(len(ranking.prefiltered))
+            self.prefilter_seconds.observe(ranking.timings.prefilter)
         if ranking.degraded:
-            self.documents.labels("words").inc(len(ranking.unscored))
+            self.documents.labels("words").inc(len(ranking.unscored - ranking.prefiltered))
             self.degraded.labels(ranking.degraded).inc()
             return
         self.truncated.inc(ranking.truncated)

@@ -1,15 +1,13 @@
 """The story of one request, top to bottom."""
 
 import asyncio
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, repeat
+from itertools import groupby
 from operator import attrgetter
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from app.admission import Admission
 from app.backends import Scorer
@@ -18,133 +16,12 @@ from app.cache import Score, ScoreCache
 from app.errors import DeadlineExceeded, InvalidRequest, Refused, RerankerError, ScoringFailed, TooLarge
 from app.lexical import lexical_scores
 from app.metrics import Metrics
+from app.prefilter import Prefilter
+from app.ranking import MAX_DOCUMENTS, Attempt, Limits, Passage, Ranking, RerankQuery
 from app.tokenization import Pair, Span
 
 if TYPE_CHECKING:
     from app.shared_cache import SharedCache
-
-# No setting may allow more: what parses a body stops here, whatever the settings.
-MAX_DOCUMENTS = 10_000
-MAX_TEXT_CHARS = 100_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may bring. `timeout` is in seconds, 0 for none."""
-
-    max_documents: int
-    max_text_chars: int
-    timeout: float = 0.0
-
-
-LongDocuments = Literal["truncate", "chunk_max", "refuse"]
-OnOverload = Literal["error", "lexical"]
-
-
-@dataclass(frozen=True, slots=True)
-class RerankQuery:
-    """What to rank. `timeout` is the caller's deadline in seconds; None leaves it to the service."""
-
-    query: str | Sequence[str]
-    """One for all documents, or one for each."""
-    documents: Sequence[str]
-    max_tokens_per_doc: int | None = None
-    timeout: float | None = None
-    long_documents: LongDocuments = "truncate"
-    """What becomes of a document that does not fit the window: it is cut, or scored by the best of its overlapping
-    windows, or an error."""
-    max_windows: int | None = None
-    """Windows of a document that are looked at."""
-    on_overload: OnOverload = "error"
-    """What becomes of a request that cannot be scored, or not in time: an error, or an order by shared words."""
-    priority: int = 0
-    """Lower is served first."""
-    names: tuple[str, str] = ("query", "documents")
-    """What the caller calls the two, for messages."""
-
-    def passages(self) -> list["Passage"]:
-        """The documents as they are."""
-        queries = repeat(self.query) if isinstance(self.query, str) else self.query
-        return [Passage(index, *texts) for index, texts in enumerate(zip(queries, self.documents, strict=False))]
-
-
-class Passage(NamedTuple):
-    """What is scored as one pair: a document or a window of it."""
-
-    document: int
-    """Its index."""
-    query: str
-    text: str
-    span: Span | None = None
-    cut: bool = False
-    """Whether windows after this one are left out."""
-
-
-@dataclass(slots=True)
-class Timings:
-    """Seconds spent: waiting for a slot, tokenising, waiting for and in the engine, and in all."""
-
-    queue: float = 0.0
-    tokenize: float = 0.0
-    inference: float = 0.0
-    total: float = 0.0
-
-
-@dataclass(slots=True)
-class Ranking:
-    """The scored documents, in the order of the request."""
-
-    logits: list[float]
-    """Raw model outputs, float32, shape (documents,)."""
-    scores: list[float]
-    """The same after the model's own activation."""
-    windows: list[Span | None]
-    """Where in each document its best window is; None when it was not split."""
-    pairs: int
-    """Pairs that this took: one for each document or window."""
-    scored: int
-    """Pairs that the model read for this request; the other scores were known or on their way for another request."""
-    tokens: int
-    """Tokens of all pairs, special tokens included, whether scored now or earlier."""
-    truncated: int
-    """Documents that were cut to fit the window."""
-    timings: Timings = field(default_factory=Timings)
-    degraded: str | None = None
-    """The code of the error in whose place this stands; None for a whole ranking."""
-    unscored: frozenset[int] = frozenset()
-    """Documents that no model has scored: they follow the others in the order of the words shared with the query."""
-
-    def order(self) -> list[int]:
-        """Indices from the best document to the worst, ties by index.
-
-        Ordered by logit: an activation may round two different logits to the same score.
-        """
-        return sorted(range(len(self.logits)), key=lambda index: (-self.logits[index], index))
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What is known of one request so far. When it fails, this is what the degraded answer is made of."""
-
-    query: RerankQuery
-    passages: list[Passage]
-    keys: list[bytes] = field(default_factory=list)
-    """Of the passages, for the cache."""
-    known: dict[bytes, Score] = field(default_factory=dict)
-    scored: int = 0
-    """Pairs that no other request was having scored."""
-    deadline: float | None = None
-    """On the event loop's clock."""
-    timings: Timings = field(default_factory=Timings)
-
-    def missing(self) -> dict[bytes, Passage]:
-        """The passages without a score, by key."""
-        keyed = zip(self.keys, self.passages, strict=True)
-        return {key: passage for key, passage in keyed if key not in self.known}
-
-    def remaining(self) -> float:
-        """Seconds until the deadline."""
-        return math.inf if self.deadline is None else self.deadline - asyncio.get_running_loop().time()
 
 
 class Reranker:
@@ -159,6 +36,7 @@ class Reranker:
         batcher: Batcher,
         metrics: Metrics,
         limits: Limits,
+        prefilter: Prefilter,
         shared_cache: "SharedCache | None" = None,
     ) -> None:
         self.scorer = scorer
@@ -168,6 +46,7 @@ class Reranker:
         self.limits = limits
         self._tokenizers = tokenizers
         self._metrics = metrics
+        self._first_stage = prefilter
         self._shared_cache = shared_cache
 
     def take_engine(self, scorer: Scorer, batcher: Batcher) -> None:
@@ -237,13 +116,15 @@ class Reranker:
     async def _lookup_or_score(self, attempt: Attempt) -> None:
         """Have the score of every passage known. Known scores need no slot."""
         query, shared = attempt.query, self._shared_cache
-        whole = query.long_documents != "chunk_max"
-        if whole:
+        if query.is_plain:
             await self._look_up(attempt)
-        if not whole or attempt.missing():
+        if not query.is_plain or attempt.missing():
             async with self.admission.slot(query.priority) as attempt.timings.queue:
-                if not whole:
+                if query.is_prefiltered:
+                    await self._prefilter(attempt)
+                if query.long_documents == "chunk_max":
                     await self._split(attempt)
+                if not query.is_plain:
                     await self._look_up(attempt)
                 # Another request may have scored some of them meanwhile.
                 attempt.known |= self.cache.find(attempt.keys)
@@ -262,6 +143,21 @@ class Reranker:
             shared = await self._shared_cache.get(list(missing))
             self.cache.remember(shared)
             attempt.known |= shared
+
+    async def _prefilter(self, attempt: Attempt) -> None:
+        """Go on with the documents that the first stage chooses."""
+        query, started = attempt.query, perf_counter()
+        attempt.choice = await asyncio.get_running_loop().run_in_executor(
+            self._tokenizers,
+            self._first_stage.choose,
+            query.prefilter,
+            attempt.passages[0].query,
+            query.documents,
+            query.prefilter_top_k,
+        )
+        kept = attempt.choice.kept
+        attempt.passages = [passage for passage in attempt.passages if passage.document in kept]
+        attempt.timings.prefilter = perf_counter() - started
 
     async def _split(self, attempt: Attempt) -> None:
         """Put the windows of all documents in their place."""
@@ -334,17 +230,21 @@ class Reranker:
         ]
 
     async def _degrade(self, attempt: Attempt, error: RerankerError) -> Ranking:
-        """What is known, and all other documents behind it in the order of the words they share with their query."""
+        """What is known, and all other documents behind it in the order of the first stage, or of the words they share
+        with their query."""
         queries = attempt.query.query
         texts = [queries] * len(attempt.query.documents) if isinstance(queries, str) else queries
-        loop = asyncio.get_running_loop()
-        words = await loop.run_in_executor(self._tokenizers, lexical_scores, texts, attempt.query.documents)
+        words: Sequence[float] = ()
+        if attempt.choice is None:
+            loop = asyncio.get_running_loop()
+            words = await loop.run_in_executor(self._tokenizers, lexical_scores, texts, attempt.query.documents)
         ranking = self._fold(attempt, words)
         ranking.degraded = error.code
         return ranking
 
     def _fold(self, attempt: Attempt, words: Sequence[float] = ()) -> Ranking:
-        """Of each document the best passage; where none has a score, `words`, from 0 to 1, decide behind all others."""
+        """Of each document the best passage; where none has a score, the first stage or `words`, from 0 to less than 1,
+        decide behind all others."""
         best: dict[int, tuple[Passage, Score]] = {}
         known = [
             (passage, attempt.known[key])
@@ -356,7 +256,8 @@ class Reranker:
                 best[passage.document] = passage, score
         documents = range(len(attempt.query.documents))
         behind = min((score.logit for _, score in best.values()), default=0.0) - 1
-        logits = [best[index][1].logit if index in best else behind + words[index] for index in documents]
+        places, kept = attempt.choice or (words, frozenset(documents))
+        logits = [best[index][1].logit if index in best else behind + places[index] for index in documents]
         return Ranking(
             logits=logits,
             scores=self.scorer.activate(logits),
@@ -367,6 +268,7 @@ class Reranker:
             truncated=len({passage.document for passage, score in known if score.truncated or passage.cut}),
             timings=attempt.timings,
             unscored=frozenset(documents).difference(best),
+            prefiltered=frozenset(documents) - kept,
         )
 
 

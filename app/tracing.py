@@ -1,7 +1,7 @@
 """OpenTelemetry traces: imported only when the standard `OTEL_*` variables ask for them.
 
 FastAPI makes the span of a request and takes the caller's `traceparent` up. Here is where spans go, and what is added
-to them once the answer is known: figures, and a child each for the queue, tokenising and inference.
+to them once the answer is known: figures, and a child each for the queue, the first stage, tokenising and inference.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNTRACED = {"/health", "/health/live", "/health/ready", "/metrics"}
-ATTRIBUTES = ("documents", "cached", "tokens", "error")
-STAGES = ("inference", "tokenize", "queue")
+ATTRIBUTES = ("documents", "prefiltered", "cached", "tokens", "error")
+STAGES = ("inference", "tokenize", "prefilter", "queue")
 # How long the end of the process waits for a collector that does not take the last spans.
 CLOSE_SECONDS = 3.0
 

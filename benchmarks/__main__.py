@@ -1,4 +1,4 @@
-"""`scripts/bench service|compare|container|dialects|openloop|promises`."""
+"""`scripts/bench service|compare|container|dialects|openloop|prefilter|promises`."""
 
 import typer
 
@@ -6,6 +6,7 @@ from benchmarks.compare import compare
 from benchmarks.container import main as container
 from benchmarks.dialects import main as dialects
 from benchmarks.openloop import main as openloop
+from benchmarks.prefilter import main as prefilter
 from benchmarks.promises import main as promises
 from benchmarks.service import main as service
 
@@ -15,5 +16,6 @@ cli.command("compare")(compare)
 cli.command("container")(container)
 cli.command("dialects")(dialects)
 cli.command("openloop")(openloop)
+cli.command("prefilter")(prefilter)
 cli.command("promises")(promises)
 cli()

@@ -35,6 +35,8 @@ class Result(Answer):
     id: str | int | None = None
     document: Document | None = None
     window: Window | None = None
+    unscored: bool = False
+    prefiltered: bool = False
 
 
 class Usage(Answer):
@@ -50,6 +52,7 @@ class Meta(Answer):
     documents: int
     scored: int
     cached: int
+    prefiltered: int = 0
     truncated: int
     timings_ms: dict[str, float]
 

@@ -38,7 +38,7 @@ async def test_documents_come_back_best_first_ties_by_index(serve: Serve, path: 
     meta = body["meta"]
     assert (meta["documents"], meta["scored"], meta["cached"], meta["truncated"]) == (4, 4, 0, 0)
     assert meta["degraded"] is False
-    assert set(meta["timings_ms"]) == {"queue", "tokenize", "inference", "total"}
+    assert set(meta["timings_ms"]) == {"queue", "prefilter", "tokenize", "inference", "total"}
     assert meta["billed_units"] == {"search_units": 1}
 
 

@@ -23,10 +23,12 @@ LAYERS = [
     {"app.collection", "app.measures"},
     {"app.api"},
     {"app.reranker"},
+    {"app.ranking"},
     {"app.heartbeat", "app.supervisor"},
-    {"app.batcher", "app.cache", "app.admission", "app.shared_cache", "app.lexical"},
+    {"app.batcher", "app.cache", "app.admission", "app.shared_cache", "app.prefilter"},
+    {"app.lexical", "app.embeddings"},
     {"app.backends"},
-    {"app.metrics", "app.config", "app.tokenization"},
+    {"app.metrics", "app.config", "app.tokenization", "app.words"},
     {"app.lifecycle", "app.logs", "app.hardware", "app.threads", "app.tracing"},
     {"app.errors"},
     {"app"},
@@ -70,7 +72,7 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
     if module not in ("app.main", "app.server", "app.connections") and not module.startswith("app.api"):
         assert not roots & {"fastapi", "starlette"}
-    if module not in ("app.backends.torch", "app.convert"):
+    if module not in ("app.backends.torch", "app.backends.sentence_embeddings", "app.convert"):
         assert not roots & HEAVY
     if module not in ("app.main", "app.__main__", "app.backends", "app.export", "app.evaluate"):
         assert "app.config" not in imports(MODULES[module]), (

@@ -28,6 +28,9 @@ async def test_the_client_ranks(serve: Serve) -> None:
             long = client.rerank(QUERY, ["bread\ntides"], long_documents="chunk_max").results[0]
             assert long.window is not None
             assert (long.window.start, long.window.end) == (6, 11)
+            few = client.rerank(QUERY, ["bread", "tides"], prefilter="lexical", prefilter_top_k=1)
+            assert [(result.index, result.prefiltered) for result in few] == [(1, False), (0, True)]
+            assert few.meta.prefiltered == 1
             assert client.info().model_id == "fake"
             assert ranking[0] == best
             with pytest.raises(TypeError, match="list of them"):

@@ -28,6 +28,7 @@ def documented_default(name: str) -> str:
     if name == "export_dir":
         return f"`{field.default}`"
     special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
+    special["prefilter_model"] = "the shipped embeddings"
     special |= dict.fromkeys(
         ("api_keys", "api_keys_file", "key_max_parallel", "key_per_minute", "cors_origins", "cache_url"), "none"
     )

@@ -67,6 +67,12 @@ def attributes(span: Span) -> dict[str, Any]:
     return {item.key: item.value.string_value or item.value.int_value for item in span.attributes}
 
 
+async def test_a_first_stage_is_a_span_of_its_own(serve: Serve, collector: Collector) -> None:
+    async with serve() as client:
+        await client.post("/rerank/query", json=BODY | {"prefilter": "lexical", "prefilter_top_k": 1})
+    assert {"queue", "prefilter", "tokenize", "inference"} < {span.name for span in collector.spans}
+
+
 async def test_a_request_is_a_span_of_the_callers_trace_with_its_stages(serve: Serve, collector: Collector) -> None:
     async with serve() as client:
         headers = {"traceparent": f"00-{TRACE}-{CALLER}-01", "x-request-id": "my-id"}

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from app.reranker import MAX_DOCUMENTS, MAX_TEXT_CHARS
+from app.ranking import MAX_DOCUMENTS, MAX_TEXT_CHARS
 
 # Any bound makes pydantic read the characters, and so refuse lone surrogates; the real limit is a setting.
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
@@ -57,6 +57,18 @@ class RequestBody(BaseModel):
             description="Where the model cannot score, or not in time: an error, or what is scored by then and behind "
             "it the other documents in the order of the words they share with the query (RERANKER_ON_OVERLOAD)"
         ),
+    ] = None
+
+    prefilter: Annotated[
+        Literal["off", "lexical", "embedding", "hybrid"] | None,
+        Field(
+            description="How a fast first stage chooses the documents that the model reads, where there are more than "
+            "`prefilter_top_k`: by shared words, by static embeddings, by both (RERANKER_PREFILTER)"
+        ),
+    ] = None
+    prefilter_top_k: Annotated[
+        int | None,
+        Field(ge=1, description="How many documents the model reads after the first stage (RERANKER_PREFILTER_TOP_K)"),
     ] = None
 
     @classmethod

@@ -25,7 +25,7 @@ from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
 from app.api.service import answer, milliseconds, rank, usage
 from app.errors import InvalidRequest, TooLarge
-from app.reranker import MAX_DOCUMENTS, Ranking, RerankQuery
+from app.ranking import MAX_DOCUMENTS, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
@@ -70,7 +70,7 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
         "prefiltered": 0,
         "truncated": 0,
         "degraded": False,
-        "timings_ms": {"queue": 0.02, "tokenize": 0.5, "inference": 24.3, "total": 25.0},
+        "timings_ms": {"queue": 0.02, "prefilter": 0.0, "tokenize": 0.5, "inference": 24.3, "total": 25.0},
         "billed_units": {"search_units": 1},
     },
 }
@@ -180,6 +180,9 @@ class RerankRequest(RequestBody):
             "whose place is returned; or refused"
         ),
     ] = "truncate"
+    return_prefiltered: Annotated[
+        bool, Field(description="Results for the documents too that the first stage has left out, behind all others")
+    ] = True
     max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows of a document")] = None
 
     @property
@@ -227,15 +230,18 @@ class Result(BaseModel):
     id: str | int | None = None
     document: Document | None = None
     unscored: Annotated[
-        Literal[True] | None, Field(description="No model has read it: its place comes from words it shares")
+        Literal[True] | None,
+        Field(description="No model has read it: its place comes from words it shares, or from the first stage"),
     ] = None
+    prefiltered: Annotated[Literal[True] | None, Field(description="The first stage has left it out")] = None
     window: Annotated[Window | None, Field(description="With `chunk_max`: where the best window is")] = None
 
 
 class TimingsMs(BaseModel):
-    """Milliseconds: waiting for a slot, tokenising, waiting for and in the engine, and in all."""
+    """Milliseconds: waiting for a slot, in the first stage, tokenising, waiting for and in the engine, and in all."""
 
     queue: float
+    prefilter: float
     tokenize: float
     inference: float
     total: float
@@ -253,7 +259,7 @@ class Meta(BaseModel):
     documents: int
     scored: int
     cached: int
-    prefiltered: int = 0
+    prefiltered: int
     truncated: int
     degraded: Literal[False] | str = False
     timings_ms: TimingsMs
@@ -287,10 +293,12 @@ class RerankResponse(BaseModel):
                 documents=len(request.documents),
                 scored=ranking.scored,
                 cached=ranking.pairs - ranking.scored,
+                prefiltered=len(ranking.prefiltered),
                 truncated=ranking.truncated,
                 degraded=ranking.degraded or False,
                 timings_ms=TimingsMs(
                     queue=milliseconds(timings.queue),
+                    prefilter=milliseconds(timings.prefilter),
                     tokenize=milliseconds(timings.tokenize),
                     inference=milliseconds(timings.inference),
                     total=milliseconds(timings.total),
@@ -300,13 +308,15 @@ class RerankResponse(BaseModel):
 
 
 def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
-    """The results in order, at most `top_k`; of those with a score of the model, the ones over the threshold."""
+    """The results in order, at most `top_k`. A threshold is for scores of the model: it leaves out what the model was
+    not to read, and keeps what it could not read."""
     scores = ranking.logits if request.raw_scores else ranking.scores
     threshold = request.score_threshold
+    dropped = ranking.prefiltered if threshold is not None or not request.return_prefiltered else frozenset()
     kept = [
         index
         for index in ranking.order()
-        if threshold is None or index in ranking.unscored or scores[index] >= threshold
+        if index not in dropped and (threshold is None or index in ranking.unscored or scores[index] >= threshold)
     ]
     return [_result(request, ranking, index, scores[index]) for index in kept[: request.top_k]]
 
@@ -319,6 +329,7 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
         id=document.id,
         document=document if request.return_documents else None,
         unscored=True if index in ranking.unscored else None,
+        prefiltered=True if index in ranking.prefiltered else None,
         # Of a document that was rendered there is no place that its sender could look up.
         window=Window(start=span[0], end=span[1]) if span and document.is_plain(request.rank_fields) else None,
     )

@@ -10,7 +10,8 @@ from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.backends import Engine
 from app.errors import InvalidRequest, Unavailable
 from app.lifecycle import Lifecycle, Phase
-from app.reranker import Ranking, Reranker, RerankQuery
+from app.ranking import Ranking, RerankQuery
+from app.reranker import Reranker
 
 REASONS = {
     Phase.LOADING: "The model is still loading",
@@ -21,6 +22,7 @@ REASONS = {
 RETRY_AFTER = 2
 TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
 DEGRADED_HEADER = "x-reranker-degraded"
+PREFILTERED_HEADER = "x-reranker-prefiltered"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 LOGGED_CHARS = 80
 LOGGED_TEXT_CHARS = 200
@@ -35,13 +37,22 @@ async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple
         first = query.query if isinstance(query.query, str) else "".join(query.query[:1])
         details["query"] = first[:LOGGED_TEXT_CHARS]
     reranker = ready_reranker(request)
-    on_overload = body.on_overload or request.app.state.settings.on_overload
-    priority = body.priority if request.app.state.settings.priorities else 0
-    query = replace(query, timeout=_timeout(request, body), on_overload=on_overload, priority=priority)
+    settings = request.app.state.settings
+    query = replace(
+        query,
+        timeout=_timeout(request, body),
+        on_overload=body.on_overload or settings.on_overload,
+        priority=body.priority if settings.priorities else 0,
+        prefilter=body.prefilter or settings.prefilter,
+        prefilter_top_k=body.prefilter_top_k or settings.prefilter_top_k,
+    )
     ranking = await reranker.rerank(query)
     request.state.ranked = time.time_ns(), ranking.timings
     if ranking.degraded:
         details["degraded"] = ranking.degraded
+    if ranking.prefiltered:
+        details["prefiltered"] = len(ranking.prefiltered)
+        details["prefilter_ms"] = milliseconds(ranking.timings.prefilter)
     details |= {
         "cached": ranking.pairs - ranking.scored,
         "tokens": ranking.tokens,
@@ -58,6 +69,8 @@ def answer(ranking: Ranking, content: BaseModel) -> Response:
     headers = dict(zip(TIMING_HEADERS, (*times, str(ranking.tokens)), strict=True))
     if ranking.degraded:
         headers[DEGRADED_HEADER] = ranking.degraded
+    if ranking.prefiltered:
+        headers[PREFILTERED_HEADER] = str(len(ranking.prefiltered))
     return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
 
 

@@ -10,7 +10,7 @@ from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES, ErrorBody, TeiErrorBody, speaks_tei
 from app.api.fields import Query, RequestBody, Texts
 from app.api.service import answer, rank
-from app.reranker import RerankQuery
+from app.ranking import RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 

@@ -38,7 +38,7 @@ def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
 def test_lines_are_ranked(url: str, tmp_path: Path) -> None:
     file = tmp_path / "passages.txt"
     file.write_text("\n\n".join(MOONS["documents"]))
-    found = run("rerank", "--query", str(MOONS["query"]), "--top-k", "2", "--url", url, str(file))
+    found = run("rerank", "--query", str(MOONS["query"]), "-k", "2", "--prefilter", "hybrid", "--url", url, str(file))
     assert found.returncode == 0, found.stderr
     rows = [line.split() for line in found.stdout.splitlines() if line.startswith("│")]
     assert [row[1] for row in rows] == ["1", "2"]

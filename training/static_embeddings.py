@@ -1,7 +1,7 @@
 """The static embeddings of the first stage, distilled from a bi-encoder: `python -m training.static_embeddings`.
 
 The vector of each word piece is at first what the bi-encoder makes of the piece alone, on the principal directions of
-its space, weighted by how rare the piece is (smooth inverse frequency), as model2vec does. With `--epochs` the vectors
+its space, weighted by how rare the piece is (smooth inverse frequency), as model2vec does. For some epochs the vectors
 are then trained so that their sum over a text points where the bi-encoder's embedding of it does, and so that the text
 nearest to a question is its own. In the end they are rotated, so that the first dimensions hold most, and rounded to
 int8.
@@ -26,7 +26,7 @@ from app.words import split_words
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 DIMENSIONS = 256
 # Texts that the teacher reads, and of each so many tokens; characters that the student reads.
-TAUGHT, TEACHER_TOKENS, MAX_CHARS = 4_000, 64, 300
+TAUGHT, TEACHER_TOKENS, MAX_CHARS = 20_000, 96, 400
 # Every so many passages one is kept from the training.
 HELD_OUT = 20
 SECTION_CHARS, HEADING_WORDS = 150, 3
@@ -158,7 +158,7 @@ def main(
     teacher: Annotated[str, typer.Option(help="Bi-encoder with BERT's vocabulary: a folder or a hub id")] = TEACHER,
     output: Annotated[Path, typer.Option(help="File to write")] = SHIPPED,
     pairs: Annotated[int, typer.Option(min=BATCH, help="Questions with their texts to learn from")] = 60_000,
-    epochs: Annotated[int, typer.Option(min=0, help="Of training after the distillation")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="Of training after the distillation")] = 8,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Make the static embeddings anew."""

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -28,10 +29,18 @@ def numbered(number: int) -> dict[str, Any]:
     return MOONS | {"query": f"{MOONS['query']} ({number})"}
 
 
-async def post_all(url: str, count: int, after: float = 0) -> list[httpx.Response | httpx.HTTPError]:
+def heavy(number: int) -> dict[str, Any]:
+    """The same among other passages, so that the engine has to do for a while."""
+    others = [f"Bread number {other} is baked of flour, water, salt and yeast. " * 4 for other in range(10)]
+    return numbered(number) | {"documents": [*MOONS["documents"], *others]}
+
+
+async def post_all(
+    url: str, count: int, body: Callable[[int], dict[str, Any]] = numbered
+) -> list[httpx.Response | httpx.HTTPError]:
     async def post(client: httpx.AsyncClient, number: int) -> httpx.Response | httpx.HTTPError:
         try:
-            return await client.post("/rerank/query", json=numbered(number))
+            return await client.post("/rerank/query", json=body(number))
         except httpx.HTTPError as error:
             return error
 
@@ -95,18 +104,26 @@ def test_sigterm_under_load_loses_no_accepted_request() -> None:
         seen: dict[str, Any] = {}
 
         def stop_in_the_middle() -> None:
-            while (health := httpx.get(f"{url}/health").json())["waiting"] < 5:
+            """Once all requests are in: one that comes later may be refused."""
+            while sum(seen.get("in", [0])) < 60:
+                lines = httpx.get(f"{url}/metrics").text.splitlines()
+                counted = (
+                    "reranker_waiting_requests",
+                    "reranker_active_requests",
+                    'reranker_requests_total{status="200"}',
+                )
+                seen["in"] = [float(line.split()[1]) for name in counted for line in lines if line.startswith(name)]
                 time.sleep(0.005)
             process.send_signal(signal.SIGTERM)
             time.sleep(0.15)
             seen["ready"] = httpx.get(f"{url}/health/ready").status_code
             seen["late"] = httpx.post(f"{url}/rerank", json=numbered(10_000)).status_code
-            seen["health"] = health
 
         stopper = threading.Thread(target=stop_in_the_middle)
         stopper.start()
-        responses = asyncio.run(post_all(url, 60))
+        responses = asyncio.run(post_all(url, 60, heavy))
         stopper.join()
+        assert seen["in"][0] >= 5, "too late to be in the middle"
         assert Counter(getattr(response, "status_code", repr(response)) for response in responses) == {200: 60}
         assert all(best(response) == 2 for response in responses)
         assert (seen["ready"], seen["late"]) == (503, 503)

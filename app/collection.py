@@ -12,9 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
 
-from app.lexical import lexical_scores
+from app.lexical import bm25
+from app.words import MAX_CHARS, split_words
 
 # How many documents BM25 finds, where nobody says.
 BM25_DEPTH = 100
@@ -117,7 +119,8 @@ class Entry(BaseModel):
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
-Find = Callable[[str], list[str]]
+Find = Callable[[str, str], list[str]]
+"""The ids of a query's documents, best first, by the query's id and text."""
 
 
 def _of_file(path: Path, depth: int | None) -> Iterator[Topic]:
@@ -139,18 +142,28 @@ def _of_folder(folder: Path, run: Path | None, depth: int | None) -> Iterator[To
     qrels = _qrels(qrels_file)
     queries = {entry.id: entry.text for _, entry in _rows(queries_file, Entry)}
     corpus = {entry.id: entry.passage() for _, entry in _rows(corpus_file, Entry)}
-    ranked = _run(run, corpus) if run else None
+    find = _ranked(run, corpus, depth) if run else _bm25(corpus, depth or BM25_DEPTH)
     for qid, grades in qrels.items():
         if not queries.get(qid):
             raise UnusableCollection(f"{qrels_file}: query-id: {qid!r} is not in {queries_file.name}")
-        found = _bm25(queries[qid], corpus, depth or BM25_DEPTH) if ranked is None else ranked.get(qid, [])[:depth]
-        yield Topic(qid, queries[qid], {identifier: corpus[identifier] for identifier in found}, grades)
+        yield Topic(qid, queries[qid], {each: corpus[each] for each in find(qid, queries[qid])}, grades)
 
 
-def _bm25(query: str, corpus: Mapping[str, str], depth: int) -> list[str]:
-    scores = lexical_scores([query] * len(corpus), list(corpus.values())) if corpus else []
-    best = sorted(zip(scores, corpus, strict=True), key=lambda each: -each[0])
-    return [identifier for _, identifier in best[:depth]]
+def _bm25(corpus: Mapping[str, str], depth: int) -> Find:
+    """Finds the best documents for a query; the corpus is read once, whatever its size."""
+    ids, words = list(corpus), split_words(list(corpus.values()), together=len(corpus) * MAX_CHARS)
+
+    def find(_: str, query: str) -> list[str]:
+        scores = bm25([query] * len(ids), words)
+        return [ids[place] for place in np.argsort(-scores, kind="stable")[:depth]] if ids else []
+
+    return find
+
+
+def _ranked(run: Path, corpus: Mapping[str, str], depth: int | None) -> Find:
+    """Finds what the run has for a query."""
+    ranked = _run(run, corpus)
+    return lambda qid, _: ranked.get(qid, [])[:depth]
 
 
 def _qrels(path: Path) -> dict[str, dict[str, int]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# What lies behind this in a text hardly changes its place, and would cost time; and so much of all texts together.
+# What lies behind this in a text hardly changes its place, and would cost time; and so much of all texts of a request.
 MAX_CHARS, MAX_CHARS_TOGETHER = 10_000, 4_000_000
 PUNCTUATION = string.punctuation + "“”‘’„«»‹›…–—¿¡"
 # Words; of scripts that do not separate them, characters.
@@ -39,9 +39,9 @@ class Words(NamedTuple):
         return np.repeat(np.arange(len(self.texts)), self.counts)
 
 
-def split_words(texts: Sequence[str]) -> Words:
-    """The words at the beginning of each text, as far as the limits let it be read."""
-    limit = min(MAX_CHARS, MAX_CHARS_TOGETHER // max(1, len(texts)))
+def split_words(texts: Sequence[str], together: int = MAX_CHARS_TOGETHER) -> Words:
+    """The words at the beginning of each text, as far as the limits let it be read; `together` is that of all texts."""
+    limit = min(MAX_CHARS, together // max(1, len(texts)))
     split = [text[:limit].lower().split() for text in texts]
     lengths = np.fromiter((min(len(text), limit) for text in texts), np.int64, len(texts))
     counts = np.fromiter(map(len, split), np.int64, len(split))

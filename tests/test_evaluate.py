@@ -141,6 +141,17 @@ def test_of_a_beir_folder_bm25_finds_the_documents(tmp_path: Path, ending: str) 
     assert list(read_collection(tmp_path, depth=1)[1].documents) == ["d3"]
 
 
+def test_of_a_large_corpus_bm25_reads_all(tmp_path: Path) -> None:
+    folder = beir(tmp_path)
+    others = [{"_id": f"o{number}", "text": "bread " * 800} for number in range(1000)]
+    jsonl(
+        folder / "corpus.jsonl",
+        [*others, *({"_id": name, "text": "bread " * 800 + name} for name in ("d1", "d2", "d3"))],
+    )
+    jsonl(folder / "queries.jsonl", [{"_id": "1", "text": "d2"}, {"_id": "2", "text": "d3"}])
+    assert [list(topic.documents) for topic in read_collection(folder, depth=1)] == [["d2"], ["d3"]]
+
+
 def test_of_a_beir_folder_with_a_run_the_documents_are_the_runs(tmp_path: Path) -> None:
     run = tmp_path / "run.trec"
     run.write_text("1 Q0 d1 2 0.5 mine\n1 Q0 d3 1 9 mine\n1 Q0 d2 3 0.1 mine\n")

@@ -16,7 +16,7 @@ from app.backends.model_source import EMBEDDED, ModelSource
 from app.backends.openvino import PART_TOKENS, bucket_length, parts
 from app.backends.store import find_or_export
 from app.config import Settings
-from app.errors import StartupError, UnusableModel
+from app.errors import EngineBroken, StartupError, UnusableModel
 from app.export import Group, export_model, logits, ndcg
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
@@ -125,6 +125,16 @@ def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
         "sys.exit(bool({'torch', 'transformers', 'sentence_transformers', 'nncf'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=EMBEDDED.parent.parent, check=False).returncode == 0
+
+
+def test_a_model_that_cannot_be_compiled_is_a_failed_start_and_later_a_broken_engine(tmp_path: Path) -> None:
+    folder = shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
+    scorer = load_artefact(folder, 64, 1)
+    (folder / "openvino_model.xml").unlink()
+    with pytest.raises(StartupError, match="cannot be compiled"):
+        scorer.schedule = scorer.schedule.model_copy(update={"streams": 2})
+    with pytest.raises(EngineBroken, match="After a failed inference"):
+        scorer.score(scorer.encode("what causes tides", ["the moon"]))
 
 
 def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:

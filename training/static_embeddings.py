@@ -60,7 +60,7 @@ def question_pairs(folder: Path) -> Iterator[tuple[str, str]]:
 
 def split(vocabulary: Vocabulary, texts: Sequence[str]) -> list[Bag]:
     """The pieces of each text, as they are found when serving."""
-    words = split_words(texts)
+    words = split_words(texts, together=len(texts) * MAX_CHARS)
     pieces = vocabulary.pieces(words.distinct)
     of_word = np.split(pieces.rows, pieces.starts[1:])
     ends = np.cumsum(words.counts)

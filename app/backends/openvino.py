@@ -74,17 +74,16 @@ class OpenVinoScorer:
         self._ready_streams()
 
     def _ready_streams(self) -> "_Streams":
-        """Those that are open; where they failed the model is compiled anew, which takes a moment."""
+        """Those that are open; where they failed the model is compiled anew, which takes a moment.
+
+        Raises `StartupError`.
+        """
         with self._opening:
             if self._streams is not None and self._streams.broken:
                 log.warning("An inference failed: compiling the model anew")
                 self._streams = None  # its memory first
             if self._streams is None:
-                try:
-                    self._streams = _Streams(self._compile(self._schedule.streams), self._threads)
-                except StartupError as error:
-                    # It compiled before: what is missing now is memory, whatever the message says.
-                    raise EngineBroken(f"After a failed inference: {error}.") from error
+                self._streams = _Streams(self._compile(self._schedule.streams), self._threads)
             return self._streams
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -96,6 +95,9 @@ class OpenVinoScorer:
             running = [streams.submit(self._pad, [pairs[index] for index in part]) for part in split]
             for part, inference in zip(split, running, strict=True):
                 logits[part] = inference.result()
+        except StartupError as error:
+            # It compiled before: what is missing now is memory, whatever the message says.
+            raise EngineBroken(f"After a failed inference: {error}.") from error
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or "alloc" in str(error):
                 raise OutOfMemory("The batch does not fit the machine's memory") from error

@@ -126,6 +126,11 @@ class Batcher:
         """Seconds since a batch succeeded, or since the start."""
         return monotonic() - (self._last_success or self._started)
 
+    @property
+    def speed(self) -> float:
+        """Tokens a second that the engine computes while it works, padding included; 0 before its first batch."""
+        return self._speed
+
     def seconds_for(self, pairs: Sequence[Pair]) -> float:
         """The least time that the engine needs for these pairs, with nothing else to do; 0 before its first batch."""
         if not pairs or not self._speed:
@@ -184,7 +189,7 @@ class Batcher:
             queues = sorted(self._queues, key=attrgetter("priority"))
             self._queues.remove(queues[0])
             self._queues.append(queues[0])
-        padding = 1 if self._scorer.engine.splits else MAX_PADDING
+        padding = 1 if self._scorer.engine.mixes else MAX_PADDING
         chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), padding)
         # Positions of one queue come in descending order, so popping one does not move the next.
         batch = [queues[queue].works.pop(position) for queue, position in chosen]
@@ -195,7 +200,7 @@ class Batcher:
         """The tokens of a batch that serves this request."""
         if queue.tokens <= STRETCH * self.token_budget:
             return max(self.token_budget, queue.tokens)
-        if self._scorer.engine.splits and queue.tokens > LONG * self.token_budget:
+        if self._scorer.engine.mixes and queue.tokens > LONG * self.token_budget:
             return self.token_budget // 2
         return self.token_budget
 

@@ -135,3 +135,8 @@ class StartupError(RerankerError):
 
 class UnusableModel(StartupError):
     """The model cannot be loaded, or is no reranker: no other engine would help."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import (
@@ -15,6 +16,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from app.gpu import Gpu
 from app.hardware import memory_limit
 from app.lifecycle import Lifecycle, Phase
 
@@ -62,6 +64,8 @@ class Metrics:
         self.open_connections = self._gauge("open_connections", "Connections of clients")
         self.buffered_bytes = self._gauge("buffered_bytes", "Memory that bodies of requests in work take, about")
         self._ready = self._gauge("ready", "1 when requests are served, else 0")
+        self.gpu: Gpu | None = None
+        """The card that the model is on, where there is one and the driver tells of it."""
         self._engine = Info("reranker_engine", "What really runs", registry=self.registry)
 
     @property
@@ -82,12 +86,25 @@ class Metrics:
             ("max_queue", "Places to wait", lambda: admission.max_queue),
             ("pending_pairs", "Pairs waiting for a batch", lambda: reranker.batcher.pending),
             ("batch_token_budget", "Tokens that a batch may have", lambda: reranker.batcher.token_budget),
+            ("tokens_per_second", "Tokens that the engine computes while it works", lambda: reranker.batcher.speed),
             ("silence_seconds", "Time since a batch succeeded", lambda: reranker.batcher.silence),
             ("flights", "Pairs that requests wait for", lambda: cache.in_flight),
             ("cache_entries", "Scores in the cache", lambda: len(cache)),
             ("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
         ):
             self._gauge(name, meaning).set_function(read)
+        if engine.device.startswith("cuda"):
+            self._watch_gpu(Gpu.find(int(engine.device.partition(":")[2] or 0), engine.device_uuid))
+
+    def _watch_gpu(self, gpu: Gpu | None) -> None:
+        """Not a number while the driver does not tell."""
+        self.gpu = gpu
+        for field, meaning in (
+            ("memory_used_bytes", "Memory of the GPU in use, by all processes"),
+            ("memory_total_bytes", "Memory of the GPU"),
+            ("utilization", "Share of the time that the GPU computed in, 0 to 1"),
+        ):
+            self._gauge(f"gpu_{field}", meaning).set_function(partial(_figure, gpu, field))
 
     def observe_batch(self, tokens: int, padded: int, seconds: float) -> None:
         """Count one batch of so many tokens, and so many with the padding."""
@@ -170,6 +187,11 @@ class Metrics:
         return {
             sample.labels[label]: sample.value for sample in family.samples if sample.name == f"reranker_{name}_total"
         }
+
+
+def _figure(gpu: Gpu | None, field: str) -> float:
+    figures = gpu.read() if gpu else None
+    return float(getattr(figures, field)) if figures else float("nan")
 
 
 def _ratio(part: float, whole: float) -> float | None:

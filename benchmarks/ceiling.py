@@ -1,7 +1,4 @@
-"""What the machine's cores can multiply at most, and what a model asks of them."""
-
-import json
-from pathlib import Path
+"""What the machine's cores can multiply at most."""
 
 import numpy as np
 import openvino as ov
@@ -38,13 +35,3 @@ def matmul_ceiling(kind: str, threads: int) -> float:
         nodes = [node for node in request.profiling_info if node.node_type in ("MatMul", "FullyConnected")]
         seconds.append(sum(node.real_time.total_seconds() for node in nodes))
     return float(2 * SIZE**3 / min(seconds) / 1e9)
-
-
-def pair_flops(model: Path, tokens: int) -> float:
-    """Floating-point operations of one pair of so many tokens, as the model defines them: layers × (products of the
-    weights + attention); embeddings, norms and head are left out.
-    """
-    config = json.loads((model / "config.json").read_text())
-    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    weights = 4 * width * width + 2 * width * inner
-    return float(layers * (2 * tokens * weights + 4 * tokens * tokens * width))

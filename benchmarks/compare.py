@@ -23,10 +23,10 @@ from rich.table import Table
 from app.backends.model_source import EMBEDDED
 from app.export import ndcg
 from app.hardware import cpu_limit
-from benchmarks.ceiling import matmul_ceiling, pair_flops
+from benchmarks.ceiling import matmul_ceiling
 from benchmarks.contenders import CONTENDERS, WORK, Contender, ContenderDied, make_contender, running
 from benchmarks.load import progress_bar
-from benchmarks.shapes import SHAPES, make_shape
+from benchmarks.shapes import SHAPES, make_shape, pair_flops
 from benchmarks.texts import requests
 
 

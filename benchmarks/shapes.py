@@ -1,18 +1,32 @@
 """Models of the size of well-known ones with random weights, made on the spot: fast or slow, but good at nothing."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.texts import WORDS
 
 SHAPES = {
+    "bert-base": {
+        "model_type": "bert",
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "vocab_size": 30_522,
+        "max_position_embeddings": 512,
+    },
     "xlm-roberta-large": {
+        "model_type": "xlm-roberta",
         "hidden_size": 1024,
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
         "intermediate_size": 4096,
-    }
+        "vocab_size": 250_002,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+    },
 }
-VOCABULARY = 250_002
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
@@ -24,21 +38,12 @@ def make_shape(name: str, folder: Path) -> Path:
     return folder
 
 
-def _save_model(sizes: dict[str, int], folder: Path) -> None:
+def _save_model(sizes: dict[str, Any], folder: Path) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification, XLMRobertaConfig
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     torch.manual_seed(0)
-    config = XLMRobertaConfig(
-        **sizes,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        num_labels=1,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-    )
+    config = AutoConfig.for_model(**sizes, num_labels=1, pad_token_id=1, bos_token_id=0, eos_token_id=2)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
 
 
@@ -61,3 +66,13 @@ def _save_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=512, model_input_names=inputs, **names
     ).save_pretrained(folder)
+
+
+def pair_flops(model: Path, tokens: int) -> float:
+    """Floating-point operations of one pair of so many tokens, as the model defines them: layers × (products of the
+    weights + attention); embeddings, norms and head are left out.
+    """
+    config = json.loads((model / "config.json").read_text())
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    weights = 4 * width * width + 2 * width * inner
+    return float(layers * (2 * tokens * weights + 4 * tokens * tokens * width))

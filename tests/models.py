@@ -26,7 +26,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "deberta-v2": DebertaV2Config(
         **SMALL, max_position_embeddings=64, relative_attention=True, pos_att_type=["p2c", "c2p"]
     ),
-    "modernbert": ModernBertConfig(**SMALL, max_position_embeddings=64, global_attn_every_n_layers=2),
+    "modernbert": ModernBertConfig(
+        **SMALL, max_position_embeddings=64, global_attn_every_n_layers=2, local_attention=16
+    ),
 }
 
 
@@ -67,6 +69,7 @@ def make_model(folder: Path, family: str = "bert", labels: int = 1) -> Path:
     torch.manual_seed(7)
     config = CONFIGS[family]
     config.vocab_size, config.num_labels, config.pad_token_id = len(WORDS) + 4, labels, 1
+    config.initializer_range = 0.5  # so that texts differ in their scores
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     make_tokenizer(family).save_pretrained(folder)
     return folder

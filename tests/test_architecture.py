@@ -29,7 +29,7 @@ LAYERS = [
     {"app.lexical", "app.embeddings"},
     {"app.backends"},
     {"app.metrics", "app.config", "app.tokenization", "app.words"},
-    {"app.lifecycle", "app.logs", "app.hardware", "app.threads", "app.tracing"},
+    {"app.lifecycle", "app.logs", "app.hardware", "app.threads", "app.tracing", "app.gpu"},
     {"app.errors"},
     {"app"},
 ]
@@ -72,7 +72,13 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
     if module not in ("app.main", "app.server", "app.connections") and not module.startswith("app.api"):
         assert not roots & {"fastapi", "starlette"}
-    if module not in ("app.backends.torch", "app.backends.sentence_embeddings", "app.convert"):
+    if module not in (
+        "app.backends.torch",
+        "app.backends.checkpoint",
+        "app.backends.packing",
+        "app.backends.sentence_embeddings",
+        "app.convert",
+    ):
         assert not roots & HEAVY
     if module not in ("app.main", "app.__main__", "app.backends", "app.export", "app.evaluate"):
         assert "app.config" not in imports(MODULES[module]), (

@@ -54,6 +54,17 @@ def test_what_the_gpu_changes_are_settings() -> None:
         assert set(service) - {"deploy"} <= set(base["reranker"])
 
 
+def test_each_gpu_has_a_process_that_differs_in_its_number_only() -> None:
+    one, several = compose("docker-compose.gpu.yaml")["replica"], compose("docker-compose.gpus.yaml")
+    assert [service["environment"]["RERANKER_DEVICE"] for service in several.values()] == ["cuda:0", "cuda:1"]
+    further = several["replica-1"]
+    assert {name: further[name] for name in one if name != "environment"} == {
+        name: value for name, value in one.items() if name != "environment"
+    }
+    assert further["extends"] == {"file": "docker-compose.yaml", "service": "replica"}
+    assert further["networks"]["default"]["aliases"] == ["replica"]
+
+
 def test_containers_are_given_the_time_to_drain() -> None:
     timeout = Settings.model_fields["shutdown_timeout"].default
     for service in ("reranker", "replica"):
@@ -85,7 +96,7 @@ def test_images_set_settings_that_exist_and_copy_files_that_do(file: str) -> Non
     assert 'ENTRYPOINT ["entrypoint.sh"]' in text
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.gpu.yaml"])
+@pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.gpu.yaml", "docker-compose.gpus.yaml"])
 def test_compose_files_meet_todays_specification(file: str) -> None:
     command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / file)]
     found = subprocess.run(

@@ -32,7 +32,7 @@ def documented_default(name: str) -> str:
     special |= dict.fromkeys(
         ("api_keys", "api_keys_file", "key_max_parallel", "key_per_minute", "cors_origins", "cache_url"), "none"
     )
-    special |= {"batch_tokens": "measured; on CUDA `16384`", "streams": "measured", "part_tokens": "measured"}
+    special |= dict.fromkeys(("batch_tokens", "streams", "part_tokens"), "measured")
     if name in special:
         return special[name]
     if isinstance(field.default, bool):

@@ -93,6 +93,46 @@ def test_a_damaged_file_is_measured_anew(tmp_path: Path, text: str) -> None:
     assert scorer.schedule.batch_tokens <= 512
 
 
+def on_gpu(**speed: float) -> TimedScorer:
+    scorer = TimedScorer(**speed)
+    scorer.engine = replace(scorer.engine, device="cuda:0", device_name="Card", packed=True)
+    return scorer
+
+
+def test_on_a_gpu_batches_are_as_large_as_makes_them_faster(tmp_path: Path) -> None:
+    waits, computes = on_gpu(per_batch=0.5, slowness=0.02), on_gpu(slowness=0.5)
+    arrange(waits, {}, tmp_path / "waits")
+    arrange(computes, {}, tmp_path / "computes")
+    assert waits.schedule.batch_tokens >= 65536
+    assert computes.schedule.batch_tokens <= 8192
+
+
+def test_on_a_gpu_batches_fit_the_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    scorer = on_gpu(per_batch=0.5, slowness=0.02)
+    scorer.capacity = 80  # pairs: 8192 tokens, and not 16384
+    arrange(scorer, {}, tmp_path)
+    assert scorer.schedule.batch_tokens == 8192
+    assert scorer.cleared == 1
+    assert "batches of 16384 tokens do not fit" in caplog.text
+
+
+def test_on_a_slow_gpu_no_batch_takes_long_nor_does_the_measurement(tmp_path: Path) -> None:
+    scorer = on_gpu(per_batch=0.1, slowness=5)
+    started = time.perf_counter()
+    arrange(scorer, {}, tmp_path)
+    assert time.perf_counter() - started < MEASURE_SECONDS * 2
+    assert scorer.schedule.batch_tokens == 4096
+
+
+def test_each_card_is_measured_for_itself(tmp_path: Path) -> None:
+    first, second = on_gpu(slowness=0.02), on_gpu(slowness=0.02)
+    second.engine = replace(second.engine, device_name="Other card")
+    arrange(first, {}, tmp_path)
+    arrange(second, {}, tmp_path)
+    assert second.batches
+
+
 def test_settings_reach_the_engine(tmp_path: Path) -> None:
     settings = Settings(
         backend="openvino",

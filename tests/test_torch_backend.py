@@ -184,7 +184,7 @@ def test_a_pickle_in_a_module_of_a_model_is_refused_too(tmp_path: Path) -> None:
 
 
 def test_a_hub_model_that_is_not_cached_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.backends.torch.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("app.backends.checkpoint.HF_HUB_OFFLINE", True)
     with pytest.raises(StartupError, match="RERANKER_MODEL='nobody/nothing' cannot be loaded"):
         load(model="nobody/nothing")
 
@@ -216,8 +216,7 @@ def test_running_out_of_memory_is_told_apart(default: TorchScorer, monkeypatch: 
     def exhausted(_: Any) -> Any:
         return torch.empty(2**60)
 
-    monkeypatch.setattr(default, "_model", exhausted)
-    monkeypatch.setattr(default, "_features", lambda _: {})
+    monkeypatch.setattr(default, "_forward", exhausted)
     with pytest.raises(OutOfMemory):
         default.score(default.encode(QUERY, ["moon"]))
 

@@ -48,7 +48,10 @@ async def health(request: Request) -> JSONResponse:
             "max_queue": admission.max_queue,
             "pending_pairs": reranker.batcher.pending,
             "cache_entries": len(reranker.cache),
+            "tokens_per_second": round(reranker.batcher.speed),
         }
+        if metrics.gpu and (figures := metrics.gpu.read()):
+            body["gpu"] = {"name": reranker.scorer.engine.device_name, **figures._asdict()}
     return JSONResponse(body, 200 if problem is None else 503)
 
 
@@ -88,6 +91,7 @@ async def info(request: Request) -> JSONResponse:
             "max_concurrent_requests": admission.max_parallel + admission.max_queue,
             "version": __version__,
             "activation": engine.activation,
+            "packed": engine.packed,
             "max_batch_tokens": reranker.batcher.token_budget,
             "max_text_chars": reranker.limits.max_text_chars,
         }

@@ -37,13 +37,26 @@ class Engine:
     activation: str
     labels: dict[int, str]
     splits: bool = False
-    """Whether the engine splits a batch by length itself: lengths in a batch may differ, and `score` may be called for
-    the next batch while one runs, so that no core waits for the other's last part."""
+    """Whether the engine splits a batch by length itself, and takes the next batch while one runs, so that no core
+    waits for the other's last part."""
+
+    device_name: str | None = None
+    """What a GPU calls itself."""
+    device_uuid: str | None = None
+    """What the driver knows it by."""
+    packed: bool = False
+    """Whether a batch is computed without padding, all pairs in one row."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the lengths in a batch may differ at no cost."""
+        return self.splits or self.packed
 
     @property
     def batches_at_once(self) -> int:
-        """Batches that may be scored side by side, each from its own thread."""
-        return 2 if self.splits else 1
+        """Batches that may be scored side by side, each from its own thread: on a GPU the next one is launched while
+        one runs."""
+        return 2 if self.splits or self.device.startswith("cuda") else 1
 
     def summary(self) -> dict[str, Any]:
         """The short form, for `/health` and the metrics."""
@@ -58,11 +71,11 @@ class Engine:
 
 class Scorer(Protocol):
     """A loaded cross-encoder. `encode`, `windows` and `activate` may be called from any thread, the rest from one
-    thread only, `score` from two where the engine splits."""
+    thread only, `score` from as many as the engine takes batches at once."""
 
     engine: Engine
     schedule: Schedule
-    """How its work is laid out on a CPU. Setting it may reload the model."""
+    """How its work is laid out. Setting it may reload the model."""
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
         """Token ids of each pair, at most `engine.max_length` long."""
@@ -119,7 +132,7 @@ def load_artefact(
 def load_scorer(settings: Settings) -> Scorer:
     """Load the model on the engine that the settings ask for, or on the fastest there is. Raises `StartupError`."""
     scorer = _load_engine(settings)
-    if scorer.engine.device == "cpu":
+    if scorer.engine.device != "mps":
         arrange(scorer, settings.schedule(scorer.engine.splits), settings.export_dir.expanduser() / "schedules")
     return scorer
 
@@ -171,7 +184,7 @@ def _load_torch(source: ModelSource, settings: Settings) -> Scorer:
         device=settings.device,
         max_length=settings.max_length,
         threads=settings.threads,
-        precision="fp32" if settings.precision == "auto" else settings.precision,
+        precision=settings.precision,
         compiled=settings.torch_compile,
         trust_remote_code=settings.trust_remote_code,
         allow_pickle=settings.allow_pickle,

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.errors import StartupError
+from app.errors import StartupError, first_line
 
 Backend = Literal["openvino", "onnx"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -55,7 +55,7 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate_json((folder / MANIFEST).read_bytes())
         except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise StartupError(f"{folder} is no exported model that this version can read: {reason}") from None
 
     def write(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ from app.backends import Engine
 from app.backends.artefact import MODEL_FILES, Manifest
 from app.backends.batch import ACTIVATIONS, pad, warm_up_pairs
 from app.backends.schedule import Schedule
-from app.errors import OutOfMemory, StartupError
+from app.errors import OutOfMemory, StartupError, first_line
 from app.tokenization import Pair, PairTokenizer
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)
     except Exception as error:  # its exceptions have no base of their own
-        raise StartupError(f"{model} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise StartupError(f"{model} cannot be loaded: {first_line(error)}") from error
     if device.startswith("cuda") and session.get_providers()[0] != CUDA:
         raise StartupError(f"RERANKER_DEVICE={device}: ONNX Runtime fell back to {session.get_providers()[0]}")
     return session

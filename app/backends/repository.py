@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from app.backends.artefact import MODEL_FILES, Backend, Manifest, Precision
 from app.backends.model_source import ModelSource
+from app.errors import first_line
 from app.hardware import cpu_features
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _hub(source: ModelSource) -> tuple[Fetch, str | None]:
         there = {sibling.rfilename for sibling in info.siblings or []}
         revision = info.sha
     except Exception as error:  # offline, unreachable, unknown: each has an exception of its own
-        log.info("The hub does not tell what %s carries: %s", source.name, (str(error) or repr(error)).splitlines()[0])
+        log.info("The hub does not tell what %s carries: %s", source.name, first_line(error))
         there, revision = set(), source.revision
 
     def fetch(name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""How work is laid out on the CPU: measured on a first start, within seconds, and read from a file on the next."""
+"""How work is laid out on the device: measured on a first start, within seconds, and read from a file on the next."""
 
 import hashlib
 import logging
@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app import __version__
+from app.errors import OutOfMemory
 from app.hardware import cpu_name
 from app.tokenization import Pair
 
@@ -21,12 +22,16 @@ MEASURE_SECONDS = 3.0
 # Measured twice on a quiet machine the same layout differs by a few per cent: what is chosen has to be better by more.
 WORTH = 1.1
 LENGTHS = (384, 32, 192, 64, 256, 96, 128, 48)
-# An engine that does not split is given pairs of about one length at a time.
+# An engine that pads is given pairs of about one length at a time.
 ONE_LENGTH = (192,)
 # What a run of the measurement computes: enough to fill all streams, more where it takes no longer.
 TOKENS_PER_THREAD = (1024, 2048)
 RUN_SECONDS = MEASURE_SECONDS / 12
 GLANCE = 128
+# On a GPU only the batch is to be found: as small as costs no throughput, and none that takes so long that whoever
+# comes next waits for it.
+GPU_BATCHES = tuple(4096 << power for power in range(6))
+GPU_BATCH_SECONDS = 0.25
 
 
 class Schedule(BaseModel):
@@ -47,7 +52,7 @@ class Schedule(BaseModel):
 
 
 class Schedulable(Protocol):
-    """What is measured: an engine on the CPU. Setting `schedule` may reload it."""
+    """What is measured: an engine. Setting `schedule` may reload it."""
 
     schedule: Schedule
 
@@ -57,6 +62,8 @@ class Schedulable(Protocol):
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]: ...
 
     def score(self, pairs: Sequence[Pair]) -> list[float]: ...
+
+    def clear_memory(self) -> None: ...
 
 
 def arrange(scorer: Schedulable, asked: dict[str, int], folder: Path) -> None:
@@ -68,7 +75,8 @@ def arrange(scorer: Schedulable, asked: dict[str, int], folder: Path) -> None:
         return
     except (OSError, ValidationError):
         scorer.schedule = scorer.schedule.model_copy(update=asked)
-    if not measure(scorer, asked):
+    on_cpu = scorer.engine.device == "cpu"
+    if not (measure(scorer, asked) if on_cpu else measure_gpu(scorer, asked)):
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +114,34 @@ def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
     return True
 
 
+def measure_gpu(scorer: Schedulable, asked: dict[str, int]) -> bool:
+    """Try larger and larger batches, as long as they fit, are faster and do not take long; whether any was measured."""
+    if "batch_tokens" in asked:
+        return False
+    started = perf_counter()
+    pairs = _workload(scorer, 2 * GPU_BATCHES[-1])
+    best, speed, trials = scorer.schedule.model_copy(update={"batch_tokens": GPU_BATCHES[0]}), 0.0, []
+    for tokens in GPU_BATCHES:
+        # Two runs of two batches; those before tell how long they take, about.
+        if speed and perf_counter() - started + 4 * tokens / speed > MEASURE_SECONDS:
+            break
+        scorer.schedule = candidate = best.model_copy(update={"batch_tokens": tokens})
+        try:
+            candidate_speed = _tokens_per_second(scorer, pairs[:: GPU_BATCHES[-1] // tokens])
+        except OutOfMemory:
+            scorer.clear_memory()
+            trials.append(f"{candidate} do not fit")
+            break
+        trials.append(f"{candidate_speed:.0f} tokens/s with {candidate}")
+        if speed and tokens / candidate_speed > GPU_BATCH_SECONDS:
+            break
+        if candidate_speed > speed * WORTH:
+            best, speed = candidate, candidate_speed
+    scorer.schedule = best
+    log.info("Measured in %.1f s: %s; chosen: %s", perf_counter() - started, "; ".join(trials), best)
+    return True
+
+
 def _changes(schedule: Schedule, threads: int) -> Iterator[dict[str, int]]:
     """What may be better than the default, likelier first."""
     if schedule.part_tokens:
@@ -127,7 +163,7 @@ def _pairs(scorer: Schedulable, lengths: Iterable[int]) -> list[Pair]:
 
 def _workload(scorer: Schedulable, tokens: int) -> list[Pair]:
     """Pairs of many lengths, long ones first as the batcher brings them."""
-    cycle = LENGTHS if scorer.engine.splits else ONE_LENGTH
+    cycle = LENGTHS if scorer.engine.mixes else ONE_LENGTH
     lengths: list[int] = []
     while sum(lengths) < tokens:
         lengths.append(cycle[len(lengths) % len(cycle)])
@@ -164,5 +200,6 @@ def _batches(pairs: Sequence[Pair], budget: int) -> Iterator[list[Pair]]:
 
 
 def _digest(engine: Any, default: Schedule, asked: dict[str, int]) -> str:
-    identity = (__version__, default, engine.fingerprint, engine.threads, cpu_name(), sorted(asked.items()))
+    runs = engine.fingerprint, engine.threads, engine.packed, engine.compiled
+    identity = (__version__, default, *runs, engine.device_name or cpu_name(), sorted(asked.items()))
     return hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()

@@ -2,28 +2,26 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from time import perf_counter
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.constants import HF_HUB_OFFLINE
 from sentence_transformers import CrossEncoder
 from tokenizers import Tokenizer
 from torch._dynamo.utils import counters
-from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
 
 from app.backends import Engine
 from app.backends.batch import ACTIVATIONS, pad
+from app.backends.checkpoint import load_model
 from app.backends.model_source import ModelSource
+from app.backends.packing import Packed, alike, pack, to_device
 from app.backends.schedule import Schedule
-from app.errors import OutOfMemory, StartupError, UnusableModel
+from app.errors import EngineBroken, OutOfMemory, StartupError, first_line
 from app.tokenization import Pair, PairTokenizer, Span
 
 log = logging.getLogger(__name__)
@@ -32,10 +30,12 @@ log = logging.getLogger(__name__)
 WARM_UP_SHAPES = ((1, 16), (1, 128), (8, 64), (4, 256))
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# `auto` takes the first in which the logits are finite: fp16 is as fast as bf16 and eight times as exact, but overflows
+# sooner.
+PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp16", "bf16", "fp32"), "mps": ("fp32",)}
 TENSOR_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-# An unreachable hub or an unknown model is told after one question; the download itself would ask for minutes.
-HUB_SECONDS = 10
 PROBE = ("what is a cross-encoder", "A cross-encoder reads a query and a document together.")
+PROBE_LENGTHS = (40, 12, 25, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,50 +60,66 @@ class TorchScorer:
         device: str,
         max_length: int,
         threads: int,
-        precision: str = "fp32",
+        precision: str = "auto",
         compiled: bool = False,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
+        packed: bool | None = None,
     ) -> None:
-        """Load the model. Raises `StartupError` when device or model cannot be had."""
+        """Load the model. `packed`: without padding where the model can; None for CUDA only, where it is faster.
+
+        Raises `StartupError` when device or model cannot be had.
+        """
         torch.set_num_threads(threads)
         self._device = pick_device(device)
+        self._launching = threading.Lock()
         self.schedule = Schedule(batch_tokens=BATCH_TOKENS[self._device.type])
-        self._model = _load(source, self._device, DTYPES[precision], trust_remote_code, allow_pickle)
-        _check_is_reranker(self._model, source)
-        limit = min(max_length, _window(self._model))
-        self._model.max_seq_length = limit
+        precision, self._model = _load_finite(
+            precisions(self._device) if precision == "auto" else (precision,),
+            partial(load_model, source, self._device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle),
+        )
+        limit = self._model.max_seq_length = min(max_length, self._model.max_seq_length)
         features = self._model.preprocess([PROBE])
-        self._tensor_names = [name for name in TENSOR_NAMES if name in features]
-        self._other_inputs = {name: value for name, value in features.items() if name not in TENSOR_NAMES}
         tokenizer = _plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
         self._plain_pairs = tokenizer is not None
         preprocessing = tokenizer or _OwnPreprocessing(self._model)
         self.encode, self.windows = preprocessing.encode, preprocessing.windows
-        self._compiled = compiled and self._compile()
+        padded = Padded(self._model, features)
+        self.tensor_names = padded.names
+        self._forward: Padded | Packed = padded
+        with self._on_device():
+            if self._plain_pairs and (self._device.type == "cuda" if packed is None else packed):
+                probes = [self._probe(min(length, limit)) for length in PROBE_LENGTHS]
+                self._forward = pack(self._model, padded.names, probes, padded(probes).float()) or padded
+            compiled = compiled and self._compile()
         self.engine = Engine(
             model=source.name,
             revision=source.revision or getattr(self._model.config, "_commit_hash", None),
             device=str(self._device),
             backend="torch",
             precision=precision,
-            compiled=self._compiled,
+            compiled=compiled,
             threads=threads,
             max_length=limit,
             activation=type(self._model.activation_fn).__name__.lower(),
             labels=dict(self._model.config.id2label),
+            **_card(self._device),
+            packed=self._forward.packed,
         )
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one padded batch. Raises `OutOfMemory`."""
-        with _memory_errors_translated(), torch.inference_mode():
-            features = self._features(pairs) | self._other_inputs
-            logits: torch.Tensor = self._model(features)["scores"]
-            return logits.float().reshape(len(pairs)).tolist()  # type: ignore[no-any-return]
+        """Float32 logits of one batch. Raises `OutOfMemory`, or `EngineBroken` when the device has failed for good.
+
+        On CUDA two threads may call it: one launches its batch while the other waits for the logits of the one before.
+        """
+        with self._on_device():
+            with self._launching:
+                fetch = _fetch(self._forward(pairs))
+            return fetch()
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Rows × longest row."""
-        return len(lengths) * max(lengths)
+        """Rows × longest row, or with packing just the tokens that there are."""
+        return sum(lengths) if self.engine.packed else len(lengths) * max(lengths)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The activation that the model names itself (sigmoid if it names none)."""
@@ -124,9 +140,6 @@ class TorchScorer:
     def cancel(self) -> None:
         """Nothing to be done: torch cannot stop what it has begun."""
 
-    def _probe(self, length: int) -> Pair:
-        return self.encode(PROBE[0], [" ".join([PROBE[1]] * (length // 8 + 1))], length)[0]
-
     def exportable(self) -> Exportable:
         """The model with what an exported one has to carry. Raises `StartupError` when it cannot be exported."""
         if not self._plain_pairs:
@@ -135,36 +148,121 @@ class TorchScorer:
             raise StartupError(f"{self.engine.model} has the activation {self.engine.activation}: torch only")
         return Exportable(
             model=self._model[0].model,
-            inputs=tuple(self._tensor_names),
+            inputs=tuple(self.tensor_names),
             tokenizer=self._model.tokenizer.backend_tokenizer,
             activation=cast(Literal["sigmoid", "identity"], self.engine.activation),
             pad_token_id=self._model.tokenizer.pad_token_id or 0,
         )
 
-    def _features(self, pairs: Sequence[Pair]) -> dict[str, Any]:
-        tokenizer = self._model.tokenizer
-        arrays = pad(pairs, tokenizer.pad_token_id or 0, left=tokenizer.padding_side == "left")
-        return {name: torch.from_numpy(arrays[name]).to(self._device) for name in self._tensor_names}
+    def _probe(self, length: int) -> Pair:
+        return self.encode(PROBE[0], [" ".join([PROBE[1]] * (length // 8 + 1))], length)[0]
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        current: AbstractContextManager[Any] = nullcontext()
+        if self._device.type == "cuda":
+            current = torch.cuda.device(self._device)
+        with _errors_translated(), torch.inference_mode(), current:
+            yield
 
     def _compile(self) -> bool:
         """Compile the forward pass and prove that it runs compiled; on any failure say so and go on without."""
+        shapes = [[self._probe(length)] * rows for rows, length in WARM_UP_SHAPES]
         probe = [self._probe(32), self._probe(16)]
-        expected = self.score(probe)
-        graphs = counters["stats"]["unique_graphs"]
+        expected = self._forward(probe).float()
+        graphs, started = counters["stats"]["unique_graphs"], perf_counter()
         try:
             log.info("Compiling the model (ENABLE_TORCH_COMPILE): this may take a minute or two")
-            self._model.compile(dynamic=True)
-            for rows, length in WARM_UP_SHAPES:
-                self.score([self._probe(length)] * rows)
+            self._forward.compile()
+            for pairs in shapes:
+                self._forward(pairs)
             if counters["stats"]["unique_graphs"] == graphs:
                 raise RuntimeError("torch.compile produced no graph")
-            if not np.allclose(self.score(probe), expected, atol=1e-3):
+            if not alike(self._forward(probe).float(), expected, self._model.dtype):
                 raise RuntimeError("the compiled model gives other scores")
         except Exception as error:
-            log.warning("ENABLE_TORCH_COMPILE has no effect, going on uncompiled: %s", _first_line(error))
-            self._model._compiled_call_impl = None
+            log.warning("ENABLE_TORCH_COMPILE has no effect, going on uncompiled: %s", first_line(error))
+            self._forward.restore()
             return False
+        log.info("Compiled in %.1f s", perf_counter() - started)
         return True
+
+
+class Padded:
+    """The forward pass as the model's own modules have it: a row for each pair, as long as the longest."""
+
+    packed = False
+
+    def __init__(self, model: CrossEncoder, features: Mapping[str, Any]) -> None:
+        """`features`: what the model's own preprocessing makes of a pair."""
+        self.names = [name for name in TENSOR_NAMES if name in features]
+        self._others = {name: value for name, value in features.items() if name not in TENSOR_NAMES}
+        self._model = model
+
+    def __call__(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        """Logits, shape (pairs,), in the model's precision."""
+        tokenizer = self._model.tokenizer
+        arrays = pad(pairs, tokenizer.pad_token_id or 0, left=tokenizer.padding_side == "left")
+        tensors = {name: to_device(arrays[name], self._model.device) for name in self.names}
+        scores: torch.Tensor = self._model(tensors | self._others)["scores"]
+        return scores.reshape(len(pairs))
+
+    def compile(self) -> None:
+        """Compile it; the first call pays."""
+        self._model.compile(dynamic=True)
+
+    def restore(self) -> None:
+        """Go on as it was before."""
+        self._model._compiled_call_impl = None
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """What `auto` tries on a device; bf16 only where the hardware has it."""
+    names = PRECISIONS[device.type]
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return tuple(name for name in names if name != "bf16")
+    return names
+
+
+def _card(device: torch.device) -> dict[str, Any]:
+    if device.type != "cuda":
+        return {}
+    card = torch.cuda.get_device_properties(device)
+    return {"device_name": card.name, "device_uuid": str(card.uuid)}
+
+
+def _load_finite(names: Sequence[str], load: Callable[[torch.dtype], CrossEncoder]) -> tuple[str, CrossEncoder]:
+    """The model in the first of the precisions that its logits do not overflow in, or in the last."""
+    *tried, last = names
+    for name in tried:
+        model = load(DTYPES[name])
+        if _is_finite(model):
+            return name, model
+        log.warning("In %s this model's logits are not finite: it is loaded anew in another precision", name)
+        del model
+    return last, load(DTYPES[last])
+
+
+def _is_finite(model: CrossEncoder) -> bool:
+    probes = [(PROBE[0], " ".join([PROBE[1]] * count)) for count in (1, 4)]
+    logits = model.predict(probes, activation_fn=torch.nn.Identity(), show_progress_bar=False)
+    return bool(np.isfinite(logits).all())
+
+
+def _fetch(logits: torch.Tensor) -> Callable[[], list[float]]:
+    """Float32 on its way to the host; the function waits for it, and for nothing that is launched later."""
+    logits = logits.float()
+    if logits.device.type != "cuda":
+        return cast(Callable[[], list[float]], logits.tolist)
+    host = torch.empty(logits.shape, pin_memory=True).copy_(logits, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record()
+
+    def wait() -> list[float]:
+        there.synchronize()
+        return cast(list[float], host.tolist())
+
+    return wait
 
 
 def pick_device(requested: str) -> torch.device:
@@ -182,96 +280,6 @@ def pick_device(requested: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise StartupError(f"RERANKER_DEVICE={requested}: not there: no Apple GPU is available; set cpu or auto")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
-
-
-def _load(
-    source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
-) -> CrossEncoder:
-    """Local files first: with a filled hub cache nothing asks the network, and offline nothing waits for it."""
-    transformers_logging.disable_progress_bar()
-    load = partial(
-        CrossEncoder,
-        source.location,
-        revision=source.revision,
-        device=str(device),
-        trust_remote_code=trust_remote_code,
-        model_kwargs={"dtype": dtype, "use_safetensors": None if allow_pickle else True},
-    )
-    try:
-        if not allow_pickle:
-            _refuse_pickles(source, _local_files(source))
-        try:
-            return load(local_files_only=True)
-        except OSError:
-            if source.is_local or HF_HUB_OFFLINE:
-                raise
-            log.info("%s is not in the local hub cache: downloading it", source.location)
-            found = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
-            if not allow_pickle:
-                _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
-            return load()
-    except UnusableModel:
-        raise
-    except Exception as error:
-        raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {_first_line(error)}") from error
-
-
-def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
-    """Unpickling may run code. Of every part of the model there have to be weights that are only numbers."""
-    safe = {file.parent for file in files if file.suffix == ".safetensors"}
-    pickle = next((file for file in files if file.match("pytorch_model*.bin") and file.parent not in safe), None)
-    if pickle:
-        raise UnusableModel(
-            f"RERANKER_MODEL={source.location!r} cannot be loaded: {pickle} is a pickle, which may carry code, and "
-            "there is no model.safetensors beside it; RERANKER_ALLOW_PICKLE=true loads it all the same"
-        )
-
-
-def _local_files(source: ModelSource) -> list[PurePath]:
-    """What there is of the model on this machine, relative to its folder."""
-    known = _cached(source, "config.json") or _cached(source, "modules.json")
-    folder = Path(known).parent if known else None
-    return [file.relative_to(folder) for file in folder.rglob("*")] if folder else []
-
-
-def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
-    """Refuse models that load without an error and then rank at random."""
-    whole = _has_modules_file(source)
-    architectures = model.config.architectures or ["?"]
-    if architectures[0].endswith("ForCausalLM") and not whole:
-        reason = "is a causal language model without a modules.json, so which tokens mean relevance is not known"
-    elif not whole and not architectures[0].endswith("ForSequenceClassification"):
-        reason = f"is a {architectures[0]}, which has no relevance head; a cross-encoder is needed"
-    elif model.num_labels != 1:
-        reason = f"gives {model.num_labels} labels for a pair; one relevance score is needed"
-    else:
-        return
-    raise UnusableModel(f"RERANKER_MODEL={source.location!r} {reason}")
-
-
-def _has_modules_file(source: ModelSource) -> bool:
-    return _cached(source, "modules.json") is not None
-
-
-def _cached(source: ModelSource, name: str) -> str | None:
-    found: str | None = cached_file(
-        source.location,
-        name,
-        revision=source.revision,
-        local_files_only=True,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return found
-
-
-def _window(model: CrossEncoder) -> int:
-    """Tokens that fit the model. RoBERTa and its kin count positions from after the padding index."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    embeddings = getattr(getattr(model.model.base_model, "embeddings", None), "position_embeddings", None)
-    offset = 0 if embeddings is None or embeddings.padding_idx is None else embeddings.padding_idx + 1
-    return min(limit for limit in (model.max_seq_length, positions and positions - offset, 131072) if limit)
 
 
 def _plain_tokenizer(model: CrossEncoder, max_length: int, expected: list[int]) -> PairTokenizer | None:
@@ -311,16 +319,14 @@ class _OwnPreprocessing:
 
 
 @contextmanager
-def _memory_errors_translated() -> Iterator[None]:
+def _errors_translated() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory("The batch does not fit the device's memory") from error
+    except torch.AcceleratorError as error:
+        raise EngineBroken(f"The device failed: {first_line(error)}.") from error
     except RuntimeError as error:
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             raise OutOfMemory("The batch does not fit the machine's memory") from error
         raise
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -53,3 +53,18 @@ def test_without_a_docker_engine_one_line_says_so() -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("No Docker engine answers: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_gpu_benchmark_runs_where_there_is_none() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--shapes", "minilm-l6", "--json"]
+    command += ["--workloads", "short", "--contenders", "packed;padded;packed, HTTP;predict fp32"]
+    command += ["--requests", "1", "--rounds", "1", "--batches", "2"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["ceiling_flops"] > 0
+    [shape] = figures["shapes"]
+    assert [row["problem"] for row in shape["contenders"]] == [None] * 4
+    assert all(row["documents_per_second"]["short"] > 0 for row in shape["contenders"])
+    assert shape["parity"]["kendall_tau"] == pytest.approx(1)
+    assert shape["parity"]["logits_apart"] < 1e-4

@@ -1,0 +1,376 @@
+"""What a GPU gives: `scripts/bench gpu`, or `python -m benchmarks.gpu` where there is no OpenVINO.
+
+Each contender has the card to itself. The engine is the whole of it but HTTP: admission, tokenising, batching. With
+`--device cpu` all of it runs on any machine, to see that it does.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich import box
+from rich.table import Table
+from scipy.stats import kendalltau
+from sentence_transformers import CrossEncoder
+
+from app.backends.model_source import EMBEDDED, locate_model
+from app.backends.schedule import arrange
+from app.backends.torch import DTYPES, TorchScorer, pick_device
+from app.config import Settings
+from app.hardware import cpu_limit
+from app.main import create_app
+from app.ranking import RerankQuery
+from app.reranker import Reranker
+from benchmarks.load import print_table, progress_bar
+from benchmarks.load import run as run_load
+from benchmarks.service import documents_per_second, service
+from benchmarks.shapes import SHAPES, make_shape, pair_flops
+from benchmarks.texts import requests
+
+WORK = Path(__file__).parent / ".work"
+DEFAULT = "minilm-l6"
+WINDOW, DOCUMENTS, CLIENTS = 512, 20, 32
+WORKLOADS = {"short": (20, 60), "mixed": (20, 300), "long": (600, 600)}
+# Of the peer the fastest is taken.
+PREDICT_BATCHES = (32, 128)
+# Rows and columns of the product whose speed is the card's ceiling.
+SIZES = {"cuda": 8192, "cpu": 1024}
+PARITY_REQUESTS = 3
+LATENCY_REQUESTS = 20
+SETTLED = 0.1
+
+Body = dict[str, Any]
+Bodies = Sequence[Body]
+# Of each workload the requests of the first round, which is for the shapes, and of all others.
+Texts = Mapping[str, Sequence[Bodies]]
+
+
+@dataclass
+class Row:
+    """What came of one contender on one model: of each workload the documents a second of each round."""
+
+    contender: str
+    start_seconds: float = 0.0
+    precision: str = ""
+    documents_per_second: dict[str, list[float]] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@asynccontextmanager
+async def engine(scorer: TorchScorer) -> AsyncIterator[Reranker]:
+    """The service around the scorer, in this process and without HTTP."""
+    settings = Settings(prediction_cache=False, max_parallel=CLIENTS, max_queue=10_000, queue_timeout=3600)
+    app = create_app(settings, scorer)
+    async with app.router.lifespan_context(app):
+        while not app.state.reranker:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+        yield app.state.reranker
+
+
+async def rank(reranker: Reranker, bodies: Bodies) -> float:
+    """Seconds to rank all, from so many clients."""
+    queue = iter(bodies)
+
+    async def send_one_after_another() -> None:
+        for body in queue:
+            await reranker.rerank(RerankQuery(body["query"], body["documents"]))
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(send_one_after_another())
+    return time.perf_counter() - started
+
+
+def ours(folder: Path, device: str, **options: Any) -> TorchScorer:
+    """A warm engine with the batches that the service would choose."""
+    scorer = TorchScorer(locate_model(str(folder), None), device, WINDOW, cpu_limit(), **options)
+    with TemporaryDirectory() as nowhere:
+        arrange(scorer, {}, Path(nowhere))
+    scorer.warm_up()
+    return scorer
+
+
+def measure_ours(row: Row, folder: Path, device: str, workloads: Texts, **options: Any) -> None:
+    """Every round of every workload through the engine; the first is for the shapes."""
+    started = time.perf_counter()
+    scorer = ours(folder, device, **options)
+    row.start_seconds, row.precision = time.perf_counter() - started, scorer.engine.precision
+    asked = {"packed": scorer.engine.packed, "compiled": scorer.engine.compiled}
+    row.problem = ", ".join(f"not {name}" for name, given in asked.items() if options.get(name) and not given) or None
+
+    async def all_rounds() -> None:
+        async with engine(scorer) as reranker:
+            for name, (first, *rounds) in workloads.items():
+                await rank(reranker, first)
+                speeds = [
+                    sum(len(body["documents"]) for body in bodies) / await rank(reranker, bodies) for bodies in rounds
+                ]
+                row.documents_per_second[name] = speeds
+
+    asyncio.run(all_rounds())
+
+
+def measure_predict(row: Row, folder: Path, device: str, workloads: Texts, precision: str) -> None:
+    """All pairs of a round in one call, which sorts them by length."""
+    started = time.perf_counter()
+    model = CrossEncoder(str(folder), device=device, max_length=WINDOW, model_kwargs={"dtype": DTYPES[precision]})
+    row.start_seconds, row.precision = time.perf_counter() - started, precision
+    for name, (first, *rounds) in workloads.items():
+        predict(model, first, PREDICT_BATCHES[0])
+        speeds = [[predict(model, bodies, size) for bodies in rounds] for size in PREDICT_BATCHES]
+        row.documents_per_second[name] = max(speeds, key=median)
+
+
+def predict(model: CrossEncoder, bodies: Bodies, batch_size: int) -> float:
+    """Documents per second."""
+    pairs = [(body["query"], document) for body in bodies for document in body["documents"]]
+    started = time.perf_counter()
+    model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
+    return len(pairs) / (time.perf_counter() - started)
+
+
+def measure_http(row: Row, folder: Path, device: str, workloads: Texts) -> None:
+    """The whole service, with as many clients on the loopback."""
+    settings = {"RERANKER_MODEL": str(folder), "RERANKER_BACKEND": "torch", "RERANKER_DEVICE": device}
+    settings |= {"RERANKER_MAX_PARALLEL": str(CLIENTS), "RERANKER_QUEUE_TIMEOUT": "3600"}
+    with service(**settings) as (url, row.start_seconds):
+        for name, (first, *rounds) in workloads.items():
+            asyncio.run(run_load(url, list(first), CLIENTS))
+            runs = [asyncio.run(run_load(url, list(bodies), CLIENTS)) for bodies in rounds]
+            row.documents_per_second[name] = [documents_per_second(each) for each in runs]
+            if name == "long":
+                alone = asyncio.run(run_load(url, list(new(LATENCY_REQUESTS, name)), 1)).summary()
+                row.problem = f"20 × {WINDOW} tokens alone: p50 {alone['p50_ms']:.1f} ms"
+
+
+CONTENDERS: dict[str, Callable[[Row, Path, str, Texts], None]] = {
+    "packed": partial(measure_ours, packed=True),
+    "packed, compiled": partial(measure_ours, packed=True, compiled=True),
+    "padded": partial(measure_ours, packed=False),
+    "packed, HTTP": measure_http,
+    "predict fp16": partial(measure_predict, precision="fp16"),
+    "predict fp32": partial(measure_predict, precision="fp32"),
+}
+
+
+def new(count: int, workload: str) -> Iterator[Body]:
+    """Requests that never were."""
+    return requests(count, DOCUMENTS, WORKLOADS[workload], time.time_ns())
+
+
+def matmul_ceiling(device: torch.device) -> float:
+    """FLOP/s of the best of some bf16 products of two random square matrices."""
+    size = SIZES[device.type]
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    seconds = []
+    for _ in range(20):
+        wait_for(device)
+        started = time.perf_counter()
+        left @ right
+        wait_for(device)
+        seconds.append(time.perf_counter() - started)
+    return float(2 * size**3 / min(seconds))
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def parity(folder: Path, device: str, queries: Sequence[tuple[str, list[str]]]) -> dict[str, float]:
+    """Our logits on the device against float32 on the CPU."""
+    exact = TorchScorer(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit(), "fp32")
+    scorers = ours(folder, device, packed=True), exact
+    taus, apart = [], 0.0
+    for query, documents in queries:
+        given, right = (np.array(each.score(each.encode(query, documents))) for each in scorers)
+        taus.append(float(kendalltau(given, right).statistic))
+        apart = max(apart, float(np.abs(given - right).max()))
+    return {"kendall_tau": float(np.mean(taus)), "least_kendall_tau": min(taus), "logits_apart": apart}
+
+
+def memory_growth(folder: Path, device: torch.device, batches: int) -> float:
+    """MB of device memory between the first tenth of so many batches of random shapes and the last."""
+    scorer = ours(folder, str(device), packed=True)
+    random = np.random.default_rng(0)
+    [probe] = scorer.encode("a", ["a"])
+    settled = 0.0
+    with progress_bar("batches") as progress:
+        bar = progress.add_task("batches of random shapes", total=batches)
+        for number in range(batches):
+            lengths = random.integers(8, WINDOW, random.integers(1, 17))
+            scorer.score(
+                [type(probe)(np.resize(probe.ids, length), np.zeros(length, np.int32), False) for length in lengths]
+            )
+            progress.advance(bar)
+            if number == int(batches * SETTLED):
+                settled = memory(device)
+    return (memory(device) - settled) / 1e6
+
+
+def memory(device: torch.device) -> float:
+    """Bytes that this process holds of the device's memory."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_reserved(device))
+    return int(Path("/proc/self/statm").read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
+
+
+def labelled(data: Path, queries: int) -> dict[str, list[tuple[str, list[str]]]]:
+    """Queries and documents of each file."""
+    from benchmarks.compare import read_sets
+
+    sets = read_sets(data, queries)
+    return {
+        name: [(row["query"], [each["text"] for each in row["documents"]]) for row in rows]
+        for name, rows in sets.items()
+    }
+
+
+def measure_shape(
+    shape: str, device: torch.device, names: Sequence[str], workloads: Sequence[str], rounds: int, count: int
+) -> dict[str, Any]:
+    """All contenders on one model, one after the other."""
+    folder = EMBEDDED if shape == DEFAULT else make_shape(shape, WORK / "models" / shape)
+    texts = {name: [list(new(count, name)) for _ in range(rounds + 1)] for name in workloads}
+    rows = []
+    with progress_bar(shape) as progress:
+        bar = progress.add_task(shape, total=len(names))
+        for name in names:
+            progress.update(bar, description=f"{shape}, {name}")
+            row = Row(name)
+            try:
+                CONTENDERS[name](row, folder, str(device), texts)
+            except Exception as error:
+                row.problem = f"failed: {error}"
+            rows.append(row)
+            clean(device)
+            progress.advance(bar)
+    tokenizer = TorchScorer(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit())
+    sizes = {name: token_figures(tokenizer, folder, bodies[0]) for name, bodies in texts.items()}
+    queries = [(body["query"], body["documents"]) for body in texts[workloads[0]][0][:PARITY_REQUESTS]]
+    return {
+        "shape": shape,
+        "workloads": sizes,
+        "parity": parity(folder, str(device), queries),
+        "contenders": [summary(row, sizes) for row in rows],
+    }
+
+
+def clean(device: torch.device) -> None:
+    """For the next one nothing is left of the last."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def token_figures(tokenizer: TorchScorer, folder: Path, bodies: Bodies) -> dict[str, float]:
+    """Means of a document: tokens with its query, and floating-point operations."""
+    pairs = [pair for body in bodies for pair in tokenizer.encode(body["query"], body["documents"])]
+    return {
+        "tokens": float(np.mean([pair.length for pair in pairs])),
+        "flops": float(np.mean([pair_flops(folder, pair.length) for pair in pairs])),
+    }
+
+
+def summary(row: Row, sizes: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Medians of the rounds."""
+    speeds = {name: median(rounds) for name, rounds in row.documents_per_second.items()}
+    return {
+        "contender": row.contender,
+        "precision": row.precision,
+        "start_seconds": row.start_seconds,
+        "problem": row.problem,
+        "documents_per_second": speeds,
+        "tokens_per_second": {name: speed * sizes[name]["tokens"] for name, speed in speeds.items()},
+        "flops_per_second": {name: speed * sizes[name]["flops"] for name, speed in speeds.items()},
+    }
+
+
+def table(figures: dict[str, Any], ceiling: float) -> Table:
+    """One model's contenders; in Markdown."""
+    drawn = Table(f"{figures['shape']}: docs/s, tokens/s, of the ceiling", box=box.MARKDOWN)
+    for name, size in figures["workloads"].items():
+        drawn.add_column(f"{name}, {size['tokens']:.0f} tokens", justify="right")
+    drawn.add_column("start s", justify="right")
+    drawn.add_column("")
+    for row in figures["contenders"]:
+        cells = [
+            f"{row['documents_per_second'][name]:.0f}, {row['tokens_per_second'][name] / 1000:.0f}k, "
+            f"{row['flops_per_second'][name] / ceiling:.0%}"
+            if name in row["documents_per_second"]
+            else "-"
+            for name in figures["workloads"]
+        ]
+        title = " ".join(
+            filter(None, (row["contender"], row["precision"] if "predict" not in row["contender"] else ""))
+        )
+        drawn.add_row(title, *cells, f"{row['start_seconds']:.1f}", row["problem"] or "")
+    return drawn
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu")] = "cuda",
+    shapes: Annotated[str, typer.Option(help="Models, with commas between")] = ",".join([DEFAULT, *SHAPES]),
+    workloads: Annotated[str, typer.Option(help="Names, with commas between")] = ",".join(WORKLOADS),
+    contenders: Annotated[str, typer.Option(help="Names, with semicolons between")] = ";".join(CONTENDERS),
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    count: Annotated[int, typer.Option("--requests", min=1, help="Of 20 documents, of each round")] = 256,
+    data: Annotated[Path | None, typer.Option(help="Folder of labelled *.jsonl.gz, for the ranks")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Of each labelled file")] = 40,
+    batches: Annotated[int, typer.Option(min=0, help="Of random shapes, to see whether memory grows")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables")] = False,
+) -> None:
+    """All contenders on a GPU, one after the other."""
+    card = pick_device(device)
+    ceiling = matmul_ceiling(card)
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(card) if card.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "ceiling_flops": ceiling,
+        "shapes": [
+            measure_shape(shape, card, contenders.split(";"), workloads.split(","), rounds, count)
+            for shape in shapes.split(",")
+        ],
+        "ranks": {name: parity(EMBEDDED, str(card), rows) for name, rows in labelled(data, queries).items()}
+        if data
+        else {},
+        "memory_growth_mb": memory_growth(EMBEDDED, card, batches) if batches else None,
+    }
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{found['device']}, torch {found['torch']}, bf16 ceiling {ceiling / 1e12:.4g} TFLOP/s")
+    for figures in found["shapes"]:
+        print_table(table(figures, ceiling))
+        print("Against float32 on the CPU: " + described(figures["parity"]))
+    for name, figures in found["ranks"].items():
+        print(f"{name}: {described(figures)}")
+    if batches:
+        print(f"Device memory over {batches} batches of random shapes: {found['memory_growth_mb']:+.1f} MB")
+
+
+def described(figures: dict[str, float]) -> str:
+    """Agreement with the exact logits."""
+    return (
+        f"Kendall tau {figures['kendall_tau']:.4f} (least {figures['least_kendall_tau']:.4f}), "
+        f"logits at most {figures['logits_apart']:.2g} apart"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

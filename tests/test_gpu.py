@@ -1,0 +1,110 @@
+"""What the driver tells of a card reaches `/health` and `/metrics`, and a driver that does not tell hurts nobody.
+
+The driver's library is the hardware's: here one stands in for it.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.fakes import FakeScorer
+
+UUID = "11111111-2222-3333-4444-555555555555"
+BODY = {"query": "moon", "documents": ["moon", "sun"]}
+
+
+class Driver(ModuleType):
+    """The part of `pynvml` that is used, with two cards."""
+
+    def __init__(self) -> None:
+        super().__init__("pynvml")
+        self.silent = False
+
+    class NVMLError(Exception):
+        pass
+
+    def _tell(self) -> None:
+        if self.silent:
+            raise self.NVMLError("Driver/library version mismatch")
+
+    def nvmlInit(self) -> None:
+        self._tell()
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        assert uuid == f"GPU-{UUID}"
+        return 1
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        self._tell()
+        return SimpleNamespace(used=1000 + handle, total=8000)
+
+    def nvmlDeviceGetUtilizationRates(self, _: int) -> Any:
+        return SimpleNamespace(gpu=87)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    driver = Driver()
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    return driver
+
+
+@pytest.fixture
+def scorer(scorer: FakeScorer) -> FakeScorer:
+    scorer.engine = replace(scorer.engine, device="cuda:0", device_name="NVIDIA H200", device_uuid=UUID)
+    return scorer
+
+
+async def test_health_and_metrics_tell_of_the_card(serve: Serve, driver: Driver) -> None:
+    async with serve() as client:
+        assert (await client.post("/rerank", json=BODY)).status_code == 200
+        health = (await client.get("/health")).json()
+        metrics = (await client.get("/metrics")).text
+    expected = {"name": "NVIDIA H200", "memory_used_bytes": 1001, "memory_total_bytes": 8000, "utilization": 0.87}
+    assert health["gpu"] == expected
+    assert health["tokens_per_second"] > 0
+    assert "reranker_gpu_memory_used_bytes 1001.0" in metrics
+    assert "reranker_gpu_memory_total_bytes 8000.0" in metrics
+    assert "reranker_gpu_utilization 0.87" in metrics
+    [speed] = re.findall(r"^reranker_tokens_per_second (\S+)$", metrics, re.MULTILINE)
+    assert float(speed) == pytest.approx(health["tokens_per_second"], abs=1)
+
+
+async def test_without_its_uuid_the_card_is_found_by_number(serve: Serve, scorer: FakeScorer, driver: Driver) -> None:
+    scorer.engine = replace(scorer.engine, device_uuid=None)
+    async with serve() as client:
+        assert (await client.get("/health")).json()["gpu"]["memory_used_bytes"] == 1000
+
+
+@pytest.mark.parametrize("since", ["start", "later"])
+async def test_a_driver_that_does_not_tell_is_no_failure(serve: Serve, driver: Driver, since: str) -> None:
+    driver.silent = since == "start"
+    async with serve() as client:
+        driver.silent = True
+        health = await client.get("/health")
+        metrics = await client.get("/metrics")
+    assert (health.status_code, metrics.status_code) == (200, 200)
+    assert "gpu" not in health.json()
+    assert "reranker_gpu_memory_used_bytes NaN" in metrics.text
+
+
+async def test_on_a_cpu_there_is_no_card(serve: Serve, scorer: FakeScorer) -> None:
+    scorer.engine = replace(scorer.engine, device="cpu")
+    async with serve() as client:
+        assert "gpu" not in (await client.get("/health")).json()
+        assert "reranker_gpu" not in (await client.get("/metrics")).text
+
+
+async def test_without_the_drivers_library_nothing_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    async with serve() as client:
+        assert "gpu" not in (await client.get("/health")).json()

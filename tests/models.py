@@ -64,12 +64,12 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(folder: Path, family: str = "bert", labels: int = 1) -> Path:
-    """Save a random cross-encoder and its tokenizer; returns the folder."""
+def make_model(folder: Path, family: str = "bert", labels: int = 1, spread: float = 0.02) -> Path:
+    """Save a random cross-encoder and its tokenizer; returns the folder. `spread`: of the weights, and so of scores."""
     torch.manual_seed(7)
     config = CONFIGS[family]
     config.vocab_size, config.num_labels, config.pad_token_id = len(WORDS) + 4, labels, 1
-    config.initializer_range = 0.5  # so that texts differ in their scores
+    config.initializer_range = spread
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     make_tokenizer(family).save_pretrained(folder)
     return folder

@@ -15,7 +15,7 @@ from app.backends import packing
 from app.backends import torch as torch_backend
 from app.backends.model_source import locate_model
 from app.backends.torch import TorchScorer
-from tests.models import make_model
+from tests import models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -27,6 +27,11 @@ DOCUMENTS = [
     "the sea and the moon " * 30,
     *("light of the stock market " * count for count in range(1, 9)),
 ]
+
+
+def make_model(folder: Path, family: str = "bert") -> Path:
+    """One whose scores differ from text to text."""
+    return models.make_model(folder, family, spread=0.5)
 
 
 def load(folder: Path, packed: bool = True, **options: Any) -> TorchScorer:

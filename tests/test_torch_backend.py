@@ -110,7 +110,7 @@ def test_a_shorter_window_is_respected(oracle: CrossEncoder) -> None:
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_other_architectures_equal_the_oracle(tmp_path: Path, family: str) -> None:
-    folder = make_model(tmp_path / family, family)
+    folder = make_model(tmp_path / family, family, spread=0.2)
     scorer, reference = load(model=str(folder)), CrossEncoder(str(folder), device="cpu")
     assert scorer.engine.max_length == 64
     documents = ["moon gravity causes tides", "", "bread", "the sea and the moon " * 30]
@@ -236,9 +236,8 @@ def test_without_a_compiler_it_goes_on_uncompiled_and_says_so(
 ) -> None:
     torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-such-compiler"),))
-    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
-    scorer = load(model=str(make_model(tmp_path / "tiny")), torch_compile=True)
+    with torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no-such-compiler"),), "fx_graph_cache": False}):
+        scorer = load(model=str(make_model(tmp_path / "tiny")), torch_compile=True)
     assert not scorer.engine.compiled
-    assert "ENABLE_TORCH_COMPILE has no effect" in caplog.text
+    assert "ENABLE_TORCH_COMPILE has no effect, going on uncompiled: No working C++ compiler found" in caplog.text
     assert logits(scorer, QUERY, ["moon", "bread"]).shape == (2,)

@@ -181,7 +181,8 @@ class TorchScorer:
             if not alike(self._forward(probe).float(), expected, self._model.dtype):
                 raise RuntimeError("the compiled model gives other scores")
         except Exception as error:
-            log.warning("ENABLE_TORCH_COMPILE has no effect, going on uncompiled: %s", first_line(error))
+            reason = first_line(getattr(error, "inner_exception", error))
+            log.warning("ENABLE_TORCH_COMPILE has no effect, going on uncompiled: %s", reason)
             self._forward.restore()
             return False
         log.info("Compiled in %.1f s", perf_counter() - started)

@@ -1,6 +1,7 @@
 """Composition only: which parts there are and how they are joined."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
@@ -167,11 +168,19 @@ async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache |
         app.state.reranker.take_engine(scorer, batcher)
         app.state.lifecycle.ready()
         _announce(settings, app.state.reranker, perf_counter() - started)
+        _spare_the_collector()
         await _until_broken(
             batcher.run(),
             watch(batcher, *probe),
             _clear_memory_regularly(app.state.reranker, threads, settings.clear_cache_interval),
         )
+
+
+def _spare_the_collector() -> None:
+    """What was loaded stays: the collector need not look through it with every thousand requests."""
+    gc.unfreeze()  # what an engine before left behind
+    gc.collect()
+    gc.freeze()
 
 
 async def _until_broken(*loops: Coroutine[Any, Any, None]) -> None:

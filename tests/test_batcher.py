@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,14 @@ async def test_a_request_a_little_over_the_budget_is_one_batch(scorer: FakeScore
     assert scorer.batches[1:] == [[100] * 15, [99] * 10, [99] * 6]
 
 
+@pytest.mark.parametrize("engine", [{"splits": True}, {"packed": True}])
+async def test_lengths_are_mixed_where_that_costs_nothing(scorer: FakeScorer, engine: dict[str, Any]) -> None:
+    scorer.engine = replace(scorer.engine, **engine)
+    async with running(scorer, budget=1000) as batcher:
+        await asyncio.gather(*batcher.submit([pair(length) for length in (500, 20, 300, 180)]))
+    assert scorer.batches == [[500, 300, 180, 20]]
+
+
 async def test_a_long_request_is_done_in_half_batches_where_the_engine_splits(scorer: FakeScorer) -> None:
     scorer.engine = replace(scorer.engine, splits=True)
     async with running(scorer, budget=1000) as batcher:
@@ -225,11 +234,11 @@ async def test_when_the_loop_ends_nobody_is_left_waiting(scorer: FakeScorer) -> 
         batcher.submit([pair(1)])
 
 
-@pytest.mark.parametrize(("splits", "at_once"), [(True, 2), (False, 1)])
-async def test_an_engine_that_splits_has_the_next_batch_while_one_runs(
-    serve: Serve, scorer: FakeScorer, splits: bool, at_once: int
+@pytest.mark.parametrize(("engine", "at_once"), [({"splits": True}, 2), ({"device": "cuda:0"}, 2), ({}, 1)])
+async def test_an_engine_that_splits_and_a_gpu_have_the_next_batch_while_one_runs(
+    serve: Serve, scorer: FakeScorer, engine: dict[str, Any], at_once: int
 ) -> None:
-    scorer.engine = replace(scorer.engine, splits=splits)
+    scorer.engine = replace(scorer.engine, **engine)
     async with serve(batch_tokens=16) as client:
         scorer.gate.clear()
         body = {"query": "a b c", "documents": [f"a b c d {index}" for index in range(6)]}

@@ -85,6 +85,13 @@ async def test_without_its_uuid_the_card_is_found_by_number(serve: Serve, scorer
         assert (await client.get("/health")).json()["gpu"]["memory_used_bytes"] == 1000
 
 
+@pytest.mark.parametrize("packed", [True, False])
+async def test_info_tells_whether_batches_are_packed(serve: Serve, scorer: FakeScorer, packed: bool) -> None:
+    scorer.engine = replace(scorer.engine, packed=packed)
+    async with serve() as client:
+        assert (await client.get("/info")).json()["packed"] is packed
+
+
 @pytest.mark.parametrize("since", ["start", "later"])
 async def test_a_driver_that_does_not_tell_is_no_failure(serve: Serve, driver: Driver, since: str) -> None:
     driver.silent = since == "start"

@@ -5,6 +5,7 @@ and no others.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -30,23 +31,14 @@ BLOCK = 128
 ROUNDINGS, LEAST_TOLERANCE = 32, 1e-4
 FULL = 0
 
-Pool = Callable[[Tensor, Tensor], Tensor]
-
 
 @torch.library.custom_op("reranker::packed_attention", mutates_args=())  # type: ignore[untyped-decorator]
-def packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
-) -> Tensor:
-    """Attention of each segment to itself; shapes: q, k, v (tokens, heads, channels), `starts` (segments + 1,).
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int) -> Tensor:
+    """The reference, and what runs on a CPU: attention of each segment to itself.
 
-    `longest`: at least the tokens of the longest segment. `window`: tokens to each side that are seen, 0 for all.
+    Shapes: q, k, v (tokens, heads, channels), `starts` (segments + 1,). `window`: tokens to each side that are seen, 0
+    for all.
     """
-    if query.device.type == "cuda":
-        from torch.nn.attention.varlen import varlen_attn
-
-        sides = (window, window) if window else (-1, -1)
-        attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=sides)
-        return cast(Tensor, attended)
     return torch.cat(
         [
             _segment(query[start:end], key[start:end], value[start:end], scale, window)
@@ -61,7 +53,7 @@ def _(query: Tensor, *_: Any) -> Tensor:
 
 
 def _segment(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
-    """The reference, and what runs on a CPU; shapes (tokens, heads, channels)."""
+    """Of one segment; shapes (tokens, heads, channels)."""
     seen = None
     if window:
         places = torch.arange(len(query))
@@ -87,8 +79,23 @@ def _attend(
     way to call it at all."""
     # Its windows count the token itself.
     window = sliding_window - 1 if sliding_window else FULL
-    row = (each[0].transpose(0, 1) for each in (query, key, value))
-    return packed_attention(*row, cu_seq_lens_q, max_length_q, scaling, window)[None], None
+    q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
+    if query.device.type == "cuda":
+        return _on_cuda(q, k, v, cu_seq_lens_q, max_length_q, scaling, window)[None], None
+    return packed_attention(q, k, v, cu_seq_lens_q, scaling, window)[None], None
+
+
+def _on_cuda(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
+) -> Tensor:
+    """The same by torch's kernel, for half precision. What is its default is not named: older ones do not know it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"window_size": (window, window)} if window else {}
+    if not math.isclose(scale, query.shape[-1] ** -0.5):
+        options["scale"] = scale
+    attended = varlen_attn(query, key, value, starts, starts, longest, longest, **options)
+    return cast(Tensor, attended)
 
 
 AttentionInterface.register(ATTENTION, _attend)
@@ -115,14 +122,14 @@ class Packed:
         positions = np.arange(tokens) - np.repeat(starts[:-1], lengths) + self._first_position
         ids, types = ([getattr(pair, name) for pair in pairs] for name in ("ids", "type_ids"))
         # One transfer for all of it.
-        host = np.concatenate([*ids, *types, positions, starts], dtype=np.int32, casting="same_kind")
+        host = np.concatenate([*ids, *types, positions, starts], dtype=np.int64)
         row, segments = to_device(host, self._device).split([3 * tokens, len(starts)])
         id_row, type_row, position_row = row.view(3, 1, tokens)
         logits: Tensor = self._call(
             input_ids=id_row,
             position_ids=position_row,
             **({"token_type_ids": type_row} if self._has_types else {}),
-            cu_seq_lens_q=segments,
+            cu_seq_lens_q=segments.int(),
             max_length_q=-(-int(lengths.max()) // BLOCK) * BLOCK,
         ).logits
         return logits.reshape(len(pairs))

@@ -4,7 +4,7 @@ import re
 import string
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain, count
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -42,12 +42,15 @@ class Words(NamedTuple):
 def split_words(texts: Sequence[str], together: int = MAX_CHARS_TOGETHER) -> Words:
     """The words at the beginning of each text, as far as the limits let it be read; `together` is that of all texts."""
     limit = min(MAX_CHARS, together // max(1, len(texts)))
-    split = [text[:limit].lower().split() for text in texts]
     lengths = np.fromiter((min(len(text), limit) for text in texts), np.int64, len(texts))
-    counts = np.fromiter(map(len, split), np.int64, len(split))
     places: defaultdict[str, int] = defaultdict(count().__next__)
-    ids = np.fromiter(map(places.__getitem__, chain.from_iterable(split)), np.int32, int(counts.sum()))
-    return Words(texts, [word.strip(PUNCTUATION) for word in places], ids, counts, lengths)
+    counts, ids = np.zeros(len(texts), np.int64), list[int]()
+    for index, text in enumerate(texts):
+        # One text after the other: its words are gone before the next, which is twice as fast as keeping them all.
+        words = text[:limit].lower().split()
+        counts[index] = len(words)
+        ids += map(places.__getitem__, words)
+    return Words(texts, [word.strip(PUNCTUATION) for word in places], np.array(ids, np.int32), counts, lengths)
 
 
 def terms(text: str) -> list[str]:

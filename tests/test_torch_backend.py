@@ -14,7 +14,7 @@ from app.backends import load_scorer
 from app.backends.model_source import EMBEDDED, EMBEDDED_NAME
 from app.backends.torch import TorchScorer, pick_device
 from app.config import Settings
-from app.errors import OutOfMemory, StartupError, UnusableModel
+from app.errors import EngineBroken, OutOfMemory, StartupError, UnusableModel
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
 # The optional tokenizer conversions of transformers warn about packages that are not needed here.
@@ -218,6 +218,15 @@ def test_running_out_of_memory_is_told_apart(default: TorchScorer, monkeypatch: 
 
     monkeypatch.setattr(default, "_forward", exhausted)
     with pytest.raises(OutOfMemory):
+        default.score(default.encode(QUERY, ["moon"]))
+
+
+def test_a_device_that_fails_for_good_needs_a_new_engine(default: TorchScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand more")
+
+    monkeypatch.setattr(default, "_forward", broken)
+    with pytest.raises(EngineBroken, match=r"^The device failed: CUDA error: an illegal memory access.*\.$"):
         default.score(default.encode(QUERY, ["moon"]))
 
 

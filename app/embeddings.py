@@ -117,6 +117,7 @@ class StaticEmbeddings:
         self._vocabulary = vocabulary
         self._vectors = vectors
         self._scales = scales
+        self._leading = vectors[:, :LENGTH_DIMENSIONS] * scales[:, None]
 
     @classmethod
     def load(cls, file: Path = SHIPPED) -> "StaticEmbeddings":
@@ -128,10 +129,12 @@ class StaticEmbeddings:
     def similarities(self, query: str, documents: Words) -> Floats:
         """How near each document is to the query, about the cosine of the two, of shape (documents,)."""
         pieces = self._vocabulary.pieces(documents.distinct)
-        rows, places = np.unique(pieces.rows, return_inverse=True)
-        vectors = self._vectors[rows].astype(np.float32) * self._scales[rows, None]
-        near = np.add.reduceat((vectors @ self._direction(query))[places], pieces.starts)
-        parts = np.add.reduceat(vectors[:, :LENGTH_DIMENSIONS][places], pieces.starts)
+        met = np.zeros(len(self._scales), bool)
+        met[pieces.rows] = True
+        near = np.zeros(len(self._scales), np.float32)
+        near[met] = self._vectors[met].astype(np.float32) @ self._direction(query) * self._scales[met]
+        near = np.add.reduceat(near[pieces.rows], pieces.starts)
+        parts = np.add.reduceat(self._leading[pieces.rows], pieces.starts)
         lengths = np.linalg.norm(_sums(parts, documents), axis=1)
         similarities: Floats = _sums(near[:, None], documents)[:, 0] / (lengths + SMALL)
         return similarities

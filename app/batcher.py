@@ -104,6 +104,8 @@ class Batcher:
         self.alive = True
         self.failures = 0
         """Batches in a row that the model failed on."""
+        self.speed = 0.0
+        """Tokens a second that the engine computes while it works, padding included; 0 before its first batch."""
         self._scorer = scorer
         self._threads = threads
         self._metrics = metrics
@@ -112,7 +114,6 @@ class Batcher:
         self._queues: list[Queue] = []
         self._batches = 0
         self._arrived = asyncio.Event()
-        self._speed = 0.0
         self._started = monotonic()
         self._last_success: float | None = None
 
@@ -126,16 +127,11 @@ class Batcher:
         """Seconds since a batch succeeded, or since the start."""
         return monotonic() - (self._last_success or self._started)
 
-    @property
-    def speed(self) -> float:
-        """Tokens a second that the engine computes while it works, padding included; 0 before its first batch."""
-        return self._speed
-
     def seconds_for(self, pairs: Sequence[Pair]) -> float:
         """The least time that the engine needs for these pairs, with nothing else to do; 0 before its first batch."""
-        if not pairs or not self._speed:
+        if not pairs or not self.speed:
             return 0.0
-        return self._scorer.padded_tokens([pair.length for pair in pairs]) / self._speed
+        return self._scorer.padded_tokens([pair.length for pair in pairs]) / self.speed
 
     @property
     def pending(self) -> int:
@@ -245,7 +241,7 @@ class Batcher:
         self.failures, self._last_success = 0, monotonic()
         self._metrics.observe_batch(sum(lengths), padded, seconds)
         speed = padded * self._scorer.engine.batches_at_once / seconds
-        self._speed += SMOOTHING * (speed - self._speed) if self._speed else speed
+        self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
 
     def _shrink(self, tokens: int) -> None:
         """Remember that so many tokens did not fit the memory."""

@@ -166,9 +166,9 @@ async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache |
             app.state.reranker = _build_reranker(app, scorer, batcher, tokenizers, shared)
             app.state.metrics.watch(app.state.reranker, app.state.lifecycle)
         app.state.reranker.take_engine(scorer, batcher)
+        _spare_the_collector()
         app.state.lifecycle.ready()
         _announce(settings, app.state.reranker, perf_counter() - started)
-        _spare_the_collector()
         await _until_broken(
             batcher.run(),
             watch(batcher, *probe),

@@ -5,7 +5,6 @@ medians over the rounds. Only ratios within one table mean anything.
 """
 
 import asyncio
-import gzip
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from benchmarks.ceiling import matmul_ceiling
 from benchmarks.contenders import CONTENDERS, WORK, Contender, ContenderDied, make_contender, running
 from benchmarks.load import progress_bar
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
-from benchmarks.texts import requests
+from benchmarks.texts import read_sets, requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +115,6 @@ async def _try_round(
         cell.died = True
         contender.stop()
         contender.start()
-
-
-def read_sets(folder: Path, queries: int) -> dict[str, list[dict[str, Any]]]:
-    """The first rows of each labelled file."""
-    sets = {}
-    for file in sorted(folder.glob("*.jsonl.gz")):
-        with gzip.open(file, "rt") as lines:
-            sets[file.name] = [json.loads(line) for _, line in zip(range(queries), lines, strict=False)]
-    return sets
 
 
 async def evaluate(contenders: Sequence[Contender], sets: dict[str, list[dict[str, Any]]]) -> dict[str, float]:

@@ -34,11 +34,12 @@ from app.hardware import cpu_limit
 from app.main import create_app
 from app.ranking import RerankQuery
 from app.reranker import Reranker
+from app.tokenization import Pair
 from benchmarks.load import print_table, progress_bar
 from benchmarks.load import run as run_load
 from benchmarks.service import documents_per_second, service
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
-from benchmarks.texts import requests
+from benchmarks.texts import read_sets, requests
 
 WORK = Path(__file__).parent / ".work"
 DEFAULT = "minilm-l6"
@@ -66,7 +67,7 @@ class Row:
     start_seconds: float = 0.0
     precision: str = ""
     documents_per_second: dict[str, list[float]] = field(default_factory=dict)
-    problem: str | None = None
+    remark: str | None = None
 
 
 @asynccontextmanager
@@ -110,7 +111,7 @@ def measure_ours(row: Row, folder: Path, device: str, workloads: Texts, **option
     scorer = ours(folder, device, **options)
     row.start_seconds, row.precision = time.perf_counter() - started, scorer.engine.precision
     asked = {"packed": scorer.engine.packed, "compiled": scorer.engine.compiled}
-    row.problem = ", ".join(f"not {name}" for name, given in asked.items() if options.get(name) and not given) or None
+    row.remark = ", ".join(f"not {name}" for name, given in asked.items() if options.get(name) and not given) or None
 
     async def all_rounds() -> None:
         async with engine(scorer) as reranker:
@@ -154,7 +155,7 @@ def measure_http(row: Row, folder: Path, device: str, workloads: Texts) -> None:
             row.documents_per_second[name] = [documents_per_second(each) for each in runs]
             if name == "long":
                 alone = asyncio.run(run_load(url, list(new(LATENCY_REQUESTS, name)), 1)).summary()
-                row.problem = f"20 × {WINDOW} tokens alone: p50 {alone['p50_ms']:.1f} ms"
+                row.remark = f"20 × {WINDOW} tokens alone: p50 {alone['p50_ms']:.1f} ms"
 
 
 CONTENDERS: dict[str, Callable[[Row, Path, str, Texts], None]] = {
@@ -214,9 +215,7 @@ def memory_growth(folder: Path, device: torch.device, batches: int) -> float:
         bar = progress.add_task("batches of random shapes", total=batches)
         for number in range(batches):
             lengths = random.integers(8, WINDOW, random.integers(1, 17))
-            scorer.score(
-                [type(probe)(np.resize(probe.ids, length), np.zeros(length, np.int32), False) for length in lengths]
-            )
+            scorer.score([Pair(np.resize(probe.ids, length), np.zeros(length, np.int32), False) for length in lengths])
             progress.advance(bar)
             if number == int(batches * SETTLED):
                 settled = memory(device)
@@ -232,8 +231,6 @@ def memory(device: torch.device) -> float:
 
 def labelled(data: Path, queries: int) -> dict[str, list[tuple[str, list[str]]]]:
     """Queries and documents of each file."""
-    from benchmarks.compare import read_sets
-
     sets = read_sets(data, queries)
     return {
         name: [(row["query"], [each["text"] for each in row["documents"]]) for row in rows]
@@ -256,7 +253,7 @@ def measure_shape(
             try:
                 CONTENDERS[name](row, folder, str(device), texts)
             except Exception as error:
-                row.problem = f"failed: {error}"
+                row.remark = f"failed: {error}"
             rows.append(row)
             clean(device)
             progress.advance(bar)
@@ -294,7 +291,7 @@ def summary(row: Row, sizes: dict[str, dict[str, float]]) -> dict[str, Any]:
         "contender": row.contender,
         "precision": row.precision,
         "start_seconds": row.start_seconds,
-        "problem": row.problem,
+        "remark": row.remark,
         "documents_per_second": speeds,
         "tokens_per_second": {name: speed * sizes[name]["tokens"] for name, speed in speeds.items()},
         "flops_per_second": {name: speed * sizes[name]["flops"] for name, speed in speeds.items()},
@@ -319,7 +316,7 @@ def table(figures: dict[str, Any], ceiling: float) -> Table:
         title = " ".join(
             filter(None, (row["contender"], row["precision"] if "predict" not in row["contender"] else ""))
         )
-        drawn.add_row(title, *cells, f"{row['start_seconds']:.1f}", row["problem"] or "")
+        drawn.add_row(title, *cells, f"{row['start_seconds']:.1f}", row["remark"] or "")
     return drawn
 
 

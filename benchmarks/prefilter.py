@@ -23,10 +23,10 @@ from rich.table import Table
 
 from app.export import ndcg
 from app.prefilter import Method, Prefilter, load_embeddings
-from benchmarks.compare import read_sets
 from benchmarks.load import print_table, progress_bar
 from benchmarks.service import service
 from benchmarks.shapes import SHAPES, make_shape
+from benchmarks.texts import read_sets
 
 METHODS: tuple[Method, ...] = ("lexical", "embedding", "hybrid")
 DEPTHS = (10, 100)

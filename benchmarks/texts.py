@@ -1,5 +1,7 @@
-"""Texts to rank, made on the spot: common English words, so that a word is a token or a little more."""
+"""Texts to rank: made on the spot, of common English words, so that a word is a token or a little more; or labelled."""
 
+import gzip
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,3 +28,12 @@ def requests(count: int, documents: int, words: tuple[int, int], seed: int) -> I
 
     for _ in range(count):
         yield {"query": text(8), "documents": [text(random_words.randint(*words)) for _ in range(documents)]}
+
+
+def read_sets(folder: Path, queries: int) -> dict[str, list[dict[str, Any]]]:
+    """The first rows of each labelled file."""
+    sets = {}
+    for file in sorted(folder.glob("*.jsonl.gz")):
+        with gzip.open(file, "rt") as lines:
+            sets[file.name] = [json.loads(line) for _, line in zip(range(queries), lines, strict=False)]
+    return sets

@@ -76,6 +76,7 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
         "app.backends.torch",
         "app.backends.checkpoint",
         "app.backends.packing",
+        "app.backends.preprocessing",
         "app.backends.sentence_embeddings",
         "app.convert",
     ):

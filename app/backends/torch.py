@@ -20,9 +20,10 @@ from app.backends.batch import ACTIVATIONS, pad
 from app.backends.checkpoint import load_model
 from app.backends.model_source import ModelSource
 from app.backends.packing import Packed, alike, pack, to_device
+from app.backends.preprocessing import PROBE, OwnPreprocessing, plain_tokenizer
 from app.backends.schedule import Schedule
 from app.errors import EngineBroken, OutOfMemory, StartupError, first_line
-from app.tokenization import Pair, PairTokenizer, Span
+from app.tokenization import Pair
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # sooner.
 PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp16", "bf16", "fp32"), "mps": ("fp32",)}
 TENSOR_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-PROBE = ("what is a cross-encoder", "A cross-encoder reads a query and a document together.")
 PROBE_LENGTHS = (40, 12, 25, 64)
 
 
@@ -80,9 +80,9 @@ class TorchScorer:
         )
         limit = self._model.max_seq_length = min(max_length, self._model.max_seq_length)
         features = self._model.preprocess([PROBE])
-        tokenizer = _plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
+        tokenizer = plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
         self._plain_pairs = tokenizer is not None
-        preprocessing = tokenizer or _OwnPreprocessing(self._model)
+        preprocessing = tokenizer or OwnPreprocessing(self._model)
         self.encode, self.windows = preprocessing.encode, preprocessing.windows
         padded = Padded(self._model, features)
         self.tensor_names = padded.names
@@ -281,42 +281,6 @@ def pick_device(requested: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise StartupError(f"RERANKER_DEVICE={requested}: not there: no Apple GPU is available; set cpu or auto")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
-
-
-def _plain_tokenizer(model: CrossEncoder, max_length: int, expected: list[int]) -> PairTokenizer | None:
-    """Our pair assembly, where it gives the very ids that the model's own preprocessing gives for the probe.
-
-    Models with prompts or chat templates keep their own.
-    """
-    backend = getattr(model.tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        tokenizer = PairTokenizer(backend, max_length)
-        if tokenizer.encode(PROBE[0], [PROBE[1]])[0].ids.tolist() == expected:
-            return tokenizer
-    log.info("This model prepares its own inputs: documents are cut by its tokenizer's rules")
-    return None
-
-
-class _OwnPreprocessing:
-    """Pairs as `CrossEncoder.preprocess` makes them, one at a time: its tokenizer is not safe to share."""
-
-    def __init__(self, model: CrossEncoder) -> None:
-        self._model = model
-        self._lock = threading.Lock()
-
-    def encode(self, query: str, documents: Sequence[str], _max_tokens_per_doc: int | None = None) -> list[Pair]:
-        """Such models cut by their own rules: a limit per document has no effect."""
-        with self._lock:
-            return [self._pair(self._model.preprocess([(query, document)])) for document in documents]
-
-    def windows(self, _query: str, documents: Sequence[str], _max_tokens: int | None = None) -> list[list[Span]]:
-        """Each document as a whole: only the model knows what fits."""
-        return [[(0, len(document))] for document in documents]
-
-    def _pair(self, features: dict[str, Any]) -> Pair:
-        ids = features["input_ids"][0].numpy().astype(np.int32)
-        types = features["token_type_ids"][0].numpy().astype(np.int32) if "token_type_ids" in features else ids * 0
-        return Pair(ids, types, truncated=len(ids) >= (self._model.max_seq_length or len(ids) + 1))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Needs the extra `export`. The export ends with a comparison against the float32 
 is refused.
 """
 
+import gzip
 import json
 import logging
 import os
@@ -66,11 +67,14 @@ def own_texts() -> list[Group]:
 
 
 def read_groups(file: Path) -> list[Group]:
-    """JSONL of `{query, documents: [text or {id, text}], qrels: {id: grade}}`; `qrels` may be missing."""
+    """JSONL of `{query, documents: [text or {id, text}], qrels: {id: grade}}`, `.gz` too; `qrels` may be missing."""
     try:
-        return [_group(json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
+            return [_group(json.loads(line)) for line in lines if line.strip()]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StartupError(f"{file}: cannot be read as JSONL of query and documents: {error!r}") from None
+        # Not its representation: that of a wrong encoding has the whole file in it.
+        reason = f"{type(error).__name__}: {error}"
+        raise StartupError(f"{file}: cannot be read as JSONL of query and documents: {reason}") from None
 
 
 def _group(row: dict[str, Any]) -> Group:

@@ -1,5 +1,6 @@
 """Export, and the engines that serve what was exported, against the torch engine."""
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from app.backends.openvino import PART_TOKENS, bucket_length, parts
 from app.backends.store import find_or_export
 from app.config import Settings
 from app.errors import EngineBroken, StartupError, UnusableModel
-from app.export import Group, export_model, logits, ndcg
+from app.export import Group, export_model, logits, ndcg, read_groups
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
 pytestmark = [
@@ -298,3 +299,14 @@ def test_memory_stays_flat_over_20_000_requests_of_random_shapes(tmp_path: Path,
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=True)
     assert float(result.stdout) < 20
+
+
+def test_judged_queries_may_be_compressed_and_what_is_none_is_told_shortly(tmp_path: Path) -> None:
+    row = {"query": "what causes tides", "documents": [{"id": "a", "text": "the moon"}], "qrels": {"a": 2}}
+    file = tmp_path / "judged.jsonl.gz"
+    file.write_bytes(gzip.compress(json.dumps(row).encode()))
+    assert read_groups(file) == [Group("what causes tides", ["the moon"], [2.0])]
+    damaged = file.rename(tmp_path / "judged.jsonl")
+    with pytest.raises(StartupError, match=r"judged\.jsonl: cannot be read as JSONL") as raised:
+        read_groups(damaged)
+    assert len(str(raised.value)) < 300

@@ -20,9 +20,10 @@ from training.calibration import calibrate, fit, reliability
 from training.candidates import Floats
 from training.corpora import cloze, read_corpora
 from training.groups import Group, read_groups, write_groups
+from training.late import LateInteraction
 from training.loop import CHECKPOINT, Plan, Training, listwise
 from training.model import CrossEncoder
-from training.prepare import prepare, prepare_own, read_own
+from training.prepare import Judge, prepare, prepare_own, read_own
 from training.quality import accuracy, score
 from training.recipe import Recipe, follow
 from training.teaching import average, teach
@@ -60,6 +61,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     BertModel(config).save_pretrained(folder)
     make_tokenizer("bert").save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def judge(encoder: str) -> Judge:
+    return LateInteraction(encoder, "cpu").judge
 
 
 def by_words(texts: Sequence[str]) -> Floats:
@@ -105,12 +111,12 @@ def test_a_checkpoint_of_another_plan_is_refused(start: str, tmp_path: Path) -> 
 
 
 def test_the_loss_is_least_at_the_targets() -> None:
-    group = Group("q", ["a", "b"], [1.0, 0.0], cosines=[0.8, 0.5], bm25=[0.2, 1.0])
-    assert group.targets() == pytest.approx([4 + 8 + 0.4, 5 + 2])
-    right = torch.tensor([3.0, -2.4])
+    group = Group("q", ["a", "b"], [1.0, 0.0], cosines=[0.8, 0.5], bm25=[0.2, 1.0], late=[0.5, 0.4])
+    assert group.targets() == pytest.approx([4 + 2.4 + 0.2 + 7, 1.5 + 1 + 5.6])
+    right = torch.tensor([3.0, -2.5])
     assert listwise(right, [group]) < listwise(right.flip(0), [group])
     # The same distances, so the divergence is nothing and the labels alone are left.
-    assert listwise(right, [group]) == pytest.approx(0.2 * np.mean(np.log1p(np.exp([-3.0, -2.4]))), rel=1e-5)
+    assert listwise(right, [group]) == pytest.approx(0.2 * np.mean(np.log1p(np.exp([-3.0, -2.5]))), rel=1e-5)
 
 
 def test_calibrated_scores_are_shares_and_the_order_stays(start: str) -> None:
@@ -175,8 +181,17 @@ def corpora(tmp_path: Path) -> Path:
     return folder
 
 
-def test_groups_of_the_corpora(corpora: Path, tmp_path: Path) -> None:
-    prepare(corpora, tmp_path / "groups", by_words, count=200, size=4, passages=1000, seed=0)  # type: ignore[arg-type]
+def test_groups_of_the_corpora(corpora: Path, judge: Judge, tmp_path: Path) -> None:
+    prepare(
+        corpora,
+        tmp_path / "groups",
+        by_words,  # type: ignore[arg-type]
+        judge,
+        count=200,
+        size=4,
+        passages=1000,
+        seed=0,
+    )
     train = list(read_groups(tmp_path / "groups" / "train.jsonl.gz"))
     held_out = list(read_groups(tmp_path / "groups" / "heldout.jsonl.gz"))
     assert {group.source for group in train} <= {"squad", "squad-cloze", "pubmedqa", "pubmedqa-cloze"}
@@ -187,7 +202,7 @@ def test_groups_of_the_corpora(corpora: Path, tmp_path: Path) -> None:
         number = group.query.split()[-1]
         assert f"of {number} causes" in group.documents[0]
         assert not any(f"of {int(number) % 10}" in document for document in group.documents[1:])
-        assert len(group.documents) == len(group.labels) == len(group.cosines) == len(group.bm25)
+        assert len(group.documents) == len(group.labels) == len(group.cosines) == len(group.bm25) == len(group.late)
     assert held_out
     assert not {group.query for group in train} & {group.query for group in held_out}
 
@@ -203,14 +218,14 @@ def test_a_cloze_question_asks_for_the_rest(corpora: Path) -> None:
     assert {each.positive for each in asked} == {"Light. Sea. Bread.", corpus.passages[0]}
 
 
-def test_texts_of_ones_own(tmp_path: Path) -> None:
+def test_texts_of_ones_own(judge: Judge, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     rows = [
         {"query": "what causes tides", "positives": ["the moon", "gravity of the moon"], "negatives": ["stock market"]},
         *({"query": f"{word} of plant", "positive": f"a plant and {word}"} for word in OTHERS),
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
-    prepare_own(file, tmp_path / "groups", by_words, size=4, seed=0)  # type: ignore[arg-type]
+    prepare_own(file, tmp_path / "groups", by_words, judge, size=4, seed=0)  # type: ignore[arg-type]
     both = [*read_groups(tmp_path / "groups/train.jsonl.gz"), *read_groups(tmp_path / "groups/heldout.jsonl.gz")]
     tides = [group for group in both if group.query == "what causes tides"]
     assert sorted(group.documents[0] for group in tides) == ["gravity of the moon", "the moon"]
@@ -245,6 +260,28 @@ def test_the_command_says_it_in_one_line(encoder: str, tmp_path: Path) -> None:
     assert "own.jsonl:1" in answer.output
 
 
+def test_late_interaction_is_of_the_nearest_tokens(encoder: str, judge: Judge) -> None:
+    """Against the same computed here, text by text and without padding, in float32."""
+    tokenizer, model = make_tokenizer("bert"), BertModel.from_pretrained(encoder)
+
+    def vectors(text: str) -> torch.Tensor:
+        with torch.inference_mode():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return torch.nn.functional.normalize(states, dim=-1)
+
+    groups = [
+        Group("what causes tides", ["the moon causes tides", " ".join(OTHERS)], [1.0, 0.0], source="one"),
+        Group("moon", ["moon", "the sea"], [1.0, 0.0], source="two"),
+    ]
+    judged = list(judge(groups))
+    assert [group.query for group in judged] == [group.query for group in groups]
+    for group in judged:
+        of_query = vectors(group.query)[1:-1]
+        expected = [float((of_query @ vectors(text).T).amax(1).mean()) for text in group.documents]
+        assert group.late == pytest.approx(expected, abs=0.02)
+        assert group.targets()[0] == pytest.approx(4 + 14 * group.late[0])
+
+
 def test_teachers_give_targets_and_choose_the_hardest(start: str) -> None:
     teachers = [CrossEncoder(start, "cpu"), CrossEncoder(start, "cpu", layers=3)]
     groups = toy_groups(3, seed=5)
@@ -263,6 +300,18 @@ def test_the_average_of_models(start: str, tmp_path: Path) -> None:
     with torch.no_grad():
         models[1].model.classifier.weight.add_(1)
     torch.testing.assert_close(average(models).model.classifier.weight.detach(), weight + 0.5)
+
+
+def test_a_share_of_the_base_comes_back_in_the_layers_only(start: str) -> None:
+    model, base = CrossEncoder(start, "cpu"), CrossEncoder(start, "cpu")
+    with torch.no_grad():
+        for each in base.model.parameters():
+            each.add_(1)
+    before = {name: each.clone() for name, each in model.model.state_dict().items()}
+    changed = {name: each - before[name] for name, each in average([model], base, 0.25).model.state_dict().items()}
+    for name, difference in changed.items():
+        expected = 0.25 if name.startswith("bert.encoder.layer.") else 0.0
+        torch.testing.assert_close(difference, torch.full_like(difference, expected))
 
 
 def test_the_whole_recipe_in_one_command(corpora: Path, encoder: str, tmp_path: Path) -> None:

@@ -66,10 +66,12 @@ def prepare(
     """Make groups of the public corpora."""
     with _told():
         from training.candidates import Embedder
+        from training.late import LateInteraction
         from training.prepare import prepare
 
-        embed = Embedder(base or default_base(), pick_device(device))
-        prepare(data, output, embed, count=groups, size=size, passages=passages, seed=seed)
+        base, device = base or default_base(), pick_device(device)
+        embed, judge = Embedder(base, device), LateInteraction(base, device).judge
+        prepare(data, output, embed, judge, count=groups, size=size, passages=passages, seed=seed)
 
 
 @cli.command()
@@ -84,9 +86,12 @@ def prepare_own(
     """Make groups of your own texts. Negatives that are missing are found among the other documents."""
     with _told():
         from training.candidates import Embedder
+        from training.late import LateInteraction
         from training.prepare import prepare_own
 
-        prepare_own(file, output, Embedder(base or default_base(), pick_device(device)), size=size, seed=seed)
+        base, device = base or default_base(), pick_device(device)
+        embed, judge = Embedder(base, device), LateInteraction(base, device).judge
+        prepare_own(file, output, embed, judge, size=size, seed=seed)
 
 
 @cli.command()
@@ -132,14 +137,16 @@ def average(
     models: Annotated[list[str], typer.Argument(help="Folders of models of one shape")],
     groups: Annotated[Path, typer.Option(help="Folder of groups, to calibrate on", exists=True, file_okay=False)],
     output: Output,
+    base: Annotated[str | None, typer.Option(help="Encoder that the models were made of, to take a share of")] = None,
+    base_share: Annotated[float, typer.Option(min=0, max=1)] = RECIPES["cpu"].base_share,
     rows: Rows = 16,
     device: Device = "auto",
 ) -> None:
-    """Average the weights of models trained with several seeds, and calibrate the result."""
+    """Average the weights of models of several trainings, and calibrate the result."""
     with _told():
         from training.recipe import average_folders
 
-        _print_reliability(average_folders(models, groups, output, rows, pick_device(device)))
+        _print_reliability(average_folders(models, groups, output, rows, pick_device(device), base, base_share))
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Weights of a document's label, of the bi-encoder's cosine and of BM25 (as a share of the best) in the target logits.
-LABEL, COSINE, BM25 = 4.0, 10.0, 2.0
+# Weights of a document's label, of the bi-encoder's cosine, of BM25 (as a share of the best) and of late interaction in
+# the target logits.
+LABEL, COSINE, BM25, LATE = 4.0, 3.0, 1.0, 14.0
 # Of a target that a larger model has given.
 TEACHER = 1.0
 # The groups of a folder.
@@ -25,6 +26,8 @@ class Group:
     """1 for a relevant document, 0 for others."""
     cosines: list[float] = field(default_factory=list)
     bm25: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    """Late interaction of the bi-encoder's token vectors."""
     teacher: list[float] = field(default_factory=list)
     """Logits of a larger reranker."""
     source: str = ""
@@ -33,14 +36,15 @@ class Group:
         """Of the documents only these."""
         signals = {
             name: [getattr(self, name)[at] for at in documents] if getattr(self, name) else []
-            for name in ("documents", "labels", "cosines", "bm25", "teacher")
+            for name in ("documents", "labels", "cosines", "bm25", "late", "teacher")
         }
         return Group(query=self.query, source=self.source, **signals)
 
     def targets(self) -> list[float]:
         """Target logits, fused from all that is known: a label alone knows nothing of how wrong the others are."""
         fused = [LABEL * label for label in self.labels]
-        for weight, signal in ((COSINE, self.cosines), (BM25, self.bm25), (TEACHER, self.teacher)):
+        signals = ((COSINE, self.cosines), (BM25, self.bm25), (LATE, self.late), (TEACHER, self.teacher))
+        for weight, signal in signals:
             if signal:
                 fused = [total + weight * value for total, value in zip(fused, signal, strict=True)]
         return fused

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ SHARES = {
     "docs_powershell": 0.06,
     "docs_powershell-cloze": 0.05,
 }
+Judge = Callable[[Iterable[Group]], Iterator[Group]]
 # Held-out groups of a source, as a share of its training groups, and at least.
 HELD_OUT_SHARE, HELD_OUT_LEAST = 0.01, 20
 
 
-def prepare(data: Path, output: Path, embed: Embedder, *, count: int, size: int, passages: int, seed: int) -> None:
+def prepare(
+    data: Path, output: Path, embed: Embedder, judge: Judge, *, count: int, size: int, passages: int, seed: int
+) -> None:
     """Write about `count` groups of `size` documents of the public corpora in `data`, and some held out.
 
-    `passages`: how many of each corpus are read and embedded at most. Raises `ValueError` for a folder with none.
+    `judge` adds what late interaction says of the documents (`LateInteraction.judge`); `passages`: how many of each
+    corpus are read and embedded at most. Raises `ValueError` for a folder with none.
     """
     rng = random.Random(seed)
     train: list[Group] = []
@@ -46,10 +50,10 @@ def prepare(data: Path, output: Path, embed: Embedder, *, count: int, size: int,
             held_out += _some(each, pool, embed, few, size, rng, held_out=True)
     if not train:
         raise ValueError(f"{data}: none of the corpora is there")
-    _write(output, train, held_out, rng)
+    _write(output, judge, train, held_out, rng)
 
 
-def prepare_own(file: Path, output: Path, embed: Embedder, *, size: int, seed: int) -> None:
+def prepare_own(file: Path, output: Path, embed: Embedder, judge: Judge, *, size: int, seed: int) -> None:
     """Write groups from JSONL of `{query, positives, negatives}`, a twentieth of them held out.
 
     A positive may be one text or several, negatives may be missing: they are found among the other texts. Raises
@@ -62,7 +66,7 @@ def prepare_own(file: Path, output: Path, embed: Embedder, *, size: int, seed: i
         list(_some(corpus, pool, embed, len(corpus.questions), size, rng, held_out=held_out))
         for held_out in (False, True)
     )
-    _write(output, train, held_out, rng)
+    _write(output, judge, train, held_out, rng)
 
 
 def _some(
@@ -72,10 +76,11 @@ def _some(
     return pool.groups(corpus.name, questions[:count], embed, size, rng)
 
 
-def _write(output: Path, train: list[Group], held_out: list[Group], rng: random.Random) -> None:
+def _write(output: Path, judge: Judge, train: list[Group], held_out: list[Group], rng: random.Random) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    rng.shuffle(train)
-    for file, groups in ((TRAIN_FILE, train), (HELD_OUT_FILE, held_out)):
+    for file, own in ((TRAIN_FILE, train), (HELD_OUT_FILE, held_out)):
+        groups = list(judge(own))
+        rng.shuffle(groups)
         log.info("%s: %d groups", output / file, write_groups(groups, output / file))
 
 

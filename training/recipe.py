@@ -32,6 +32,8 @@ class Recipe:
     learning_rate: float
     seeds: int = 1
     """Models whose weights are averaged in the end."""
+    base_share: float = 0.3
+    """Of the bi-encoder's own weights in that average."""
     teachers: int = 0
     """Deeper models, trained first, that the others learn from."""
     teacher_layers: int = 12
@@ -62,6 +64,7 @@ def follow(
 ) -> "Sequence[Bin]":
     """The whole recipe, in folders below `output`; the model is in `output/model`."""
     from training.candidates import Embedder
+    from training.late import LateInteraction
     from training.loop import Plan
     from training.prepare import prepare
 
@@ -71,6 +74,7 @@ def follow(
             data,
             groups,
             Embedder(base, device),
+            LateInteraction(base, device).judge,
             count=recipe.groups,
             size=recipe.pool or recipe.size,
             passages=recipe.passages,
@@ -89,7 +93,8 @@ def follow(
     for at, student in enumerate(students):
         own = replace(plan, seed=seed + at, epochs=recipe.epochs)
         train_folder(groups, Path(student), start or base, own, device)
-    return average_folders(students, groups, output / "model", recipe.rows, device)
+    share = 0.0 if start else recipe.base_share
+    return average_folders(students, groups, output / "model", recipe.rows, device, base, share)
 
 
 def train_folder(
@@ -128,13 +133,16 @@ def teach_folder(groups: Path, output: Path, models: Sequence[str], keep: int | 
         write_groups(teach(own, teachers, rows, keep), output / file)
 
 
-def average_folders(models: Sequence[str], groups: Path, output: Path, rows: int, device: str) -> "Sequence[Bin]":
-    """Average the weights of the models, and calibrate."""
+def average_folders(
+    models: Sequence[str], groups: Path, output: Path, rows: int, device: str, base: str | None, base_share: float
+) -> "Sequence[Bin]":
+    """Average the weights of the models, with a share of the `base` they were made of, and calibrate."""
     from training.calibration import calibrate
     from training.model import CrossEncoder
     from training.teaching import average
 
-    model = average([CrossEncoder(each, device) for each in models])
+    before = CrossEncoder(base, device) if base and base_share else None
+    model = average([CrossEncoder(each, device) for each in models], before, base_share)
     table = calibrate(model, read_folder(groups)[1], rows)
     model.save(output)
     return table

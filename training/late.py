@@ -13,11 +13,11 @@ from rich.progress import track
 from torch import Tensor
 
 from training.groups import Group
+from training.model import STEP
 
 MAX_LENGTH = 160
 # Texts embedded at a time, of about the same length.
 ROWS = 64
-STEP = 32
 
 
 class LateInteraction:

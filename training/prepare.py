@@ -12,6 +12,9 @@ from training.groups import HELD_OUT_FILE, TRAIN_FILE, Group, read_rows, write_g
 
 log = logging.getLogger(__name__)
 
+# Adds to groups what one more signal says of their documents.
+Judge = Callable[[Iterable[Group]], Iterator[Group]]
+
 # The share of each source in the groups. Cloze questions stand for the domains that nobody has asked about.
 SHARES = {
     "squad": 0.38,
@@ -25,7 +28,6 @@ SHARES = {
     "docs_powershell": 0.06,
     "docs_powershell-cloze": 0.05,
 }
-Judge = Callable[[Iterable[Group]], Iterator[Group]]
 # Held-out groups of a source, as a share of its training groups, and at least.
 HELD_OUT_SHARE, HELD_OUT_LEAST = 0.01, 20
 

@@ -282,6 +282,11 @@ def test_late_interaction_is_of_the_nearest_tokens(encoder: str, judge: Judge) -
         assert group.targets()[0] == pytest.approx(4 + 14 * group.late[0])
 
 
+def test_a_query_of_no_tokens_has_late_interaction_with_nothing(judge: Judge) -> None:
+    [judged] = judge([Group("", ["moon", "the sea"], [1.0, 0.0])])
+    assert judged.late == [0.0, 0.0]
+
+
 def test_teachers_give_targets_and_choose_the_hardest(start: str) -> None:
     teachers = [CrossEncoder(start, "cpu"), CrossEncoder(start, "cpu", layers=3)]
     groups = toy_groups(3, seed=5)

@@ -64,5 +64,7 @@ def _corpus(group: Group) -> str:
 
 
 def _max_sim(query: Tensor, document: Tensor) -> float:
-    """The mean over the query's tokens of the cosine of the nearest token of the document."""
+    """The mean over the query's tokens of the cosine of the nearest token of the document; 0 for a query of none."""
+    if not len(query):
+        return 0.0
     return float((query.float() @ document.float().T).amax(1).mean())

@@ -103,7 +103,7 @@ class Row(BaseModel):
     qid: Id | None = None
     query: str = Field(min_length=1)
     documents: Annotated[list[Document], Field(min_length=1), BeforeValidator(_with_ids), AfterValidator(_distinct)]
-    qrels: Annotated[dict[str, Grade], BeforeValidator(_by_id)]
+    qrels: Annotated[dict[str, Grade] | None, BeforeValidator(_by_id)] = None
 
 
 class Entry(BaseModel):
@@ -123,9 +123,16 @@ Find = Callable[[str, str], list[str]]
 """The ids of a query's documents, best first, by the query's id and text."""
 
 
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """The rows of a JSONL file with their line numbers. Raises `UnusableCollection`."""
+    return _parsed(path, Row)
+
+
 def _of_file(path: Path, depth: int | None) -> Iterator[Topic]:
     seen: set[str] = set()
-    for number, row in _rows(path, Row):
+    for number, row in read_rows(path):
+        if row.qrels is None:
+            raise UnusableCollection(f"{path}: line {number}: qrels: Field required")
         qid = row.qid or str(number)
         if qid in seen:
             raise UnusableCollection(f"{path}: line {number}: qid: {qid!r} is there twice")
@@ -140,8 +147,8 @@ def _of_folder(folder: Path, run: Path | None, depth: int | None) -> Iterator[To
         _either(folder / "qrels" / "test.tsv"),
     )
     qrels = _qrels(qrels_file)
-    queries = {entry.id: entry.text for _, entry in _rows(queries_file, Entry)}
-    corpus = {entry.id: entry.passage() for _, entry in _rows(corpus_file, Entry)}
+    queries = {entry.id: entry.text for _, entry in _parsed(queries_file, Entry)}
+    corpus = {entry.id: entry.passage() for _, entry in _parsed(corpus_file, Entry)}
     find = _ranked(run, corpus, depth) if run else _bm25(corpus, depth or BM25_DEPTH)
     for qid, grades in qrels.items():
         if not queries.get(qid):
@@ -209,7 +216,7 @@ def _columns(path: Path, count: int, names: str) -> Iterator[tuple[int, Sequence
         yield number, columns
 
 
-def _rows(path: Path, kind: type[Parsed]) -> Iterator[tuple[int, Parsed]]:
+def _parsed(path: Path, kind: type[Parsed]) -> Iterator[tuple[int, Parsed]]:
     for number, line in _lines(path):
         try:
             yield number, kind.model_validate_json(line)

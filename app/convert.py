@@ -20,8 +20,9 @@ from app.tokenization import Pair
 # Large activations of a few channels are moved into the weights before these are rounded.
 SMOOTH_QUANT_ALPHA = 0.8
 # Left in floating point: what rounds worst and costs little. The feed-forward part of the first layer sees the raw
-# embeddings, and the head's few products decide the score.
-NOT_QUANTISED = (r".*[./]layers?\.0[./](?!att).*", r".*[./](pooler|classifier|head)[./].*")
+# embeddings, and the head's few products decide the score. A model that rounds worse than others needs more of it.
+FLOAT_LAYERS = (1, 3)
+HEAD = r".*[./](pooler|classifier|head)[./].*"
 ONNX_OPSET = 17
 SMALLEST = 1e-5
 
@@ -39,14 +40,29 @@ class _Logits(torch.nn.Module):  # type: ignore[misc]
 
 
 def write_model(
-    exportable: Exportable, backend: Backend, precision: Precision, folder: Path, calibration: Sequence[Pair]
+    exportable: Exportable,
+    backend: Backend,
+    precision: Precision,
+    folder: Path,
+    calibration: Sequence[Pair],
+    float_layers: int = FLOAT_LAYERS[0],
 ) -> None:
-    """Convert, quantise on the calibration pairs where `precision` is int8, and save into the folder."""
+    """Convert, quantise on the calibration pairs where `precision` is int8, and save into the folder.
+
+    The feed-forward parts of the first `float_layers` layers stay in floating point.
+    """
     write = _write_openvino if backend == "openvino" else _write_onnx
     # Dropout of the wrapper stays on unless the wrapper itself is told.
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every size it reads; the comparison shows what matters
-        write(_Logits(exportable).eval(), exportable, precision, folder / MODEL_FILES[backend], calibration)
+        file = folder / MODEL_FILES[backend]
+        write(_Logits(exportable).eval(), exportable, precision, file, calibration, _not_quantised(float_layers))
+
+
+def _not_quantised(float_layers: int) -> list[str]:
+    """Patterns of the names of what stays in floating point."""
+    first = "|".join(map(str, range(float_layers)))
+    return [rf".*[./]layers?\.({first})[./](?!att).*", HEAD]
 
 
 def _example(exportable: Exportable, calibration: Sequence[Pair]) -> tuple[torch.Tensor, ...]:
@@ -61,7 +77,12 @@ def _run(module: _Logits, exportable: Exportable, pairs: Sequence[Pair]) -> None
 
 
 def _write_openvino(
-    module: _Logits, exportable: Exportable, precision: Precision, file: Path, calibration: Sequence[Pair]
+    module: _Logits,
+    exportable: Exportable,
+    precision: Precision,
+    file: Path,
+    calibration: Sequence[Pair],
+    not_quantised: list[str],
 ) -> None:
     import openvino as ov
 
@@ -75,11 +96,13 @@ def _write_openvino(
         node.get_tensor().set_names({name})
     keep_first_token(model)
     if precision == "int8":
-        model = _quantise_openvino(model, exportable, calibration)
+        model = _quantise_openvino(model, exportable, calibration, not_quantised)
     ov.save_model(model, str(file), compress_to_fp16=precision != "fp32")
 
 
-def _quantise_openvino(model: Any, exportable: Exportable, calibration: Sequence[Pair]) -> Any:
+def _quantise_openvino(
+    model: Any, exportable: Exportable, calibration: Sequence[Pair], not_quantised: list[str]
+) -> Any:
     import nncf
 
     def feed(pair: Pair) -> dict[str, np.ndarray[Any, Any]]:
@@ -92,7 +115,7 @@ def _quantise_openvino(model: Any, exportable: Exportable, calibration: Sequence
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(patterns=list(NOT_QUANTISED), validate=False),
+        ignored_scope=nncf.IgnoredScope(patterns=not_quantised, validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTH_QUANT_ALPHA)
         ),
@@ -100,7 +123,12 @@ def _quantise_openvino(model: Any, exportable: Exportable, calibration: Sequence
 
 
 def _write_onnx(
-    module: _Logits, exportable: Exportable, precision: Precision, file: Path, calibration: Sequence[Pair]
+    module: _Logits,
+    exportable: Exportable,
+    precision: Precision,
+    file: Path,
+    calibration: Sequence[Pair],
+    not_quantised: list[str],
 ) -> None:
     exportable.model.set_attn_implementation("eager")  # the form that ONNX Runtime's fusions know
     if precision == "int8":
@@ -119,7 +147,7 @@ def _write_onnx(
             dynamo=False,
         )
         if precision == "int8":
-            _quantise_onnx(plain, file)
+            _quantise_onnx(plain, file, not_quantised)
 
 
 class _Smoothed(torch.nn.Module):  # type: ignore[misc]
@@ -156,7 +184,7 @@ def _smooth(module: torch.nn.Module, run: Callable[[], None]) -> None:
         setattr(module.get_submodule(parent), child, _Smoothed(layers[name], seen))
 
 
-def _quantise_onnx(plain: Path, file: Path) -> None:
+def _quantise_onnx(plain: Path, file: Path, not_quantised: list[str]) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -166,6 +194,6 @@ def _quantise_onnx(plain: Path, file: Path) -> None:
         str(file),
         per_channel=True,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=[name for name in nodes if any(re.match(pattern, name) for pattern in NOT_QUANTISED)],
+        nodes_to_exclude=[name for name in nodes if any(re.match(pattern, name) for pattern in not_quantised)],
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )

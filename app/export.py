@@ -1,10 +1,9 @@
 """`python -m app.export MODEL --output DIR`: turn a cross-encoder into an artefact that is served without torch.
 
 Needs the extra `export`. The export ends with a comparison against the float32 original; one that does not rank alike
-is refused.
+is made again with more of it in floating point, or refused.
 """
 
-import gzip
 import json
 import logging
 import os
@@ -12,75 +11,38 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
-import numpy as np
 import typer
 from rich.console import Console
 
-from app.backends import Scorer
 from app.backends.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision
 from app.backends.model_source import locate_model
 from app.backends.store import UNUSABLE_MODEL
+from app.collection import UnusableCollection
 from app.config import load_settings
 from app.errors import StartupError, UnusableModel
 from app.logs import configure_logging
+from app.parity import Group, compare, own_texts, read_groups
+
+if TYPE_CHECKING:
+    from app.backends.torch import TorchScorer
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
 
-CALIBRATION = Path(__file__).parent / "backends" / "calibration.jsonl"
 CALIBRATION_PAIRS = 300
 MIN_KENDALL_TAU = 0.95
-# Of a large model a part of the own texts tells enough: so long, but not fewer groups.
-PROBE_SECONDS, PROBE_GROUPS = 60.0, 8
-NDCG_AT = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A query and documents to compare rankings on; `grades` are the documents' judgments, where there are any."""
+class Texts(NamedTuple):
+    """What is quantised on."""
 
-    query: str
-    documents: list[str]
-    grades: list[float] | None = None
-
-
-def own_texts() -> list[Group]:
-    """The texts that ship with the project: each query with its passage, others, and longer ones made of several."""
-    entries = [json.loads(line) for line in CALIBRATION.read_text().splitlines()]
-    passages = [entry["passage"] for entry in entries]
-
-    def following(start: int, count: int) -> list[str]:
-        return [passages[(start + step) % len(passages)] for step in range(count)]
-
-    return [
-        Group(entry["query"], [*following(at, 12), " ".join(following(at, 3)), " ".join(following(at + 5, 8))])
-        for at, entry in enumerate(entries)
-    ]
-
-
-def read_groups(file: Path) -> list[Group]:
-    """JSONL of `{query, documents: [text or {id, text}], qrels: {id: grade}}`, `.gz` too; `qrels` may be missing."""
-    try:
-        with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
-            return [_group(json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        # Not its representation: that of a wrong encoding has the whole file in it.
-        reason = f"{type(error).__name__}: {error}"
-        raise StartupError(f"{file}: cannot be read as JSONL of query and documents: {reason}") from None
-
-
-def _group(row: dict[str, Any]) -> Group:
-    documents = [{"text": document} if isinstance(document, str) else document for document in row["documents"]]
-    grades = [float(row["qrels"].get(document.get("id"), 0)) for document in documents] if "qrels" in row else None
-    return Group(row["query"], [document["text"] for document in documents], grades)
+    groups: list[Group]
+    name: str = "own texts"
 
 
 def export_model(
@@ -98,45 +60,78 @@ def export_model(
     allow_pickle: bool = False,
     force: bool = False,
 ) -> Manifest:
-    """Export into `output`, which appears as a whole or not at all. Raises `StartupError`."""
+    """Export into `output`, which appears as a whole or not at all. Raises `StartupError`, `UnusableCollection`.
+
+    An int8 model that ranks differently is tried again with more of it in floating point.
+    """
     from app.backends.torch import TorchScorer
-    from app.convert import write_model
+    from app.convert import FLOAT_LAYERS
 
     _check_output(output, force)
-    console.print(f"Loading {model or 'the embedded model'} ...")
     source = locate_model(model, revision)
-    reference = TorchScorer(
-        source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
-    )
-    calibration_groups = read_groups(calibration) if calibration else own_texts()
-    pairs = [pair for group in calibration_groups for pair in reference.encode(group.query, group.documents)]
+
+    def load() -> TorchScorer:
+        console.print(f"Loading {model or 'the embedded model'} ...")
+        return TorchScorer(
+            source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        )
+
+    texts = Texts(read_groups(calibration), calibration.name) if calibration else Texts(own_texts())
+    judged = read_groups(evaluation) if evaluation else None
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as scratch:
-        folder = Path(scratch) / "artefact"
-        folder.mkdir()
-        exportable = reference.exportable()
-        console.print(f"Converting for {backend}, {precision} ...")
-        write_model(exportable, backend, precision, folder, pairs[:: max(1, len(pairs) // CALIBRATION_PAIRS)])
-        exportable.tokenizer.save(str(folder / "tokenizer.json"))
-        manifest = Manifest(
-            backend=backend,
-            precision=precision,
-            model=source.name,
-            revision=source.revision,
-            max_length=reference.engine.max_length,
-            activation=exportable.activation,
-            labels=reference.engine.labels,
-            pad_token_id=exportable.pad_token_id,
-            calibration=(calibration.name if calibration else "own texts") if precision == "int8" else None,
-            versions={name: version(name) for name in ("torch", "transformers", "openvino")},
-        )
-        manifest.write(folder)
-        manifest = manifest.model_copy(update={"parity": _compare(reference, folder, manifest, threads, evaluation)})
-        manifest.write(folder)
-        _check_parity(cast(Parity, manifest.parity), force)
+        for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
+            folder = Path(scratch) / f"{float_layers}"
+            # Loaded anew each time: converting changes the model that it converts.
+            manifest = _attempt(load(), backend, precision, folder, texts, float_layers, judged)
+            parity = cast(Parity, manifest.parity)
+            if parity.kendall_tau >= MIN_KENDALL_TAU:
+                break
+            console.print(f"Ranks differently: Kendall tau {parity.kendall_tau:.3f} < {MIN_KENDALL_TAU}")
+        _check_parity(parity, force)
         if output.exists():
             shutil.rmtree(output)
         os.replace(folder, output)
+    return manifest
+
+
+def _attempt(
+    reference: "TorchScorer",
+    backend: Backend,
+    precision: Precision,
+    folder: Path,
+    texts: Texts,
+    float_layers: int | None,
+    judged: list[Group] | None,
+) -> Manifest:
+    """Convert into the new folder, and compare."""
+    from app.backends import load_artefact
+    from app.convert import write_model
+
+    folder.mkdir()
+    exportable = reference.exportable()
+    pairs = [pair for group in texts.groups for pair in reference.encode(group.query, group.documents)]
+    console.print(f"Converting for {backend}, {precision} ...")
+    every = max(1, len(pairs) // CALIBRATION_PAIRS)
+    write_model(exportable, backend, precision, folder, pairs[::every], float_layers or 0)
+    exportable.tokenizer.save(str(folder / "tokenizer.json"))
+    manifest = Manifest(
+        backend=backend,
+        precision=precision,
+        model=reference.engine.model,
+        revision=reference.engine.revision,
+        max_length=reference.engine.max_length,
+        activation=exportable.activation,
+        labels=reference.engine.labels,
+        pad_token_id=exportable.pad_token_id,
+        calibration=texts.name if precision == "int8" else None,
+        float_layers=float_layers,
+        versions={name: version(name) for name in ("torch", "transformers", "openvino")},
+    )
+    manifest.write(folder)
+    exported = load_artefact(folder, manifest.max_length, reference.engine.threads)
+    manifest = manifest.model_copy(update={"parity": compare(reference, exported, judged, console)})
+    manifest.write(folder)
     return manifest
 
 
@@ -152,63 +147,6 @@ def _check_parity(parity: Parity, force: bool) -> None:
     if not force:
         raise StartupError(f"{message}; --force keeps it all the same")
     log.warning("Forced: %s", message)
-
-
-def _compare(reference: Scorer, folder: Path, manifest: Manifest, threads: int, evaluation: Path | None) -> Parity:
-    from app.backends import load_artefact
-
-    exported = load_artefact(folder, manifest.max_length, threads)
-    groups = read_groups(evaluation) if evaluation else own_texts()
-    taus: list[float] = []
-    gains: list[float] = []
-    differences, count = [0.0], 0
-    started = perf_counter()
-    for group in _progress(groups, "Comparing with the float32 original"):
-        if not evaluation and len(taus) >= PROBE_GROUPS and perf_counter() - started > PROBE_SECONDS:
-            break
-        original, converted = logits(reference, group), logits(exported, group)
-        taus.append(_kendall_tau(original, converted))
-        differences.append(float(np.abs(np.subtract(reference.activate(original), exported.activate(converted))).max()))
-        count += len(original)
-        if group.grades and any(group.grades):
-            gains.append(ndcg(group.grades, converted) - ndcg(group.grades, original))
-    return Parity(
-        pairs=count,
-        kendall_tau=float(np.mean(taus)),
-        max_score_difference=max(differences),
-        ndcg_difference=float(np.mean(gains)) if gains else None,
-    )
-
-
-def logits(scorer: Scorer, group: Group, rows: int = 4) -> list[float]:
-    """Logits of one group, in small batches of similar length."""
-    pairs = scorer.encode(group.query, group.documents)
-    order = sorted(range(len(pairs)), key=lambda index: pairs[index].length)
-    scores = [0.0] * len(pairs)
-    for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
-        for index, logit in zip(chosen, scorer.score([pairs[index] for index in chosen]), strict=True):
-            scores[index] = logit
-    return scores
-
-
-def ndcg(grades: Sequence[float], scores: Sequence[float]) -> float:
-    """nDCG@10 with gain 2^grade - 1, ideal over the documents at hand."""
-    from sklearn.metrics import ndcg_score
-
-    return float(ndcg_score([[2**grade - 1 for grade in grades]], [scores], k=NDCG_AT))
-
-
-def _kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
-    from scipy.stats import kendalltau
-
-    return float(kendalltau(first, second).statistic) if len(first) > 1 else 1.0
-
-
-def _progress(groups: Sequence[Group], title: str) -> Iterator[Group]:
-    from rich.progress import track
-
-    yield from track(groups, title, console=console)
 
 
 def report(manifest: Manifest, output: Path) -> dict[str, Any]:
@@ -262,7 +200,7 @@ def main(
                 allow_pickle=settings.allow_pickle,
                 force=force,
             )
-    except StartupError as error:
+    except (StartupError, UnusableCollection) as error:
         typer.echo(f"Not exported: {error}", err=True)
         raise typer.Exit(UNUSABLE_MODEL if isinstance(error, UnusableModel) else 1) from None
     figures = report(manifest, output)

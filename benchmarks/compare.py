@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app.backends.model_source import EMBEDDED
-from app.export import ndcg
 from app.hardware import cpu_limit
+from app.parity import ndcg
 from benchmarks.ceiling import matmul_ceiling
 from benchmarks.contenders import CONTENDERS, WORK, Contender, ContenderDied, make_contender, running
 from benchmarks.load import progress_bar

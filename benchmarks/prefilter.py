@@ -21,7 +21,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from app.export import ndcg
+from app.parity import ndcg
 from app.prefilter import Method, Prefilter, load_embeddings
 from benchmarks.load import print_table, progress_bar
 from benchmarks.service import service

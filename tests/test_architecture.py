@@ -18,7 +18,7 @@ LAYERS = [
     {"app.evaluate"},
     {"app.main", "app.server", "app.export"},
     {"app.connections"},
-    {"app.convert"},
+    {"app.convert", "app.parity"},
     {"app.narrow"},
     {"app.collection", "app.measures"},
     {"app.api"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from app.backends import best_cpu_precision, load_artefact, load_scorer
@@ -16,9 +17,11 @@ from app.backends.artefact import Manifest
 from app.backends.model_source import EMBEDDED, ModelSource
 from app.backends.openvino import PART_TOKENS, bucket_length, parts
 from app.backends.store import find_or_export
+from app.collection import UnusableCollection
 from app.config import Settings
 from app.errors import EngineBroken, StartupError, UnusableModel
-from app.export import Group, export_model, logits, ndcg, read_groups
+from app.export import export_model
+from app.parity import Group, logits, ndcg, read_groups
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
 pytestmark = [
@@ -208,7 +211,7 @@ def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeyp
 
 def test_an_export_that_ranks_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_model(tmp_path / "tiny")
-    monkeypatch.setattr("app.export._kendall_tau", lambda *_: 0.5)
+    monkeypatch.setattr("app.parity._kendall_tau", lambda *_: 0.5)
     with pytest.raises(StartupError, match=r"ranks differently: Kendall tau 0\.500 < 0\.95"):
         export_model(str(folder), "openvino", "fp32", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -307,6 +310,43 @@ def test_judged_queries_may_be_compressed_and_what_is_none_is_told_shortly(tmp_p
     file.write_bytes(gzip.compress(json.dumps(row).encode()))
     assert read_groups(file) == [Group("what causes tides", ["the moon"], [2.0])]
     damaged = file.rename(tmp_path / "judged.jsonl")
-    with pytest.raises(StartupError, match=r"judged\.jsonl: cannot be read as JSONL") as raised:
+    with pytest.raises(UnusableCollection, match=r"judged\.jsonl: is not UTF-8") as raised:
         read_groups(damaged)
     assert len(str(raised.value)) < 300
+    found = subprocess.run(
+        [sys.executable, "-m", "app.export", "--output", str(tmp_path / "out"), "--calibration", str(damaged)],
+        cwd=EMBEDDED.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1].startswith(f"Not exported: {damaged}: is not UTF-8")
+
+
+def rounded(folder: Path) -> int:
+    """How many products of an ONNX export are of integers."""
+    return [node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node].count("MatMulInteger")
+
+
+def test_what_ranks_differently_is_exported_again_with_more_in_floating_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model(tmp_path / "bert", spread=0.5)
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"query": GROUP.query, "documents": GROUP.documents}))
+
+    def export(output: str, force: bool) -> Manifest:
+        return export_model(
+            str(folder), "onnx", "int8", tmp_path / output, calibration=texts, evaluation=texts, force=force
+        )
+
+    first = export("first", force=False)
+    monkeypatch.setattr("app.export.MIN_KENDALL_TAU", 1.01)
+    with pytest.raises(StartupError, match=r"Kendall tau 1\.000 < 1\.01; --force"):
+        export("refused", force=False)
+    assert not (tmp_path / "refused").exists()
+    second = export("second", force=True)
+    assert (first.float_layers, second.float_layers) == (1, 3)
+    assert 0 < rounded(tmp_path / "second") < rounded(tmp_path / "first")
+    assert "Ranks differently: Kendall tau" in capfd.readouterr().err

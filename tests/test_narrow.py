@@ -10,8 +10,9 @@ from transformers import AutoModelForSequenceClassification, ModernBertConfig
 
 from app.backends import load_artefact, load_scorer
 from app.config import Settings
-from app.export import export_model, logits
+from app.export import export_model
 from app.narrow import keep_first_token
+from app.parity import logits
 from tests.models import CONFIGS, SMALL, WORDS, make_model, make_tokenizer
 from tests.test_exported import GROUP, near, pytestmark
 

@@ -17,7 +17,8 @@ from app.backends.artefact import Manifest
 from app.backends.model_source import EMBEDDED, locate_model
 from app.backends.repository import find_export
 from app.config import Settings
-from app.export import export_model, logits
+from app.export import export_model
+from app.parity import logits
 from tests.models import make_model, pickled
 from tests.test_exported import GROUP, near
 

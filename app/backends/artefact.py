@@ -46,6 +46,8 @@ class Manifest(BaseModel):
     labels: dict[int, str]
     pad_token_id: int
     calibration: str | None = None
+    float_layers: int | None = None
+    """With int8: of so many first layers the feed-forward part is in floating point."""
     parity: Parity | None = None
     versions: dict[str, str] = {}
 

@@ -1,0 +1,106 @@
+"""Documents of a request: plain texts, or objects of which fields that the client chooses are rendered as YAML."""
+
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, to_json
+
+from app.api.fields import Text
+from app.errors import InvalidRequest, TooLarge
+from app.ranking import MAX_DOCUMENTS
+
+# A value takes up to ten microseconds: of a body full of them the rendering would take half a minute.
+MAX_RENDERED_VALUES = 100_000
+TEXT_FIELDS = ["text"]
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def _can_be_echoed(value: Any) -> Any:
+    try:
+        to_json(value)
+    except ValueError:
+        raise PydanticCustomError("document", "must be JSON in UTF-8 and not nested too deeply") from None
+    return value
+
+
+class Document(BaseModel):
+    """A document with what should come back with it. It may have other fields; `rank_fields` chooses among them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    text: Text | None = None
+    id: Text | int | None = None
+    metadata: dict[str, Any] | None = None
+    _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        document = handler(value)
+        if isinstance(value, dict):
+            document._sent = value
+        return document
+
+    @model_serializer
+    def _as_sent(self) -> dict[str, Any]:
+        return self._sent
+
+    def is_plain(self, fields: list[str]) -> bool:
+        """Whether the model reads `text` as it is."""
+        return self.text is not None and (fields == TEXT_FIELDS or self.model_fields_set == {"text"})
+
+    def chosen(self, fields: list[str]) -> dict[str, Any]:
+        """Those of the fields that it has."""
+        own = self.__dict__ | (self.model_extra or {})
+        return {name: own[name] for name in fields if own.get(name) is not None}
+
+    def as_text(self, index: int, fields: list[str]) -> str:
+        """What the model reads: a lone `text` as it is, other fields as YAML. Raises `InvalidRequest`."""
+        if self.text is not None and self.is_plain(fields):
+            return self.text
+        values = self.chosen(fields)
+        if not values:
+            problem = "no 'text'" if fields == TEXT_FIELDS else f"none of rank_fields ({', '.join(fields)})"
+            raise InvalidRequest(f"documents[{index}]: has {problem}")
+        rendered: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
+        return rendered
+
+
+def _as_document(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, dict):
+        return _can_be_echoed(value)
+    raise PydanticCustomError("document", "must be a string or an object")
+
+
+Documents = Annotated[
+    list[Annotated[Document, BeforeValidator(_as_document, json_schema_input_type=str | Document)]],
+    FailFast(),
+    Field(max_length=MAX_DOCUMENTS),
+]
+
+
+def check_rendering(documents: list[Document], fields: list[str]) -> None:
+    """Raises `TooLarge` where rendering would take long."""
+    values = sum(_count(document.chosen(fields)) for document in documents)
+    if values > MAX_RENDERED_VALUES:
+        raise TooLarge(f"rank_fields: at most {MAX_RENDERED_VALUES} values are rendered, got {values}")
+
+
+def _count(value: Any) -> int:
+    """Values in a value, itself included."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_count, value.values()))
+    return 1 + sum(map(_count, value)) if isinstance(value, list) else 1

@@ -49,6 +49,11 @@ def _as_status(value: Any) -> Any:
     return int(value) if value in ("429", "503") else value
 
 
+def _lower_case(value: Any) -> Any:
+    """Python's own names of the levels are upper case."""
+    return value.lower() if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """One process's settings, validated and frozen. A field that is None is decided by the device or the model."""
 
@@ -56,7 +61,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", alias="RERANKER_HOST")
     port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="RERANKER_LOG_LEVEL")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = Field(
+        "info", alias="RERANKER_LOG_LEVEL"
+    )
     log_format: Literal["console", "json"] = Field("console", alias="RERANKER_LOG_FORMAT")
     log_texts: bool = Field(False, alias="RERANKER_LOG_TEXTS")
     docs: bool = Field(True, alias="RERANKER_DOCS")

@@ -222,9 +222,14 @@ def _infinity(model: Path) -> Server:
     )
 
 
+def identity(model: Path) -> str:
+    """Of a folder; another one when its files are."""
+    return f"{model.name}-{max(file.stat().st_mtime_ns for file in model.iterdir()):x}"
+
+
 def exported(model: Path, backend: Any, precision: Any) -> Path:
     """Exported even where the ranking differs, as with random weights; with the files that other libraries want."""
-    folder = WORK / "models" / f"{model.name}-{backend}-{precision}"
+    folder = WORK / "models" / f"{identity(model)}-{backend}-{precision}"
     if not folder.exists():
         export_model(str(model), backend, precision, folder, force=True)
         for name in CONFIG_FILES:
@@ -238,7 +243,7 @@ def exported(model: Path, backend: Any, precision: Any) -> Path:
 
 
 def _flashrank(model: Path) -> Library:
-    folder = WORK / "models" / "flashrank" / FLASHRANK_NAME
+    folder = WORK / "models" / f"{identity(model)}-flashrank" / FLASHRANK_NAME
     if not folder.exists():
         shutil.copytree(exported(model, "onnx", "int8"), folder)
         (folder / "model.onnx").rename(folder / FLASHRANK_FILE)

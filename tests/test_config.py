@@ -36,6 +36,11 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert "\n" not in message
 
 
+def test_a_log_level_may_be_written_as_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKER_LOG_LEVEL", "WARNING")
+    assert load_settings().log_level == "warning"
+
+
 def test_each_wrong_value_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKER_PORT", "0")
     monkeypatch.setenv("RERANKER_DEVICE", "tpu")

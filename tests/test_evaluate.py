@@ -312,7 +312,7 @@ def test_without_a_url_the_environments_own_service_is_measured(tmp_path: Path) 
     figures = json.loads(found.stdout)
     assert figures["measures"]["nDCG@10"]["before"]["mean"] == pytest.approx(1 / math.log2(3))
     assert figures["measures"]["nDCG@10"]["after"]["mean"] == 1
-    assert (figures["engine"]["model_id"], figures["engine"]["backend"]) == ("reranker-minilm-l6-v0", "openvino")
+    assert (figures["engine"]["model_id"], figures["engine"]["backend"]) == ("reranker-minilm-l6-v1", "openvino")
     assert (figures["scored"], figures["cached"]) == (6, 0), "what is measured must not come from a cache"
 
 

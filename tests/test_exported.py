@@ -145,7 +145,7 @@ def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
     scorer = load_scorer(Settings(model=str(tmp_path / "exported"), export_dir=tmp_path / "store"))
     assert scorer.engine.backend == "openvino"
-    assert scorer.engine.model == "reranker-minilm-l6-v0"
+    assert scorer.engine.model == "reranker-minilm-l6-v1"
 
 
 @pytest.mark.parametrize("content", ["{}", "not json", '{"format": 2}'])

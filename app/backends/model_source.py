@@ -7,7 +7,7 @@ from app.backends.artefact import MANIFEST
 from app.errors import StartupError
 
 EMBEDDED = Path(__file__).parent.parent / "default_model"
-EMBEDDED_NAME = "reranker-minilm-l6-v0"
+EMBEDDED_NAME = "reranker-minilm-l6-v1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from app.backends import Scorer
 from app.backends.artefact import Parity
-from app.collection import Row, read_rows
+from app.collection import Row, UnusableCollection, read_rows
 
 CALIBRATION = Path(__file__).parent / "backends" / "calibration.jsonl"
 # Of a large model a part of the own texts tells enough: so long, but not fewer groups.
@@ -45,7 +45,10 @@ def own_texts() -> list[Group]:
 
 def read_groups(file: Path) -> list[Group]:
     """Groups of a JSONL file, whose `qrels` may be missing. Raises `UnusableCollection`."""
-    return [_group(row) for _, row in read_rows(file)]
+    groups = [_group(row) for _, row in read_rows(file)]
+    if not groups:
+        raise UnusableCollection(f"{file}: has no queries")
+    return groups
 
 
 def _group(row: Row) -> Group:

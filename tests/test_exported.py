@@ -313,6 +313,9 @@ def test_judged_queries_may_be_compressed_and_what_is_none_is_told_shortly(tmp_p
     with pytest.raises(UnusableCollection, match=r"judged\.jsonl: is not UTF-8") as raised:
         read_groups(damaged)
     assert len(str(raised.value)) < 300
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UnusableCollection, match=r"empty\.jsonl: has no queries"):
+        read_groups(tmp_path / "empty.jsonl")
     found = subprocess.run(
         [sys.executable, "-m", "app.export", "--output", str(tmp_path / "out"), "--calibration", str(damaged)],
         cwd=EMBEDDED.parent.parent,

@@ -4,6 +4,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,34 +40,35 @@ class _Logits(torch.nn.Module):  # type: ignore[misc]
         return logits
 
 
-def write_model(
-    exportable: Exportable,
-    backend: Backend,
-    precision: Precision,
-    folder: Path,
-    calibration: Sequence[Pair],
-    float_layers: int = FLOAT_LAYERS[0],
-) -> None:
-    """Convert, quantise on the calibration pairs where `precision` is int8, and save into the folder.
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What is converted, and how."""
 
-    The feed-forward parts of the first `float_layers` layers stay in floating point.
-    """
+    exportable: Exportable
+    precision: Precision
+    calibration: Sequence[Pair]
+    """Pairs to trace with, and to quantise on where the precision is int8."""
+    float_layers: int
+    """With int8: of so many first layers the feed-forward part stays in floating point."""
+
+    def not_quantised(self) -> list[str]:
+        """Patterns of the names of what stays in floating point."""
+        first = "|".join(map(str, range(self.float_layers)))
+        return [rf".*[./]layers?\.({first})[./](?!att).*", HEAD]
+
+
+def write_model(conversion: Conversion, backend: Backend, folder: Path) -> None:
+    """Convert, quantise, and save into the folder."""
     write = _write_openvino if backend == "openvino" else _write_onnx
     # Dropout of the wrapper stays on unless the wrapper itself is told.
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every size it reads; the comparison shows what matters
-        file = folder / MODEL_FILES[backend]
-        write(_Logits(exportable).eval(), exportable, precision, file, calibration, _not_quantised(float_layers))
+        write(_Logits(conversion.exportable).eval(), conversion, folder / MODEL_FILES[backend])
 
 
-def _not_quantised(float_layers: int) -> list[str]:
-    """Patterns of the names of what stays in floating point."""
-    first = "|".join(map(str, range(float_layers)))
-    return [rf".*[./]layers?\.({first})[./](?!att).*", HEAD]
-
-
-def _example(exportable: Exportable, calibration: Sequence[Pair]) -> tuple[torch.Tensor, ...]:
-    arrays = pad(sorted(calibration, key=lambda pair: pair.length)[:2], exportable.pad_token_id)
+def _example(conversion: Conversion) -> tuple[torch.Tensor, ...]:
+    exportable = conversion.exportable
+    arrays = pad(sorted(conversion.calibration, key=lambda pair: pair.length)[:2], exportable.pad_token_id)
     return tuple(torch.from_numpy(arrays[name]) for name in exportable.inputs)
 
 
@@ -76,34 +78,28 @@ def _run(module: _Logits, exportable: Exportable, pairs: Sequence[Pair]) -> None
         module(*(torch.from_numpy(arrays[name]) for name in exportable.inputs))
 
 
-def _write_openvino(
-    module: _Logits,
-    exportable: Exportable,
-    precision: Precision,
-    file: Path,
-    calibration: Sequence[Pair],
-    not_quantised: list[str],
-) -> None:
+def _write_openvino(module: _Logits, conversion: Conversion, file: Path) -> None:
     import openvino as ov
 
+    exportable = conversion.exportable
     # Straight from torch: by way of ONNX the attention falls apart into single operations.
     model = ov.convert_model(
         module,
-        example_input=_example(exportable, calibration),
+        example_input=_example(conversion),
         input=[ov.PartialShape([-1, -1])] * len(exportable.inputs),
     )
     for node, name in zip(model.inputs, exportable.inputs, strict=True):
         node.get_tensor().set_names({name})
     keep_first_token(model)
-    if precision == "int8":
-        model = _quantise_openvino(model, exportable, calibration, not_quantised)
-    ov.save_model(model, str(file), compress_to_fp16=precision != "fp32")
+    if conversion.precision == "int8":
+        model = _quantise_openvino(model, conversion)
+    ov.save_model(model, str(file), compress_to_fp16=conversion.precision != "fp32")
 
 
-def _quantise_openvino(
-    model: Any, exportable: Exportable, calibration: Sequence[Pair], not_quantised: list[str]
-) -> Any:
+def _quantise_openvino(model: Any, conversion: Conversion) -> Any:
     import nncf
+
+    exportable = conversion.exportable
 
     def feed(pair: Pair) -> dict[str, np.ndarray[Any, Any]]:
         arrays = pad([pair], exportable.pad_token_id)
@@ -111,34 +107,28 @@ def _quantise_openvino(
 
     return nncf.quantize(
         model,
-        nncf.Dataset(calibration, feed),
+        nncf.Dataset(conversion.calibration, feed),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(patterns=not_quantised, validate=False),
+        subset_size=len(conversion.calibration),
+        ignored_scope=nncf.IgnoredScope(patterns=conversion.not_quantised(), validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTH_QUANT_ALPHA)
         ),
     )
 
 
-def _write_onnx(
-    module: _Logits,
-    exportable: Exportable,
-    precision: Precision,
-    file: Path,
-    calibration: Sequence[Pair],
-    not_quantised: list[str],
-) -> None:
+def _write_onnx(module: _Logits, conversion: Conversion, file: Path) -> None:
+    exportable, quantised = conversion.exportable, conversion.precision == "int8"
     exportable.model.set_attn_implementation("eager")  # the form that ONNX Runtime's fusions know
-    if precision == "int8":
-        _smooth(module, lambda: _run(module, exportable, calibration))
+    if quantised:
+        _smooth(module, lambda: _run(module, exportable, conversion.calibration))
     axes = {name: {0: "rows", 1: "length"} for name in exportable.inputs} | {"logits": {0: "rows"}}
     with tempfile.TemporaryDirectory() as scratch:
-        plain = Path(scratch) / "model.onnx" if precision == "int8" else file
+        plain = Path(scratch) / "model.onnx" if quantised else file
         torch.onnx.export(
             module,
-            _example(exportable, calibration),
+            _example(conversion),
             str(plain),
             input_names=list(exportable.inputs),
             output_names=["logits"],
@@ -146,8 +136,8 @@ def _write_onnx(
             opset_version=ONNX_OPSET,
             dynamo=False,
         )
-        if precision == "int8":
-            _quantise_onnx(plain, file, not_quantised)
+        if quantised:
+            _quantise_onnx(plain, file, conversion.not_quantised())
 
 
 class _Smoothed(torch.nn.Module):  # type: ignore[misc]

@@ -106,14 +106,14 @@ def _attempt(
 ) -> Manifest:
     """Convert into the new folder, and compare."""
     from app.backends import load_artefact
-    from app.convert import write_model
+    from app.convert import Conversion, write_model
 
     folder.mkdir()
     exportable = reference.exportable()
     pairs = [pair for group in texts.groups for pair in reference.encode(group.query, group.documents)]
     console.print(f"Converting for {backend}, {precision} ...")
     every = max(1, len(pairs) // CALIBRATION_PAIRS)
-    write_model(exportable, backend, precision, folder, pairs[::every], float_layers or 0)
+    write_model(Conversion(exportable, precision, pairs[::every], float_layers or 0), backend, folder)
     exportable.tokenizer.save(str(folder / "tokenizer.json"))
     manifest = Manifest(
         backend=backend,

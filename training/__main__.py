@@ -20,6 +20,7 @@ cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__d
 Groups = Annotated[Path, typer.Argument(help="Folder of groups", exists=True, file_okay=False)]
 Output = Annotated[Path, typer.Option(help="Folder to make")]
 Base = Annotated[str | None, typer.Option(help="Bi-encoder to start from: folder or hub id; default all-MiniLM-L6-v2")]
+Share = Annotated[float, typer.Option(help="Of the --base in the layers' weights", min=0, max=1)]
 Size = Annotated[int, typer.Option(help="Documents of a group", min=2)]
 Rows = Annotated[int, typer.Option(help="Pairs computed at a time", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
@@ -138,7 +139,7 @@ def average(
     groups: Annotated[Path, typer.Option(help="Folder of groups, to calibrate on", exists=True, file_okay=False)],
     output: Output,
     base: Annotated[str | None, typer.Option(help="Encoder that the models were made of, to take a share of")] = None,
-    base_share: Annotated[float, typer.Option(min=0, max=1)] = RECIPES["cpu"].base_share,
+    base_share: Share = RECIPES["cpu"].base_share,
     rows: Rows = 16,
     device: Device = "auto",
 ) -> None:

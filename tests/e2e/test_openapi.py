@@ -19,7 +19,7 @@ async def test_every_answer_is_as_documented(serve: Serve, tmp_path: Path) -> No
         process = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("st"),
             *("--config-file", Path(__file__).with_name("schemathesis.toml"), "run", f"{client.base_url}/openapi.json"),
-            *("--max-examples", "130", "--phases", "examples,coverage,fuzzing", "--checks", "all"),
+            *("--max-examples", "220", "--phases", "examples,coverage,fuzzing", "--checks", "all"),
             # "true" is taken as true, and 0 as false: clients send them.
             *("--exclude-checks", "negative_data_rejection", "--seed", "1", "--no-color"),
             cwd=tmp_path,

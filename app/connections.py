@@ -29,6 +29,8 @@ ANSWER_SECONDS = 60.0
 # After a refusal what still comes is thrown away for this long, so that its sender gets to read the answer.
 LINGER_SECONDS = 2.0
 TICK_SECONDS = 1.0
+# Of one answer that wait for more of it.
+MAX_GATHERED_BYTES = 65_536
 MALFORMED = (400, "malformed", "What was sent is not a request of HTTP/1.1")
 HEAD_TOO_LARGE = (431, "head_too_large", f"The head of a request may have {MAX_HEAD_BYTES} bytes")
 HEAD_TIMEOUT = (408, "head_timeout", f"The head of the request did not arrive within {HEAD_SECONDS:g} s")
@@ -56,7 +58,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Over the limit it is a spare one; over that too it is closed."""
-        super().connection_made(transport)
+        super().connection_made(_Gathered(transport, self.loop))  # type: ignore[arg-type]
         self._metrics.open_connections.inc()
         self._spare = len(self.connections) > self._max_connections
         self._expect_head()
@@ -176,6 +178,44 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:
             self._refuse(*HEAD_TIMEOUT)
+
+
+class _Gathered:
+    """A transport that sends in one piece what little is written in one turn of the event loop.
+
+    uvicorn writes the head of an answer and then its body. A process that is killed between the two would leave a proxy
+    with a head that it has passed on, and can take the request to no other replica.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it at the end of this turn, or at once what is much: the transport says when it is too much."""
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+        if sum(map(len, self._written)) > MAX_GATHERED_BYTES:
+            self._send()
+
+    def write_eof(self) -> None:
+        """Nothing comes after what was written."""
+        self._send()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close when all is sent."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written and not self._transport.is_closing():
+            self._transport.write(b"".join(self._written))
+        self._written.clear()
 
 
 def _response(status: int, kind: str, message: str, default_headers: Mapping[bytes, bytes]) -> bytes:

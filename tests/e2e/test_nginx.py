@@ -219,6 +219,20 @@ async def test_a_rolling_restart_loses_nothing(replicas: Replicas, tmp_path: Pat
     assert load.statuses[200] > 100
 
 
+def test_an_answer_leaves_in_one_piece() -> None:
+    """So that a proxy which has the head of an answer has its body, whatever becomes of the replica."""
+    with service() as (replica, _), socket.create_connection(address(replica), timeout=30) as connection:
+        for _ in range(50):
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            head, _, body = connection.recv(65_536).partition(b"\r\n\r\n")
+            assert f"content-length: {len(body)}".encode() in head
+            assert body
+
+
+def address(url: str) -> tuple[str, int]:
+    return "127.0.0.1", int(url.rsplit(":", 1)[1])
+
+
 async def test_a_killed_replica_takes_at_most_its_own_requests_with_it(replicas: Replicas, tmp_path: Path) -> None:
     with proxy(tmp_path, replicas.urls) as url:
         async with Load(url) as load:

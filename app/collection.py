@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
 
 from app.lexical import bm25
-from app.words import MAX_CHARS, split_words
+from app.words import MAX_CHARS, Lexicon
 
 # How many documents BM25 finds, where nobody says.
 BM25_DEPTH = 100
@@ -158,7 +158,7 @@ def _of_folder(folder: Path, run: Path | None, depth: int | None) -> Iterator[To
 
 def _bm25(corpus: Mapping[str, str], depth: int) -> Find:
     """Finds the best documents for a query; the corpus is read once, whatever its size."""
-    ids, words = list(corpus), split_words(list(corpus.values()), together=len(corpus) * MAX_CHARS)
+    ids, words = list(corpus), Lexicon().read(list(corpus.values()), together=len(corpus) * MAX_CHARS)
 
     def find(_: str, query: str) -> list[str]:
         scores = bm25([query] * len(ids), words)

@@ -1,10 +1,11 @@
 """Static embeddings: a vector for each word piece, made once; a text is their sum. No model runs."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,12 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from app.words import Words, split_words
+from app.words import Lexicon, Words
 
 SHIPPED = Path(__file__).parent / "static_embeddings" / "model.npz"
 UNKNOWN = "[UNK]"
 # The length of a document's vector is read off its first dimensions, which hold most of it: vectors are rotated so.
 LENGTH_DIMENSIONS = 16
-# Words whose pieces are remembered, and their characters: over that, all are forgotten at once.
-MAX_KNOWN, MAX_KNOWN_CHARS = 100_000, 5_000_000
 # Words in work at a time, to bound memory.
 BLOCK = 200_000
 SMALL = 1e-9
@@ -37,40 +36,8 @@ class Pieces(NamedTuple):
     """Where each word begins in `rows`, of shape (words,)."""
 
 
-class Known:
-    """Owns words met so far, and the pieces of each. It only grows; words are in the tables before they have places."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, int] = {}
-        self.tables = Pieces(np.zeros(0, np.int64), np.zeros(1, np.int64))
-        """Of all words by place; `starts` ends with the number of all pieces."""
-        self.chars = 0
-
-    def add(self, words: Mapping[str, Sequence[int]]) -> None:
-        """Pieces of words that are not known yet."""
-        rows, starts = self.tables
-        ends = starts[-1] + np.cumsum(np.fromiter(map(len, words.values()), np.int64, len(words)))
-        new = np.fromiter(chain.from_iterable(words.values()), np.int64, int(ends[-1] - starts[-1]))
-        self.tables = Pieces(np.concatenate([rows, new]), np.concatenate([starts, ends]))
-        self.places |= zip(words, range(len(self.places), len(self.places) + len(words)), strict=True)
-        self.chars += sum(map(len, words))
-
-    def find(self, words: Sequence[str]) -> list[int | None]:
-        """The place of each word, None for one that is not known."""
-        return list(map(self.places.get, words))
-
-    def pieces(self, places: Sequence[int | None]) -> Pieces:
-        """Of the words at these places."""
-        rows, starts = self.tables
-        at = np.array(places, np.int64)
-        counts = starts[at + 1] - starts[at]
-        ends = np.cumsum(counts)
-        within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-        return Pieces(rows[np.repeat(starts[at], counts) + within], ends - counts)
-
-
 class Vocabulary:
-    """Takes words of `Words` apart into the pieces that have vectors. Any thread may use it."""
+    """Takes words apart into the pieces that have vectors. Any thread may use it."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
         """`pieces` as BERT's vocabulary has them, the unknown one among them."""
@@ -78,35 +45,40 @@ class Vocabulary:
         self._tokenizer = Tokenizer(WordPiece(self._rows, unk_token=UNKNOWN))
         self._tokenizer.normalizer = BertNormalizer()
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
-        self._learning = threading.Lock()
-        self._known = self._start()
-
-    def _start(self) -> Known:
-        known = Known()
-        known.add({piece: (row,) for piece, row in self._rows.items()})
-        return known
 
     def pieces(self, words: Sequence[str]) -> Pieces:
-        """The pieces of all words; those that were never met are tokenised, all at once."""
-        known = self._known
-        places = known.find(words)
-        if None in places:
-            with self._learning:
-                known = self._learn(words)
-            places = known.find(words)
-        return known.pieces(places)
+        """The pieces of all words: one that is itself a piece is not tokenised."""
+        others = self._tokenised([word for word in words if word not in self._rows])
+        each = [(self._rows[word],) if word in self._rows else next(others) for word in words]
+        counts = np.fromiter(map(len, each), np.int64, len(each))
+        return Pieces(np.fromiter(chain.from_iterable(each), np.int64, counts.sum()), np.cumsum(counts) - counts)
 
-    def _learn(self, words: Sequence[str]) -> Known:
-        known = self._known
-        if len(known.places) > MAX_KNOWN or known.chars > MAX_KNOWN_CHARS:
-            known = self._known = self._start()
-        new = [word for word in dict.fromkeys(words) if word not in known.places]
+    def _tokenised(self, words: Sequence[str]) -> Iterator[Sequence[int]]:
         unknown = (self._rows[UNKNOWN],)
-        for start in range(0, len(new), BLOCK):
-            block = new[start : start + BLOCK]
-            encoded = self._tokenizer.encode_batch_fast(block, add_special_tokens=False)
-            known.add({word: each.ids or unknown for word, each in zip(block, encoded, strict=True)})
-        return known
+        for start in range(0, len(words), BLOCK):
+            block = words[start : start + BLOCK]
+            for encoded in self._tokenizer.encode_batch_fast(block, add_special_tokens=False):
+                yield encoded.ids or unknown
+
+
+class Known(NamedTuple):
+    """The words of a lexicon, by place."""
+
+    pieces: Pieces
+    leading: Floats
+    """Of their vectors the first dimensions, of shape (words, LENGTH_DIMENSIONS)."""
+
+    def of(self, places: NDArray[np.integer]) -> Pieces:
+        """The pieces of the words at these places."""
+        rows, starts = self.pieces
+        counts = np.diff(starts, append=len(rows))[places]
+        ends = np.cumsum(counts)
+        within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+        return Pieces(rows[np.repeat(starts[places], counts) + within], ends - counts)
+
+
+NO_PIECES = Pieces(np.zeros(0, np.int64), np.zeros(0, np.int64))
+NOTHING = Known(NO_PIECES, np.zeros((0, LENGTH_DIMENSIONS), np.float32))
 
 
 class StaticEmbeddings:
@@ -117,7 +89,8 @@ class StaticEmbeddings:
         self._vocabulary = vocabulary
         self._vectors = vectors
         self._scales = scales
-        self._leading = vectors[:, :LENGTH_DIMENSIONS] * scales[:, None]
+        self._known = WeakKeyDictionary[Lexicon, Known]()
+        self._learning = threading.Lock()
 
     @classmethod
     def load(cls, file: Path = SHIPPED) -> "StaticEmbeddings":
@@ -128,26 +101,47 @@ class StaticEmbeddings:
 
     def similarities(self, query: str, documents: Words) -> Floats:
         """How near each document is to the query, about the cosine of the two, of shape (documents,)."""
-        pieces = self._vocabulary.pieces(documents.distinct)
-        met = np.zeros(len(self._scales), bool)
-        met[pieces.rows] = True
-        near = np.zeros(len(self._scales), np.float32)
-        near[met] = self._vectors[met].astype(np.float32) @ self._direction(query) * self._scales[met]
-        near = np.add.reduceat(near[pieces.rows], pieces.starts)
-        parts = np.add.reduceat(self._leading[pieces.rows], pieces.starts)
-        lengths = np.linalg.norm(_sums(parts, documents), axis=1)
+        asked = documents.lexicon.read([query]).ids
+        known = self._learn(documents.lexicon)
+        met = np.flatnonzero(np.bincount(documents.ids))
+        near = np.zeros(len(known.leading), np.float32)
+        near[met] = self._products(known.of(met), self._direction(known.of(asked)))
+        lengths = np.linalg.norm(_sums(known.leading, documents), axis=1)
         similarities: Floats = _sums(near[:, None], documents)[:, 0] / (lengths + SMALL)
         return similarities
 
-    def _direction(self, query: str) -> Floats:
-        words = split_words([query])
-        pieces = self._vocabulary.pieces([words.distinct[place] for place in words.ids])
-        total = self._scales[pieces.rows] @ self._vectors[pieces.rows]
+    def _learn(self, lexicon: Lexicon) -> Known:
+        """What is known of all words that the lexicon has by now."""
+        with self._learning:
+            known = self._known.get(lexicon, NOTHING)
+            new = lexicon.words[len(known.leading) :]
+            if new:
+                rows, starts = self._vocabulary.pieces(new)
+                vectors = self._vectors[rows, :LENGTH_DIMENSIONS] * self._scales[rows, None]
+                known = self._known[lexicon] = Known(
+                    Pieces(
+                        np.concatenate([known.pieces.rows, rows]),
+                        np.concatenate([known.pieces.starts, len(known.pieces.rows) + starts]),
+                    ),
+                    np.concatenate([known.leading, np.add.reduceat(vectors, starts)]),
+                )
+            return known
+
+    def _direction(self, query: Pieces) -> Floats:
+        total = self._scales[query.rows] @ self._vectors[query.rows]
         return total / (np.linalg.norm(total) + SMALL)
+
+    def _products(self, words: Pieces, direction: Floats) -> Floats:
+        """Of each word's vector with the direction, of shape (words,)."""
+        met = np.zeros(len(self._scales), bool)
+        met[words.rows] = True
+        products = np.zeros(len(self._scales), np.float32)
+        products[met] = self._vectors[met].astype(np.float32) @ direction * self._scales[met]
+        return np.add.reduceat(products[words.rows], words.starts)
 
 
 def _sums(values: Floats, documents: Words) -> Floats:
-    """Sums over each document's words of their `values`, shape (distinct words, n): of shape (documents, n)."""
+    """Sums over each document's words of their `values`, shape (words of the lexicon, n): of shape (documents, n)."""
     sums = np.zeros((len(documents.texts), values.shape[1]), np.float32)
     ends = np.cumsum(documents.counts)
     starts = ends - documents.counts

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.words import Words, split_words, terms
+from app.words import Lexicon, Words, terms
 
 # BM25's usual parameters: how soon a repeated word stops counting, and how much long documents are held back.
 K1, B = 1.2, 0.75
@@ -15,7 +15,7 @@ Indices = NDArray[np.int64]
 
 def lexical_scores(queries: Sequence[str], documents: Sequence[str]) -> list[float]:
     """BM25 of each document with its own query, from 0 (no term shared) to less than 1, of shape (documents,)."""
-    scores = bm25(queries, split_words(documents))
+    scores = bm25(queries, Lexicon().read(documents))
     result: list[float] = (scores / (1 + scores.max())).tolist()
     return result
 
@@ -44,17 +44,10 @@ def bm25(queries: Sequence[str], documents: Words) -> NDArray[np.float64]:
 
 def _occurrences(documents: Words, columns: Mapping[str, int]) -> tuple[Indices, Indices]:
     """Each time that a document has one of the terms: the document, and the term's column."""
-    distinct = documents.distinct
-    found = [(place, columns[word]) for place, word in enumerate(distinct) if word in columns]
-    found += [
-        (place, columns[term])
-        for place, word in enumerate(distinct)
-        if not (word.isascii() and word.isalnum()) and word not in columns  # else it is one term, as most are
-        for term in terms(word)
-        if term in columns
-    ]
+    lexicon = documents.lexicon
+    found = [(place, column) for term, column in columns.items() for place in lexicon.containing(term)]
     places, terms_there = np.array(sorted(found), np.int64).reshape(-1, 2).T
-    times = np.bincount(places, minlength=len(distinct))
+    times = np.bincount(places, minlength=len(lexicon.words))
     starts = np.cumsum(times) - times
     positions = np.flatnonzero(times[documents.ids]) if found else np.zeros(0, np.int64)
     ids, repeats = documents.ids[positions], times[documents.ids[positions]]

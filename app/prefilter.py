@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from app.embeddings import StaticEmbeddings
 from app.errors import StartupError
 from app.lexical import bm25
-from app.words import Words, split_words
+from app.words import Lexicon, Words
 
 Method = Literal["off", "lexical", "embedding", "hybrid"]
 
@@ -39,10 +39,11 @@ class Choice(NamedTuple):
 
 
 class Prefilter:
-    """Owns the embeddings, which are loaded when they are first needed."""
+    """Owns the embeddings, which are loaded when they are first needed, and the words of documents seen lately."""
 
     def __init__(self, load: Callable[[], Embeddings]) -> None:
         self._load = load
+        self._lexicon = Lexicon()
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -55,7 +56,9 @@ class Prefilter:
 
     def choose(self, method: Method, query: str, documents: Sequence[str], top_k: int) -> Choice:
         """The `top_k` documents that look best, ties by index: the same for the same texts, whatever came before."""
-        words = split_words(documents)
+        words = self._lexicon.read(documents)
+        if self._lexicon.full:
+            self._lexicon = Lexicon()
         lists: list[Scores] = []
         if method in ("lexical", "hybrid"):
             lists.append(bm25([query] * len(documents), words))

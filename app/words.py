@@ -2,9 +2,10 @@
 
 import re
 import string
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,17 +19,68 @@ CHARACTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 TERM = re.compile(f"[{CHARACTERS}]|[^\\W{CHARACTERS}]+")
 
 
-class Words(NamedTuple):
-    """Texts as sequences of words, each distinct word named once.
+# A lexicon with more words, or with words of more characters, is to be replaced.
+MAX_KNOWN, MAX_KNOWN_CHARS = 100_000, 5_000_000
 
-    A word is what stands between spaces, in lower case, without the punctuation at its ends: splitting so is twice as
-    fast as finding terms, which then need to be found in distinct words only.
+
+class Lexicon:
+    """Owns words met so far, each by its place, and the terms in them. It only grows; any thread may use it.
+
+    A word is what stands between spaces, in lower case: splitting so is twice as fast as finding terms, which then need
+    to be found only in words that were never met.
     """
 
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        """By place, without the punctuation at their ends: the same word may be there several times."""
+        self._places: defaultdict[str, int] = defaultdict(count().__next__)
+        self._containing: defaultdict[str, list[int]] = defaultdict(list)
+        """Places of words by the terms in them, but for words that are one term, as most are."""
+        self._chars = 0
+        self._reading = threading.Lock()
+
+    @property
+    def full(self) -> bool:
+        """Whether it is to be replaced, to bound its memory."""
+        return len(self.words) > MAX_KNOWN or self._chars > MAX_KNOWN_CHARS
+
+    def read(self, texts: Sequence[str], together: int = MAX_CHARS_TOGETHER) -> "Words":
+        """The words at the beginning of each text, as far as the limits let it be read; `together` is of all texts."""
+        limit = min(MAX_CHARS, together // max(1, len(texts)))
+        lengths = np.fromiter((min(len(text), limit) for text in texts), np.int64, len(texts))
+        counts, ids = np.zeros(len(texts), np.int64), list[int]()
+        with self._reading:
+            for index, text in enumerate(texts):
+                # One text after the other: its words are gone before the next, which is faster than keeping them all.
+                words = text[:limit].lower().split()
+                counts[index] = len(words)
+                ids += map(self._places.__getitem__, words)
+            self._learn()
+            return Words(self, texts, np.array(ids, np.int32), counts, lengths)
+
+    def containing(self, term: str) -> list[int]:
+        """The places of words with this term in them, as often as it is there."""
+        places = self._containing.get(term, [])
+        return [self._places[term], *places] if _is_term(term) and term in self._places else places
+
+    def _learn(self) -> None:
+        first = len(self.words)
+        new = list(islice(reversed(self._places), len(self._places) - first))[::-1]
+        self._chars += sum(map(len, new))
+        for place, word in enumerate(new, first):
+            if not _is_term(word):
+                for term in terms(word.strip(PUNCTUATION)):
+                    self._containing[term].append(place)
+        self.words += (word.strip(PUNCTUATION) for word in new)
+
+
+class Words(NamedTuple):
+    """Texts as sequences of words."""
+
+    lexicon: Lexicon
     texts: Sequence[str]
-    distinct: list[str]
     ids: NDArray[np.int32]
-    """Of all texts' words one after the other, their places in `distinct`, of shape (words,)."""
+    """Of all texts' words one after the other, their places in the lexicon, of shape (words,)."""
     counts: NDArray[np.int64]
     """Words of each text, of shape (texts,)."""
     lengths: NDArray[np.int64]
@@ -39,20 +91,10 @@ class Words(NamedTuple):
         return np.repeat(np.arange(len(self.texts)), self.counts)
 
 
-def split_words(texts: Sequence[str], together: int = MAX_CHARS_TOGETHER) -> Words:
-    """The words at the beginning of each text, as far as the limits let it be read; `together` is that of all texts."""
-    limit = min(MAX_CHARS, together // max(1, len(texts)))
-    lengths = np.fromiter((min(len(text), limit) for text in texts), np.int64, len(texts))
-    places: defaultdict[str, int] = defaultdict(count().__next__)
-    counts, ids = np.zeros(len(texts), np.int64), list[int]()
-    for index, text in enumerate(texts):
-        # One text after the other: its words are gone before the next, which is twice as fast as keeping them all.
-        words = text[:limit].lower().split()
-        counts[index] = len(words)
-        ids += map(places.__getitem__, words)
-    return Words(texts, [word.strip(PUNCTUATION) for word in places], np.array(ids, np.int32), counts, lengths)
-
-
 def terms(text: str) -> list[str]:
     """The terms of a text or a word, in order, with repetitions."""
     return TERM.findall(text[:MAX_CHARS].lower())
+
+
+def _is_term(word: str) -> bool:
+    return word.isascii() and word.isalnum()

@@ -1,7 +1,9 @@
 """The first stage for large requests: what the model reads, and what becomes of the rest."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 
 from app.config import Settings
-from app.embeddings import MAX_KNOWN, SHIPPED, StaticEmbeddings, Vocabulary
+from app.embeddings import SHIPPED, StaticEmbeddings
 from app.errors import ScoringFailed, StartupError
 from app.main import create_app
 from app.prefilter import Method, Prefilter, fuse, load_embeddings
+from app.words import MAX_KNOWN
 from tests.conftest import Serve, serving, until
 from tests.fakes import FakeScorer
 from tests.test_app import indices
@@ -212,6 +215,12 @@ def test_meaning_is_found_without_a_shared_word(first_stage: Prefilter, question
     assert documents[best(first_stage, "embedding", question, documents)] == answer
 
 
+def test_texts_without_a_word_are_left_in_their_order(first_stage: Prefilter) -> None:
+    for method in METHODS:
+        assert first_stage.choose(method, "tides", ["", " ", ""], 2).kept == {0, 1}
+        assert first_stage.choose(method, "", ["", "tides"], 1).kept == {0}
+
+
 def test_rare_names_are_found_by_words(first_stage: Prefilter) -> None:
     documents = [*OTHERS, "Xylqor 7-B is out of stock.", "The part is out of stock."]
     assert best(first_stage, "lexical", "xylqor in stock", documents) == 3
@@ -247,12 +256,28 @@ def test_fusion_wants_a_document_that_both_lists_like() -> None:
 
 
 def test_words_of_old_requests_are_forgotten() -> None:
-    vocabulary = Vocabulary(["[UNK]", "a", "##b"])
-    for start in range(0, 3 * MAX_KNOWN, MAX_KNOWN // 2):
-        vocabulary.pieces([f"a{number}" for number in range(start, start + MAX_KNOWN // 2)])
-        assert len(vocabulary._known.places) <= 1.5 * MAX_KNOWN + 3
-    assert vocabulary.pieces(["ab", "a" + "b" * 90]).rows.tolist()[:2] == [1, 2]
-    assert len(vocabulary._known.places) <= MAX_KNOWN
+    embeddings = StaticEmbeddings.load()
+    prefilter = Prefilter(lambda: embeddings)
+    for start in range(0, 2 * MAX_KNOWN, MAX_KNOWN // 2 - 1):
+        documents = ["tides", " ".join(f"a{number}" for number in range(start, start + MAX_KNOWN // 2 - 1))]
+        assert best(prefilter, "hybrid", "tides", documents) == 0
+        assert len(prefilter._lexicon.words) <= MAX_KNOWN
+        assert sum(len(known.leading) for known in embeddings._known.values()) <= MAX_KNOWN
+
+
+def test_requests_at_once_do_not_mix_their_words(request: pytest.FixtureRequest) -> None:
+    prefilter, fresh = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
+    requests = [
+        (f"word{number}, pianos", [f"a{other} word{number + other}! ({number}) boats" for other in range(300)])
+        for number in range(0, 3000, 100)
+    ]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    request.addfinalizer(lambda: sys.setswitchinterval(before))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda each: prefilter.choose("hybrid", *each, 10), requests))
+    assert found == [fresh.choose("hybrid", *each, 10) for each in requests]
+    assert all(0 in choice.kept for choice in found)
 
 
 def test_what_is_shipped_is_small() -> None:

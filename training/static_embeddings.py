@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 from torch.nn.functional import cross_entropy, normalize
 
 from app.embeddings import SHIPPED, Vocabulary
-from app.words import split_words
+from app.words import Lexicon
 
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 DIMENSIONS = 256
@@ -60,8 +60,8 @@ def question_pairs(folder: Path) -> Iterator[tuple[str, str]]:
 
 def split(vocabulary: Vocabulary, texts: Sequence[str]) -> list[Bag]:
     """The pieces of each text, as they are found when serving."""
-    words = split_words(texts, together=len(texts) * MAX_CHARS)
-    pieces = vocabulary.pieces(words.distinct)
+    words = Lexicon().read(texts, together=len(texts) * MAX_CHARS)
+    pieces = vocabulary.pieces(words.lexicon.words)
     of_word = np.split(pieces.rows, pieces.starts[1:])
     ends = np.cumsum(words.counts)
     return [

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,8 +31,20 @@ def urls() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-async def full_url(serve: Serve, scorer: FakeScorer) -> AsyncIterator[str]:
-    """A service whose one slot is taken, and where nobody may wait. Fresh, so that `Retry-After` is small."""
+async def python(environment: Environment) -> Path:
+    """The interpreter of the client's environment."""
+    try:
+        return await asyncio.to_thread(environment.python)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"{', '.join(environment.requirements)} cannot be installed here: {error.stderr.strip()[-300:]}")
+
+
+@pytest.fixture
+async def full_url(python: Path, serve: Serve, scorer: FakeScorer) -> AsyncIterator[str]:
+    """A service whose one slot is taken, and where nobody may wait.
+
+    Taken after the client is installed: `Retry-After`, which clients wait for, grows with the time that it is held.
+    """
     scorer.patience = 300
     scorer.gate.clear()
     async with serve(max_parallel=1, max_queue=0) as client:
@@ -42,13 +55,9 @@ async def full_url(serve: Serve, scorer: FakeScorer) -> AsyncIterator[str]:
         await holder
 
 
-def run(environment: Environment, client: str, urls: dict[str, str]) -> dict[str, Any]:
-    try:
-        python = environment.python()
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"{', '.join(environment.requirements)} cannot be installed here: {error.stderr.strip()[-300:]}")
+def run(python: Path, script: str, client: str, urls: dict[str, str]) -> dict[str, Any]:
     found = subprocess.run(
-        [python, HERE / environment.script],
+        [python, HERE / script],
         input=json.dumps({"client": client, **MOONS, **urls}),
         capture_output=True,
         text=True,
@@ -61,8 +70,8 @@ def run(environment: Environment, client: str, urls: dict[str, str]) -> dict[str
 
 
 @pytest.mark.parametrize(("environment", "client"), CLIENTS, ids=[client for _, client in CLIENTS])
-async def test_client(environment: Environment, client: str, urls: dict[str, str], full_url: str) -> None:
-    report = await asyncio.to_thread(run, environment, client, urls | {"full_url": full_url})
+async def test_client(environment: Environment, client: str, python: Path, urls: dict[str, str], full_url: str) -> None:
+    report = await asyncio.to_thread(run, python, environment.script, client, urls | {"full_url": full_url})
     documents = MOONS["documents"]
     ranked = report["ranked"]
     assert sorted(index for index, _, _ in ranked) == list(range(len(documents)))

@@ -14,7 +14,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from app.words import Lexicon, Words
+from app.words import Lexicon, Words, is_term
 
 SHIPPED = Path(__file__).parent / "static_embeddings" / "model.npz"
 UNKNOWN = "[UNK]"
@@ -42,14 +42,22 @@ class Vocabulary:
     def __init__(self, pieces: Sequence[str]) -> None:
         """`pieces` as BERT's vocabulary has them, the unknown one among them."""
         self._rows = {piece: row for row, piece in enumerate(pieces)}
-        self._tokenizer = Tokenizer(WordPiece(self._rows, unk_token=UNKNOWN))
+        self._model = WordPiece(self._rows, unk_token=UNKNOWN)
+        self._tokenizer = Tokenizer(self._model)
         self._tokenizer.normalizer = BertNormalizer()
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
     def pieces(self, words: Sequence[str]) -> Pieces:
-        """The pieces of all words: one that is itself a piece is not tokenised."""
-        others = self._tokenised([word for word in words if word not in self._rows])
-        each = [(self._rows[word],) if word in self._rows else next(others) for word in words]
+        """The pieces of all words. Most are a piece, or one term, which is not to be normalised: that is most work."""
+        others = self._tokenised([word for word in words if word not in self._rows and not is_term(word)])
+        each: list[Sequence[int]] = [
+            (self._rows[word],)
+            if word in self._rows
+            else [token.id for token in self._model.tokenize(word)]
+            if is_term(word)
+            else next(others)
+            for word in words
+        ]
         counts = np.fromiter(map(len, each), np.int64, len(each))
         return Pieces(np.fromiter(chain.from_iterable(each), np.int64, counts.sum()), np.cumsum(counts) - counts)
 

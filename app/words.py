@@ -5,7 +5,6 @@ import string
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,30 +18,30 @@ CHARACTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 TERM = re.compile(f"[{CHARACTERS}]|[^\\W{CHARACTERS}]+")
 
 
-# A lexicon with more words, or with words of more characters, is to be replaced.
-MAX_KNOWN, MAX_KNOWN_CHARS = 100_000, 5_000_000
+# A lexicon that knows more, or has words of more characters, is to be replaced.
+MAX_KNOWN, MAX_KNOWN_CHARS = 200_000, 5_000_000
 
 
 class Lexicon:
     """Owns words met so far, each by its place, and the terms in them. It only grows; any thread may use it.
 
-    A word is what stands between spaces, in lower case: splitting so is twice as fast as finding terms, which then need
-    to be found only in words that were never met.
+    A word is what stands between spaces, in lower case, without the punctuation at its ends: splitting so is twice as
+    fast as finding terms, which then need to be found only in words that were never met.
     """
 
     def __init__(self) -> None:
-        self.words: list[str] = []
-        """By place, without the punctuation at their ends: the same word may be there several times."""
-        self._places: defaultdict[str, int] = defaultdict(count().__next__)
-        self._containing: defaultdict[str, list[int]] = defaultdict(list)
-        """Places of words by the terms in them, but for words that are one term, as most are."""
-        self._chars = 0
+        self._places = _Places()
         self._reading = threading.Lock()
+
+    @property
+    def words(self) -> list[str]:
+        """By place."""
+        return self._places.words
 
     @property
     def full(self) -> bool:
         """Whether it is to be replaced, to bound its memory."""
-        return len(self.words) > MAX_KNOWN or self._chars > MAX_KNOWN_CHARS
+        return len(self._places) > MAX_KNOWN or self._places.chars > MAX_KNOWN_CHARS
 
     def read(self, texts: Sequence[str], together: int = MAX_CHARS_TOGETHER) -> "Words":
         """The words at the beginning of each text, as far as the limits let it be read; `together` is of all texts."""
@@ -55,23 +54,36 @@ class Lexicon:
                 words = text[:limit].lower().split()
                 counts[index] = len(words)
                 ids += map(self._places.__getitem__, words)
-            self._learn()
-            return Words(self, texts, np.array(ids, np.int32), counts, lengths)
+        return Words(self, texts, np.array(ids, np.int32), counts, lengths)
 
     def containing(self, term: str) -> list[int]:
         """The places of words with this term in them, as often as it is there."""
-        places = self._containing.get(term, [])
-        return [self._places[term], *places] if _is_term(term) and term in self._places else places
+        places = self._places.containing.get(term, [])
+        return [self._places[term], *places] if is_term(term) and term in self._places else places
 
-    def _learn(self) -> None:
-        first = len(self.words)
-        new = list(islice(reversed(self._places), len(self._places) - first))[::-1]
-        self._chars += sum(map(len, new))
-        for place, word in enumerate(new, first):
-            if not _is_term(word):
-                for term in terms(word.strip(PUNCTUATION)):
-                    self._containing[term].append(place)
-        self.words += (word.strip(PUNCTUATION) for word in new)
+
+class _Places(dict[str, int]):
+    """Places of words, found without the punctuation at their ends and, once met so, with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.containing: defaultdict[str, list[int]] = defaultdict(list)
+        """Places of words by the terms in them, but for words that are one term, as most are."""
+        self.chars = 0
+
+    def __missing__(self, written: str) -> int:
+        word = written.strip(PUNCTUATION)
+        place = self.get(word)
+        if place is None:
+            place = self[word] = len(self.words)
+            self.words.append(word)
+            if not is_term(word):
+                for term in terms(word):
+                    self.containing[term].append(place)
+        self[written] = place
+        self.chars += len(written)
+        return place
 
 
 class Words(NamedTuple):
@@ -96,5 +108,6 @@ def terms(text: str) -> list[str]:
     return TERM.findall(text[:MAX_CHARS].lower())
 
 
-def _is_term(word: str) -> bool:
+def is_term(word: str) -> bool:
+    """Whether a word is surely one term, with nothing about it but letters and digits of ASCII."""
     return word.isascii() and word.isalnum()

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from app.embeddings import SHIPPED, StaticEmbeddings
 from app.errors import ScoringFailed, StartupError
 from app.main import create_app
 from app.prefilter import Method, Prefilter, fuse, load_embeddings
-from app.words import MAX_KNOWN
+from app.words import MAX_KNOWN, MAX_KNOWN_CHARS
 from tests.conftest import Serve, serving, until
 from tests.fakes import FakeScorer
 from tests.test_app import indices
@@ -255,14 +255,22 @@ def test_fusion_wants_a_document_that_both_lists_like() -> None:
     assert np.argmax(fused) == 1
 
 
-def test_words_of_old_requests_are_forgotten() -> None:
+@pytest.mark.parametrize(
+    "word",
+    [lambda number: f"a{number}", lambda number: "!" * (number % 5_000) + "." * (number // 5_000)],
+    ids=["many", "punctuation"],
+)
+def test_words_of_old_requests_are_forgotten(word: Callable[[int], str]) -> None:
     embeddings = StaticEmbeddings.load()
     prefilter = Prefilter(lambda: embeddings)
-    for start in range(0, 2 * MAX_KNOWN, MAX_KNOWN // 2 - 1):
-        documents = ["tides", " ".join(f"a{number}" for number in range(start, start + MAX_KNOWN // 2 - 1))]
+    for start in range(0, 2 * MAX_KNOWN, MAX_KNOWN // 20):
+        words = list(map(word, range(start, start + MAX_KNOWN // 20)))
+        documents = ["tides", *(" ".join(words[first : first + 100]) for first in range(0, len(words), 100))]
         assert best(prefilter, "hybrid", "tides", documents) == 0
-        assert len(prefilter._lexicon.words) <= MAX_KNOWN
-        assert sum(len(known.leading) for known in embeddings._known.values()) <= MAX_KNOWN
+        kept = prefilter._lexicon._places
+        assert len(kept) <= MAX_KNOWN
+        assert sum(map(len, kept)) <= MAX_KNOWN_CHARS
+        assert sum(len(known.leading) for known in embeddings._known.values()) <= len(kept)
 
 
 def test_requests_at_once_do_not_mix_their_words(request: pytest.FixtureRequest) -> None:

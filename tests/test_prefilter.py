@@ -276,7 +276,7 @@ def test_words_of_old_requests_are_forgotten(word: Callable[[int], str]) -> None
 def test_requests_at_once_do_not_mix_their_words(request: pytest.FixtureRequest) -> None:
     prefilter, fresh = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
     requests = [
-        (f"word{number}, pianos", [f"a{other} word{number + other}! ({number}) boats" for other in range(300)])
+        (f"word{number}, pianos", [f"word{number + other}! (a{other}) {number * other}" for other in range(2000)])
         for number in range(0, 3000, 100)
     ]
     before = sys.getswitchinterval()

@@ -7,6 +7,7 @@ settings of the environment, or one that runs elsewhere. Needs the extra `eval`.
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ def main(
     api_key: Annotated[
         str | None, typer.Option(help="That service's API key", envvar="RERANKER_API_KEY", show_envvar=True)
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Draw the figures too: a file of .png, .svg or .pdf")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with a row for each query")] = False,
 ) -> None:
     """Measure ranking on your own queries, documents and judgments, before and after reranking."""
@@ -95,7 +99,7 @@ def main(
     if url and any(chosen.values()):
         raise typer.BadParameter("is a service that has its own model", param_hint="--url")
     try:
-        _require_extra()
+        _require_extra(plot)
         settings = None if url else _own_settings(chosen)
         with errors.status(f"Reading {file} ..."):
             topics = read_collection(file, run, depth, queries)
@@ -113,13 +117,25 @@ def main(
         print(json.dumps(figures, indent=2))
     else:
         _print_table(figures)
+    if plot:
+        from app.chart import draw
+
+        draw(figures, plot)
 
 
-def _require_extra() -> None:
+def _require_extra(plot: Path | None) -> None:
+    """Raise now what would fail after the ranking."""
     try:
-        import app.measures  # noqa: F401 (found now, not after the ranking)
+        import app.measures  # noqa: F401
+
+        if plot:
+            from app.chart import FORMATS
     except ImportError as error:
         raise StartupError(f"The extra 'eval' has what is missing: {error}; pip install '.[eval]'") from None
+    if plot and plot.suffix not in FORMATS:
+        raise typer.BadParameter(f"{str(plot)!r} ends with none of {', '.join(FORMATS)}", param_hint="--plot")
+    if plot and not os.access(plot if plot.exists() else plot.parent, os.W_OK):
+        raise typer.BadParameter(f"{str(plot)!r} cannot be written", param_hint="--plot")
 
 
 def _own_settings(chosen: Mapping[str, str | None]) -> Settings:

@@ -20,7 +20,7 @@ LAYERS = [
     {"app.connections"},
     {"app.convert", "app.parity"},
     {"app.narrow"},
-    {"app.collection", "app.measures"},
+    {"app.collection", "app.measures", "app.chart"},
     {"app.api"},
     {"app.reranker"},
     {"app.ranking"},

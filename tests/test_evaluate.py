@@ -280,6 +280,34 @@ async def test_a_running_service_is_measured(serve: Serve, tmp_path: Path) -> No
     assert (refused.exit_code, "API key" in refused.stderr) == (1, True)
 
 
+async def test_the_figures_are_drawn(serve: Serve, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", ROWS)
+    async with serve() as http:
+        for name in ("chart.svg", "chart.png"):
+            found = await asyncio.to_thread(evaluate, file, "--url", http.base_url, "--plot", tmp_path / name)
+            assert found.exit_code == 0, found.stderr
+        alone = await asyncio.to_thread(
+            evaluate, file, "--url", http.base_url, "--queries", 1, "--plot", tmp_path / "one.pdf"
+        )
+    drawing = (tmp_path / "chart.svg").read_text()
+    for words in (
+        "fake, fake fp32 on cpu: 2 queries",
+        "0.7500",
+        "nDCG@10 of each query, difference: 1 better, 0 worse",
+    ):
+        assert words in drawing
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    assert alone.exit_code == 0, alone.stderr
+    assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_cannot_be_drawn_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    file, url = jsonl(tmp_path / "rows.jsonl", ROWS), "http://127.0.0.1:9"
+    for name, message in {"chart.doc": "ends with none of .png, .svg, .pdf", "none/chart.png": "be written"}.items():
+        found = evaluate(file, "--url", url, "--plot", tmp_path / name)
+        assert (found.exit_code, message in found.stderr) == (2, True), found.stderr
+
+
 async def test_the_query_that_is_refused_is_named(serve: Serve, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "rows.jsonl", ROWS)
     async with serve(max_documents=2) as http:

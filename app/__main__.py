@@ -13,7 +13,13 @@ log = logging.getLogger("app")
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0 after a drain, 1 when the service could not start."""
+    """Exit status: 0 after a drain, 1 when the service could not start, 2 for arguments that it does not have."""
+    if arguments not in ([], ["--check"]):
+        print(
+            f"python -m app has --check alone, not {arguments[0]!r}: the commands are those of reranker",
+            file=sys.stderr,
+        )
+        return 2
     try:
         settings = load_settings()
     except StartupError as error:
@@ -22,7 +28,7 @@ def main(arguments: list[str]) -> int:
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_variables():
         log.warning("%s is not a setting of this service and has no effect", name)
-    if arguments == ["--check"]:
+    if arguments:
         return 0
     from app.main import create_app
     from app.server import serve

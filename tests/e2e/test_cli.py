@@ -90,6 +90,12 @@ def test_version_and_check() -> None:
     assert (found.returncode, "RERANKER_PRTO is not a setting" in found.stderr) == (0, True), found.stderr
 
 
+def test_the_module_starts_no_service_for_the_arguments_of_a_command() -> None:
+    arguments = [sys.executable, "-m", "app", "evaluate", "judged.jsonl"]
+    found = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert (found.returncode, "'evaluate': the commands are those of reranker" in found.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("command", ["", "serve", "export", "evaluate", "info", "rerank"])
 def test_help_has_examples(command: str) -> None:
     found = run(*command.split(), "--help")

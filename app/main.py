@@ -226,6 +226,7 @@ async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metr
 
     shared = SharedCache(settings.cache_url.get_secret_value(), settings.cache_ttl, metrics)
     stack.push_async_callback(shared.close)
+    await shared.connect()
     return shared
 
 

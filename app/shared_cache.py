@@ -20,20 +20,22 @@ log = logging.getLogger(__name__)
 PREFIX = b"reranker:"
 # Logit, tokens, truncated.
 FORM = struct.Struct("<fI?")
-# What a request may wait for Redis, and for how long nobody asks a Redis that did not answer.
+# What a request may wait for Redis, what the start may, where its name is looked up and a first connection made, and
+# for how long nobody asks a Redis that did not answer.
 SECONDS = 0.1
+CONNECT_SECONDS = 1.0
 REST_SECONDS = 5.0
 
 Answer = TypeVar("Answer")
 
 
 class SharedCache:
-    """Owns the connections. One read and one write a request; neither raises. Used on the event loop only."""
+    """Owns the connections. One read and one write a request; nothing raises. Used on the event loop only."""
 
     def __init__(self, url: str, ttl: float, metrics: Metrics) -> None:
         """`url` is `redis://`, `rediss://` or `unix://`; `ttl` in seconds. Raises `StartupError` for another."""
         try:
-            self._redis: Redis = Redis.from_url(url, socket_connect_timeout=SECONDS, socket_timeout=SECONDS)
+            self._redis: Redis = Redis.from_url(url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=SECONDS)
         except ValueError:  # its text may have a part of the password
             raise StartupError(
                 "RERANKER_CACHE_URL is not valid: it must be redis://, rediss:// or unix://, special characters of "
@@ -43,6 +45,10 @@ class SharedCache:
         self._metrics = metrics
         self._resting_until = 0.0
         self._answered = True
+
+    async def connect(self) -> None:
+        """Have a connection before the first request needs it; says so in the log when there is none to be had."""
+        await self._ask(self._redis.ping(), CONNECT_SECONDS)
 
     async def get(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
         """Those of the scores that are there."""
@@ -70,10 +76,10 @@ class SharedCache:
     def _awake(self) -> bool:
         return time.monotonic() >= self._resting_until
 
-    async def _ask(self, question: Awaitable[Answer]) -> Answer | None:
+    async def _ask(self, question: Awaitable[Answer], seconds: float = SECONDS) -> Answer | None:
         """The answer, or None when there is none in time; then Redis is left alone for a while."""
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 answer = await question
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.shared_failures.inc()

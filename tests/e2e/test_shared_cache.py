@@ -104,8 +104,12 @@ def test_without_redis_requests_are_served_as_if_there_were_none(tmp_path: Path,
 
 
 def test_a_redis_that_never_was_is_no_reason_not_to_start() -> None:
-    with service(RERANKER_CACHE_URL=f"redis://127.0.0.1:{free_port()}") as (url, _):
+    with service(RERANKER_CACHE_URL=f"redis://127.0.0.1:{free_port()}") as (url, process):
+        assert failures(url) == 1  # known before the first request, and logged
         assert rank(url)["meta"]["scored"] == 5
+        process.terminate()
+        log = process.communicate()[1]
+    assert log.index("The shared cache does not answer") < log.index("Ready in")
 
 
 @pytest.mark.parametrize("value", ["no score", r"\0\0\192\127\5\0\0\0\0", r"\0\0\128\127\5\0\0\0\0"])

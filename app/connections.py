@@ -22,6 +22,8 @@ MAX_HEAD_BYTES = 65_536
 MAX_PIPELINED = 8
 # Connections over the limit on which health checks are answered, and all else is told that it is too many.
 SPARE_CONNECTIONS = 128
+# What says where a body ends.
+FRAMING = {b"content-length", b"transfer-encoding"}
 HEALTH_PATHS = {"/health", "/health/live", "/health/ready"}
 HEAD_SECONDS, SPARE_HEAD_SECONDS = 10.0, 2.0
 # An answer must be taken within this time.
@@ -50,6 +52,8 @@ class Connection(HttpToolsProtocol):
         self._silent = True
         """Whether nothing came yet."""
         self._in_body = False
+        self._resuming = False
+        """Whether a parser is given the head of a request that the one before has read already."""
         self._bodiless = 0
         """Bytes since the last that were part of a body."""
         self._head_deadline: float | None = None
@@ -80,18 +84,48 @@ class Connection(HttpToolsProtocol):
         """Feed the parser, unless the client was already told that it is wrong."""
         if self._refused:
             return
-        if self._head_deadline is None and not self._in_body:
+        if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
         self._silent = False
         self._bodiless += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(*HEAD_TOO_LARGE)
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade()
+            self._feed(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(*self._problem)
+
+    def _decline_upgrade(self) -> None:
+        """Have what follows the head read as the body that it is, by another parser.
+
+        httptools leaves it to the protocol that was asked for, and nothing says that it is not spoken here. Clients
+        that ask so and send their body at once: Java's own on plain HTTP, `curl --http2`.
+        """
+        framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._resuming = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+        self._resuming = False
+
     def on_message_begin(self) -> None:
         """The next request, maybe in the same piece as the end of the one before."""
+        if self._resuming:
+            return
         super().on_message_begin()
         self._expect_head()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the URL."""
+        if not self._resuming:
+            super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of the head; trailers of a body are ignored."""
@@ -100,6 +134,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request, if its head is within the bounds."""
+        if self._resuming:
+            return
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._stop(HEAD_TOO_LARGE)
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -118,6 +154,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The end of a request."""
+        if self.parser.should_upgrade():
+            return  # only of its head
         self._in_body = False
         self._bodiless = 0
         super().on_message_complete()
@@ -127,16 +165,11 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:
             self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's signature)
-        """uvicorn's answer to what its parser or one of the methods above does not take."""
-        self._refuse(*self._problem)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """There is no WebSocket here; the request is answered as if it had not asked for one."""
+        if self._head_deadline is not None and not self._refused:
+            self._expect_head()  # nothing was read while a request waited for this one
 
     def _stop(self, problem: tuple[int, str, str]) -> None:
-        """Make the parser stop, upon which uvicorn calls `send_400_response`."""
+        """Make the parser stop."""
         self._problem = problem
         raise httptools.HttpParserError(problem[2])
 
@@ -148,6 +181,7 @@ class Connection(HttpToolsProtocol):
         answered = waiting and (self.cycle.response_started or not self._in_body or bool(self.pipeline))
         if waiting:
             self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         if answered or self.transport.is_closing():
             self.transport.close()
@@ -170,7 +204,7 @@ class Connection(HttpToolsProtocol):
         if now > (self._answer_deadline or now):
             self._metrics.rejections.labels("slow_reader").inc()
             self.transport.abort()
-        elif now > (self._head_deadline or now):
+        elif now > (self._head_deadline or now) and not self.pipeline:
             self._end_head()
 
     def _end_head(self) -> None:
@@ -189,7 +223,7 @@ class _Gathered:
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
-        self._written: list[bytes] = []
+        self._written = bytearray()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -198,8 +232,8 @@ class _Gathered:
         """Send it at the end of this turn, or at once what is much: the transport says when it is too much."""
         if not self._written:
             self._loop.call_soon(self._send)
-        self._written.append(data)
-        if sum(map(len, self._written)) > MAX_GATHERED_BYTES:
+        self._written += data
+        if len(self._written) > MAX_GATHERED_BYTES:
             self._send()
 
     def write_eof(self) -> None:
@@ -214,7 +248,7 @@ class _Gathered:
 
     def _send(self) -> None:
         if self._written and not self._transport.is_closing():
-            self._transport.write(b"".join(self._written))
+            self._transport.write(bytes(self._written))
         self._written.clear()
 
 

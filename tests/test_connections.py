@@ -149,6 +149,75 @@ async def test_a_slow_reader_that_goes_on_reading_gets_all(serve: Serve, monkeyp
         writer.close()
 
 
+BODY = json.dumps({"query": "q", "documents": ["a"]}).encode()
+WHOLE = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
+LAST = GET + b"connection: close\r\n\r\n"
+
+
+async def send(client: httpx.AsyncClient, *pieces: bytes) -> bytes:
+    """What comes back until the end, when the pieces are sent one after the other."""
+    reader, writer = await connect(client)
+    for piece in pieces:
+        writer.write(piece)
+        await asyncio.sleep(0.05)
+    received = await reader.read()
+    writer.close()
+    return received
+
+
+@pytest.mark.parametrize("cut", [0, 30, 150, 181, 190])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
+    serve: Serve, chunked: bool, cut: int
+) -> None:
+    """As Java's own client and `curl --http2` ask, with the body at once, in one piece or in two."""
+    asking = POST + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    if chunked:
+        request = asking + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    else:
+        request = asking + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
+    async with serve() as client:
+        request += GET + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n" + LAST
+        received = await send(client, request[:cut], request[cut:])
+    assert received.count(b"HTTP/1.1 ") == received.count(b"HTTP/1.1 200 ") == 3
+    assert (received.count(b'"relevance_score"'), received.count(b'"alive"')) == (1, 2)
+
+
+async def test_a_body_is_no_request_whatever_the_head_asked_for(serve: Serve) -> None:
+    body = GET + b"\r\n"
+    head = POST + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with serve() as client:
+        received = await send(client, head, body, LAST)
+    assert (received.count(b"HTTP/1.1 400 "), received.count(b'"alive"')) == (1, 1)
+
+
+@pytest.mark.parametrize("after", [b"\r\n", WHOLE + LAST[:9]], ids=["empty line", "two more"])
+async def test_what_follows_a_request_has_its_time_when_that_is_answered(
+    serve: Serve, scorer: FakeScorer, after: bytes
+) -> None:
+    async with serve() as client:
+        scorer.gate.clear()
+        reader, writer = await connect(client)
+        writer.write(WHOLE)
+        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        writer.write(after)
+        await asyncio.sleep(3 * connections.HEAD_SECONDS)
+        scorer.gate.set()
+        await reader.readuntil(b'"relevance_score"')
+        writer.write(LAST[9 if after.endswith(LAST[:9]) else 0 :])
+        received = await reader.read()
+        writer.close()
+    assert received.count(b"HTTP/1.1 200 ") == 1 + after.count(WHOLE)
+    assert received.endswith(b'"alive"}')
+
+
+async def test_a_refused_client_is_not_asked_to_go_on(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    async with serve() as client:
+        received = await send(client, POST + b"expect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\nZZZ\r\n")
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_half_closed_connection_has_left(serve: Serve, scorer: FakeScorer) -> None:
     content = json.dumps({"query": "q", "documents": ["a"]}).encode()
     async with serve() as client:

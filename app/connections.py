@@ -272,6 +272,6 @@ class _OnlyHealth:
             await self._app(scope, receive, send)
             return
         self._metrics.rejections.labels("connections").inc()
-        await discard(receive)
+        await discard(scope, receive)
         headers = {"Retry-After": "1", "Connection": "close"}
         await error_response(uuid.uuid4().hex, 503, "connections", self._message, headers)(scope, receive, send)

@@ -1,6 +1,8 @@
 """How much one API key may send."""
 
 import asyncio
+import http.client
+import json
 
 import pytest
 
@@ -48,6 +50,21 @@ async def test_without_keys_all_callers_are_one(serve: Serve, headers: dict[str,
     async with serve(key_per_minute=1, key_burst=1) as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200
         assert (await client.post("/rerank", json=BODY, headers=headers)).status_code == 429
+
+
+async def test_a_large_body_that_is_refused_is_taken_so_that_its_sender_learns_why(serve: Serve) -> None:
+    """Python's own client writes all of it before it reads."""
+    body = json.dumps({"query": "tides", "documents": ["x" * 90_000] * 80})
+    async with serve(key_per_minute=1, key_burst=1) as client:
+        await client.post("/rerank", json=BODY)
+
+        def post() -> tuple[int, bool]:
+            connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=30)
+            connection.request("POST", "/rerank", body)
+            answer = connection.getresponse()
+            return answer.status, "retry-after" in answer.headers
+
+        assert {await asyncio.to_thread(post) for _ in range(4)} == {(429, True)}
 
 
 async def test_who_has_no_key_uses_up_nobodys_share(serve: Serve) -> None:

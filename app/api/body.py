@@ -73,8 +73,8 @@ class Body:
             ) from None
         except (TooLarge, BufferFull):
             self.drop()
-            if self._more and "expect" not in headers:  # that sender asks before it sends
-                await discard(receive)
+            if self._more:
+                await discard(scope, receive)
             raise
         return content
 
@@ -123,8 +123,10 @@ def parsed_bytes(content: bytes) -> int:
     return texts + VALUE_BYTES * content.count(b",") + CONTAINER_BYTES * containers
 
 
-async def discard(receive: Receive) -> None:
-    """Read on for a while, to the end at most."""
+async def discard(scope: Scope, receive: Receive) -> None:
+    """Read on for a while, to the end of the body at most."""
+    if "expect" in Headers(scope=scope):
+        return  # its sender asks before it sends
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
             while (await receive()).get("more_body", False):

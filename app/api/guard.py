@@ -13,12 +13,12 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.body import Bodies
+from app.api.body import Bodies, discard
 from app.api.errors import INTERNAL, STATUSES, error_response
 from app.api.headers import security_headers
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
-from app.errors import Refused, RerankerError, Unauthorized
+from app.errors import RateLimited, Refused, RerankerError, Unauthorized
 from app.logs import request_id as logged_id
 from app.metrics import Metrics
 
@@ -86,6 +86,8 @@ class RequestGuard:
 
     async def _refuse(self, error: RerankerError | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer in place of the handler, and close: the rest of the body is not wanted. None: the handler failed."""
+        if isinstance(error, RateLimited):  # before its body was read
+            await discard(scope, receive)
         state = scope["state"]
         status, reason = STATUSES[type(error)] if error else INTERNAL
         kind = error.code if error else RerankerError.code

@@ -1,7 +1,7 @@
 """Static embeddings: a vector for each word piece, made once; a text is their sum. No model runs."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).parent / "static_embeddings" / "model.npz"
 UNKNOWN = "[UNK]"
 # The length of a document's vector is read off its first dimensions, which hold most of it: vectors are rotated so.
 LENGTH_DIMENSIONS = 16
-# Words in work at a time, to bound memory.
+# Words of documents in work at a time, and characters of words, to bound memory.
 BLOCK = 200_000
 SMALL = 1e-9
 
@@ -63,10 +63,8 @@ class Vocabulary:
 
     def _tokenised(self, words: Sequence[str]) -> Iterator[Sequence[int]]:
         unknown = (self._rows[UNKNOWN],)
-        for start in range(0, len(words), BLOCK):
-            block = words[start : start + BLOCK]
-            for encoded in self._tokenizer.encode_batch_fast(block, add_special_tokens=False):
-                yield encoded.ids or unknown
+        for encoded in self._tokenizer.encode_batch_fast(words, add_special_tokens=False):
+            yield encoded.ids or unknown
 
 
 class Known(NamedTuple):
@@ -122,18 +120,15 @@ class StaticEmbeddings:
         """What is known of all words that the lexicon has by now."""
         with self._learning:
             known = self._known.get(lexicon, NOTHING)
-            new = lexicon.words[len(known.leading) :]
+            new = [self._know(block) for block in _blocks(lexicon.words[len(known.leading) :])]
             if new:
-                rows, starts = self._vocabulary.pieces(new)
-                vectors = self._vectors[rows, :LENGTH_DIMENSIONS] * self._scales[rows, None]
-                known = self._known[lexicon] = Known(
-                    Pieces(
-                        np.concatenate([known.pieces.rows, rows]),
-                        np.concatenate([known.pieces.starts, len(known.pieces.rows) + starts]),
-                    ),
-                    np.concatenate([known.leading, np.add.reduceat(vectors, starts)]),
-                )
+                known = self._known[lexicon] = _joined([known, *new])
             return known
+
+    def _know(self, words: Sequence[str]) -> Known:
+        rows, starts = pieces = self._vocabulary.pieces(words)
+        vectors = self._vectors[rows, :LENGTH_DIMENSIONS] * self._scales[rows, None]
+        return Known(pieces, np.add.reduceat(vectors, starts))
 
     def _direction(self, query: Pieces) -> Floats:
         total = self._scales[query.rows] @ self._vectors[query.rows]
@@ -146,6 +141,26 @@ class StaticEmbeddings:
         products = np.zeros(len(self._scales), np.float32)
         products[met] = self._vectors[met].astype(np.float32) @ direction * self._scales[met]
         return np.add.reduceat(products[words.rows], words.starts)
+
+
+def _blocks(words: Iterable[str]) -> Iterator[list[str]]:
+    """Words in a row that have BLOCK characters together."""
+    block, chars = list[str](), 0
+    for word in words:
+        block.append(word)
+        chars += len(word)
+        if chars >= BLOCK:
+            yield block
+            block, chars = [], 0
+    if block:
+        yield block
+
+
+def _joined(parts: Sequence[Known]) -> Known:
+    rows = [part.pieces.rows for part in parts]
+    ends = np.cumsum([len(each) for each in rows])
+    starts = [part.pieces.starts + end - len(part.pieces.rows) for part, end in zip(parts, ends, strict=True)]
+    return Known(Pieces(np.concatenate(rows), np.concatenate(starts)), np.concatenate([part.leading for part in parts]))
 
 
 def _sums(values: Floats, documents: Words) -> Floats:

@@ -1,6 +1,6 @@
 """A fast order of documents by the words they share with the query: no model, milliseconds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +42,27 @@ def bm25(queries: Sequence[str], documents: Words) -> NDArray[np.float64]:
     return np.bincount(owners, parts, minlength=len(queries)).astype(np.float64)
 
 
-def _occurrences(documents: Words, columns: Mapping[str, int]) -> tuple[Indices, Indices]:
-    """Each time that a document has one of the terms: the document, and the term's column."""
+def _occurrences(documents: Words, wanted: Iterable[str]) -> tuple[Indices, Indices]:
+    """Each time that a document has one of the terms: the document, and which of them."""
     lexicon = documents.lexicon
-    found = [(place, column) for term, column in columns.items() for place in lexicon.containing(term)]
-    places, terms_there = np.array(sorted(found), np.int64).reshape(-1, 2).T
-    times = np.bincount(places, minlength=len(lexicon.words))
+    met = np.zeros(len(lexicon.words), bool)
+    met[documents.ids] = True
+    found = [_met(lexicon.containing(term), met) for term in wanted]
+    places = np.concatenate(found) if found else np.zeros(0, np.int32)
+    order = np.argsort(places, kind="stable")
+    terms_there = np.repeat(np.arange(len(found)), np.fromiter(map(len, found), np.int64, len(found)))[order]
+    times = np.bincount(places, minlength=len(met))
     starts = np.cumsum(times) - times
-    positions = np.flatnonzero(times[documents.ids]) if found else np.zeros(0, np.int64)
+    positions = np.flatnonzero(times[documents.ids])
     ids, repeats = documents.ids[positions], times[documents.ids[positions]]
     within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     return (
         np.repeat(documents.owners()[positions], repeats),
         terms_there[np.repeat(starts[ids], repeats) + within],
     )
+
+
+def _met(places: NDArray[np.int32], met: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Those places that are of words of these documents: the lexicon has those of others too, and gets more of them."""
+    places = places[places < len(met)]
+    return places[met[places]]

@@ -3,8 +3,10 @@
 import re
 import string
 import threading
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +15,15 @@ from numpy.typing import NDArray
 # What lies behind this in a text hardly changes its place, and would cost time; and so much of all texts of a request.
 MAX_CHARS, MAX_CHARS_TOGETHER = 10_000, 4_000_000
 PUNCTUATION = string.punctuation + "“”‘’„«»‹›…–—¿¡"
-# Words; of scripts that do not separate them, characters.
+# Of scripts that do not separate words: each is a word.
 CHARACTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
-TERM = re.compile(f"[{CHARACTERS}]|[^\\W{CHARACTERS}]+")
-
-
-# A lexicon that knows more, or has words of more characters, is to be replaced.
+RUN = re.compile(f"[{CHARACTERS}]+")
+LETTERS = f"[^\\W_{CHARACTERS}]+"
+TERM = re.compile(f"[{CHARACTERS}]|{LETTERS}(?:_+{LETTERS})*")
+# The type of a place in an array, and an array of none.
+PLACE = "i"
+NO_PLACES = array(PLACE)
+# A lexicon that knows more words or terms, or has words of more characters, is to be replaced.
 MAX_KNOWN, MAX_KNOWN_CHARS = 200_000, 5_000_000
 
 
@@ -41,7 +46,8 @@ class Lexicon:
     @property
     def full(self) -> bool:
         """Whether it is to be replaced, to bound its memory."""
-        return len(self._places) > MAX_KNOWN or self._places.chars > MAX_KNOWN_CHARS
+        places = self._places
+        return max(len(places), len(places.containing)) > MAX_KNOWN or places.chars > MAX_KNOWN_CHARS
 
     def read(self, texts: Sequence[str], together: int = MAX_CHARS_TOGETHER) -> "Words":
         """The words at the beginning of each text, as far as the limits let it be read; `together` is of all texts."""
@@ -51,15 +57,15 @@ class Lexicon:
         with self._reading:
             for index, text in enumerate(texts):
                 # One text after the other: its words are gone before the next, which is faster than keeping them all.
-                words = text[:limit].lower().split()
+                words = _split(text[:limit])
                 counts[index] = len(words)
                 ids += map(self._places.__getitem__, words)
         return Words(self, texts, np.array(ids, np.int32), counts, lengths)
 
-    def containing(self, term: str) -> list[int]:
-        """The places of words with this term in them, as often as it is there."""
-        places = self._places.containing.get(term, [])
-        return [self._places[term], *places] if is_term(term) and term in self._places else places
+    def containing(self, term: str) -> NDArray[np.int32]:
+        """The places of words with this term in them, as often as it is there; of shape (words,)."""
+        places = np.array(self._places.containing.get(term, NO_PLACES))
+        return np.append(places, self._places[term]) if is_term(term) and term in self._places else places
 
 
 class _Places(dict[str, int]):
@@ -68,7 +74,7 @@ class _Places(dict[str, int]):
     def __init__(self) -> None:
         super().__init__()
         self.words: list[str] = []
-        self.containing: defaultdict[str, list[int]] = defaultdict(list)
+        self.containing: defaultdict[str, array[int]] = defaultdict(partial(array, PLACE))
         """Places of words by the terms in them, but for words that are one term, as most are."""
         self.chars = 0
 
@@ -101,6 +107,14 @@ class Words(NamedTuple):
     def owners(self) -> NDArray[np.int64]:
         """Of each word the index of its text, of shape (words,)."""
         return np.repeat(np.arange(len(self.texts)), self.counts)
+
+
+def _split(text: str) -> list[str]:
+    """Its words, in lower case, with the punctuation at their ends."""
+    text = text.lower()
+    if not text.isascii():
+        text = RUN.sub(lambda run: f" {' '.join(run[0])} ", text)
+    return text.split()
 
 
 def terms(text: str) -> list[str]:

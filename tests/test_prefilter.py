@@ -257,8 +257,12 @@ def test_fusion_wants_a_document_that_both_lists_like() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    [lambda number: f"a{number}", lambda number: "!" * (number % 5_000) + "." * (number // 5_000)],
-    ids=["many", "punctuation"],
+    [
+        lambda number: f"a{number}",
+        lambda number: "!" * (number % 5_000) + "." * (number // 5_000),
+        lambda number: ".".join(f"{number}a{term}" for term in range(3)),
+    ],
+    ids=["many", "punctuation", "terms"],
 )
 def test_words_of_old_requests_are_forgotten(word: Callable[[int], str]) -> None:
     embeddings = StaticEmbeddings.load()
@@ -268,9 +272,18 @@ def test_words_of_old_requests_are_forgotten(word: Callable[[int], str]) -> None
         documents = ["tides", *(" ".join(words[first : first + 100]) for first in range(0, len(words), 100))]
         assert best(prefilter, "hybrid", "tides", documents) == 0
         kept = prefilter._lexicon._places
-        assert len(kept) <= MAX_KNOWN
+        assert max(len(kept), len(kept.containing)) <= MAX_KNOWN
         assert sum(map(len, kept)) <= MAX_KNOWN_CHARS
         assert sum(len(known.leading) for known in embeddings._known.values()) <= len(kept)
+
+
+def test_words_learnt_in_parts_are_known_as_those_learnt_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, parts = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
+    documents = [text for _, text in QUESTIONS] + OTHERS
+    expected = together.choose("embedding", QUESTIONS[0][0], documents, 2)
+    monkeypatch.setattr("app.embeddings.BLOCK", 20)
+    assert parts.choose("embedding", QUESTIONS[0][0], documents, 2) == expected
+    assert parts.choose("embedding", QUESTIONS[1][0], documents[::-1], 1).kept == {4}
 
 
 def test_requests_at_once_do_not_mix_their_words(request: pytest.FixtureRequest) -> None:

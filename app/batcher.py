@@ -8,10 +8,9 @@ ones do not wait for large ones; every fourth batch serves all in turn, so that 
 import asyncio
 import logging
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from time import monotonic, perf_counter
 from typing import NamedTuple
@@ -19,12 +18,11 @@ from typing import NamedTuple
 from app.backends import Scorer
 from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.metrics import Metrics
+from app.queues import MAX_PADDING, Queue, Work, take_batch
 from app.tokenization import Pair
 
 log = logging.getLogger(__name__)
 
-# The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
-MAX_PADDING = 0.125
 STOPPED = "The engine stopped before this request was scored"
 DOES_NOT_FIT = "A pair as long as this one does not fit the memory"
 # Of so many batches one serves the request whose turn it is, and the others the one with the least left to do.
@@ -35,59 +33,6 @@ STRETCH = 1.5
 LONG = 8
 # How fast the estimate of the engine's speed follows the newest batch.
 SMOOTHING = 0.2
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """One pair and the place where its logit is awaited."""
-
-    pair: Pair
-    future: "asyncio.Future[float]"
-
-    @property
-    def length(self) -> int:
-        return self.pair.length
-
-
-@dataclass(eq=False, slots=True)
-class Queue:
-    """The pending pairs of one request, ascending by length."""
-
-    works: list[Work]
-    priority: int = 0
-    """Lower is served first."""
-
-    @property
-    def lengths(self) -> list[int]:
-        return [work.length for work in self.works]
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-
-def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float) -> list[tuple[int, int]]:
-    """Choose the next batch: `(queue, position)` of each chosen pair, longer ones of a queue first.
-
-    `queues` holds the pair lengths in tokens of each request, ascending, the one to be served first in front. Its
-    longest pair is always taken, and no pair is longer or more than `max_padding` shorter. The batch takes `budget`
-    tokens at most: rows × longest row, or where `max_padding` is 1 the sum, since then the engine does not pad.
-    """
-    longest = queues[0][-1]
-    shortest = math.ceil(longest * (1 - max_padding))
-    batch: list[tuple[int, int]] = []
-    left = budget
-    for index, queue in enumerate(queues):
-        start, position = bisect_left(queue, shortest), bisect_right(queue, longest)
-        while position > start:
-            if batch and max_padding == 1:
-                position = bisect_right(queue, left, start, position)  # what is longer does not fit any more
-            if position == start or (batch and max_padding < 1 and longest > left):
-                break
-            position -= 1
-            batch.append((index, position))
-            left -= queue[position] if max_padding == 1 else longest
-    return batch
 
 
 class Batcher:
@@ -145,14 +90,15 @@ class Batcher:
         loop = asyncio.get_running_loop()
         works = [Work(pair, loop.create_future()) for pair in pairs]
         if works:
-            self._queues.append(Queue(sorted(works, key=attrgetter("length")), priority))
+            self._queues.append(Queue(works, priority))
             self._arrived.set()
         return [work.future for work in works]
 
-    def prune(self) -> None:
-        """Forget the pairs whose futures were cancelled."""
+    def withdraw(self, futures: Iterable["asyncio.Future[float]"]) -> None:
+        """Cancel those that still wait for a batch. What is being scored is scored to its end."""
+        unwanted = frozenset(futures)
         for queue in self._queues:
-            queue.works = [work for work in queue.works if not work.future.done()]
+            queue.withdraw(unwanted)
         self._queues = [queue for queue in self._queues if queue.works]
 
     def close(self) -> None:
@@ -172,10 +118,16 @@ class Batcher:
                     while not self._queues:
                         self._arrived.clear()
                         await self._arrived.wait()
-                    scoring = batches.create_task(self._score(self._next_batch()), name="batch")
-                    scoring.add_done_callback(lambda _: free.release())
+                    batch = self._next_batch()
+                    scoring = batches.create_task(self._score(batch), name="batch")
+                    scoring.add_done_callback(partial(self._end, batch, free))
         finally:
             self.close()
+
+    def _end(self, batch: Sequence[Work], free: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
+        """After a batch, even one that was cancelled before it began: nobody waits for it any more."""
+        fail(batch, Unavailable(STOPPED))
+        free.release()
 
     def _next_batch(self) -> list[Work]:
         self._batches += 1
@@ -188,7 +140,7 @@ class Batcher:
         padding = 1 if self._scorer.engine.mixes else MAX_PADDING
         chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), padding)
         # Positions of one queue come in descending order, so popping one does not move the next.
-        batch = [queues[queue].works.pop(position) for queue, position in chosen]
+        batch = [queues[queue].take(position) for queue, position in chosen]
         self._queues = [queue for queue in self._queues if queue.works]
         return batch
 
@@ -206,9 +158,6 @@ class Batcher:
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._scorer, pairs)
-        except asyncio.CancelledError:
-            fail(batch, Unavailable(STOPPED))
-            raise
         except Exception as error:
             self._fail(batch, error, hung=limit.expired())
         else:

@@ -107,14 +107,11 @@ class ScoreCache:
             flight.waiters += 1
         return flights, len(new)
 
-    def release(self, flights: Sequence[Flight]) -> int:
-        """Stop waiting. Flights still in the air that nobody waits for any more are cancelled; returns how many."""
-        cancelled = 0
+    def release(self, flights: Sequence[Flight]) -> list["asyncio.Future[float]"]:
+        """Stop waiting. Returns those in the air that nobody waits for any more; whoever joins one waits again."""
         for flight in flights:
             flight.waiters -= 1
-            if not flight.waiters:
-                cancelled += flight.future.cancel()
-        return cancelled
+        return [flight.future for flight in flights if not flight.waiters and not flight.future.done()]
 
     def sweep(self) -> None:
         """Drop the scores whose time is over; without it they would go only as new ones come."""

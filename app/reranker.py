@@ -210,8 +210,8 @@ class Reranker:
             }
             attempt.known |= landed
             attempt.scored = min(new, len(landed))
-            if self.cache.release(flights):
-                self.batcher.prune()
+            if unwanted := self.cache.release(flights):
+                self.batcher.withdraw(unwanted)
 
     def _refuse_hopeless(self, attempt: Attempt, pairs: Mapping[bytes, Pair]) -> None:
         """Raise `DeadlineExceeded` at once where the engine could not meet the deadline had it nothing else to do."""

@@ -26,7 +26,7 @@ LAYERS = [
     {"app.ranking"},
     {"app.heartbeat", "app.supervisor"},
     {"app.batcher", "app.cache", "app.admission", "app.shared_cache", "app.prefilter"},
-    {"app.lexical", "app.embeddings"},
+    {"app.lexical", "app.embeddings", "app.queues"},
     {"app.backends"},
     {"app.metrics", "app.config", "app.tokenization", "app.words"},
     {"app.lifecycle", "app.logs", "app.hardware", "app.threads", "app.tracing", "app.gpu"},

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batcher import MAX_PADDING, Batcher, take_batch
-from app.errors import OutOfMemory, ScoringFailed, Unavailable
+from app.batcher import Batcher
+from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.metrics import Metrics
+from app.queues import MAX_PADDING, take_batch
 from app.tokenization import Pair
 from tests.conftest import Serve, until
 from tests.fakes import FakeScorer
@@ -205,19 +207,40 @@ async def test_a_score_that_is_not_a_number_is_an_error_for_its_pair_only(scorer
         assert await good == 0.5
 
 
-async def test_cancelled_pairs_never_reach_the_model(scorer: FakeScorer) -> None:
+async def test_of_what_is_withdrawn_only_what_is_being_scored_is_scored(scorer: FakeScorer) -> None:
     async with running(scorer) as batcher:
         scorer.gate.clear()
-        running_now = batcher.submit([pair(300)])
+        [running_now] = batcher.submit([pair(300)])
         await until(lambda: batcher.pending == 0)
-        gone = batcher.submit([pair(200), pair(200)])
-        for future in gone:
-            future.cancel()
-        batcher.prune()
-        assert batcher.pending == 0
+        gone, kept, also_gone = batcher.submit([pair(200), pair(100), pair(200)])
+        batcher.withdraw([running_now, gone, also_gone])
+        assert gone.cancelled()
+        assert also_gone.cancelled()
+        assert batcher.pending == 1
         scorer.gate.set()
-        await asyncio.gather(*running_now)
-    assert scorer.batches == [[300]]
+        await asyncio.gather(running_now, kept)
+    assert scorer.batches == [[300], [100]]
+
+
+async def test_a_batch_that_is_ended_before_it_begins_is_told(scorer: FakeScorer) -> None:
+    """The engine breaks on one batch in the moment in which the next is taken."""
+    scorer.engine = replace(scorer.engine, splits=True)
+    with ThreadPoolExecutor(2) as threads:
+        batcher = Batcher(scorer, threads, 1024, Metrics())
+        run = asyncio.create_task(batcher.run())
+        scorer.gate.clear()
+        scorer.failure = EngineBroken("broken")
+        [first] = batcher.submit([pair(300)])
+        await until(lambda: scorer.entered == 1)
+        scorer.gate.set()
+        time.sleep(0.05)  # noqa: ASYNC251 (the engine breaks while the loop does something else)
+        await asyncio.sleep(0)
+        [second] = batcher.submit([pair(200)])
+        await asyncio.wait({first, second}, timeout=5)
+        assert isinstance(first.exception(), EngineBroken | ScoringFailed)
+        assert isinstance(second.exception(), Unavailable)
+        with pytest.raises(ExceptionGroup):
+            await run
 
 
 async def test_when_the_loop_ends_nobody_is_left_waiting(scorer: FakeScorer) -> None:

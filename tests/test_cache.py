@@ -2,6 +2,7 @@ import asyncio
 from itertools import combinations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,16 +109,18 @@ async def test_the_same_pair_twice_in_one_request_is_scored_once() -> None:
     assert flights[0] is flights[2]
 
 
-async def test_only_the_last_waiter_cancels_a_flight() -> None:
+async def test_a_flight_that_nobody_waits_for_may_be_joined_until_it_is_cancelled() -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     keys = cache.keys([("q", "d")])
     first, second = (cache.claim(keys, [PAIR], engine.submit)[0] for _ in range(2))
     [future] = engine.groups[0]
-    assert cache.release(first) == 0
-    assert not future.cancelled()
-    assert cache.release(second) == 1
-    assert future.cancelled()
-    # In the very same moment, before the cancelled flight has landed, a third request starts anew.
+    assert cache.release(first) == []
+    assert cache.release(second) == [future]
+    flights, new = cache.claim(keys, [PAIR], engine.submit)
+    assert (flights, new) == (first, 0)
+    assert cache.release(flights) == [future]
+    future.cancel()
+    # In the very same moment, before the cancelled flight has landed, another request starts anew.
     cache.claim(keys, [PAIR], engine.submit)
     assert len(engine.groups[-1]) == 1
     await asyncio.sleep(0)
@@ -136,12 +139,16 @@ async def test_a_failed_flight_is_not_remembered_and_not_joined() -> None:
     assert cache.get(keys[0]) is None
 
 
-async def test_a_scored_pair_is_kept_even_when_its_request_left_just_before() -> None:
+@pytest.mark.parametrize("left_before", [False, True])
+async def test_a_scored_pair_is_kept_even_when_its_request_left(left_before: bool) -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     keys = cache.keys([("q", "d")])
     flights, _ = cache.claim(keys, [PAIR], engine.submit)
+    if left_before:
+        cache.release(flights)
     engine.groups[0][0].set_result(2.0)
-    cache.release(flights)
+    if not left_before:
+        assert cache.release(flights) == []
     await asyncio.sleep(0)
     assert cache.get(keys[0]) == Score(2.0, 7, truncated=True)
 
@@ -152,4 +159,4 @@ async def test_a_pair_that_landed_while_another_request_was_getting_ready_is_not
     flights, new = cache.claim(cache.keys([("q", "d"), ("q", "e")]), [PAIR] * 2, engine.submit)
     assert new == len(engine.groups[0]) == 1
     assert flights[0].future.done()
-    assert cache.release(flights) == 1
+    assert cache.release(flights) == engine.groups[0]

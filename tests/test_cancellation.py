@@ -37,10 +37,14 @@ async def test_a_client_that_leaves_frees_its_slot_and_its_pairs(serve: Serve, s
         reranker = serve.app.state.reranker
         scorer.gate.clear()
         await leave(client, BODY, lambda: 0 < reranker.batcher.pending < 50)
-        await until(lambda: idle(reranker))
+        await until(lambda: (reranker.admission.active, reranker.batcher.pending) == (0, 0))
         scorer.gate.set()
         await client.post("/rerank", json={"query": "next", "documents": ["one two three"]})
         assert len(scorer.batches) == 2  # the one that was running when it left, and the next client's
+        # What that one scored need not be scored again: who comes back is that much nearer to an answer.
+        again = (await client.post("/rerank", json=BODY)).json()["meta"]
+        assert (again["cached"], again["scored"]) == (len(scorer.batches[0]), 50 - len(scorer.batches[0]))
+        assert idle(reranker)
         figures = (await client.get("/metrics?format=json")).json()
         assert figures["requests"]["disconnected"] == 1
 

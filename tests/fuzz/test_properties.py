@@ -22,8 +22,8 @@ from app.api.tei import AnyRequest, TeiRequest
 from app.api.vllm import ScoreRequest
 from app.backends.model_source import EMBEDDED
 from app.backends.openvino import bucket_length, parts
-from app.batcher import take_batch
 from app.cache import ScoreCache
+from app.queues import take_batch
 from app.tokenization import PairTokenizer
 from tests.fuzz import counted
 from tests.fuzz.service import HEADERS, ROUTES, SEEDS, Service

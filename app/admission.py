@@ -13,6 +13,8 @@ from app.errors import QueueFull, QueueTimeout
 # How fast the average time in a slot follows the newest request, and the bounds of a `Retry-After`, in seconds.
 SMOOTHING = 0.2
 RETRY_AFTER = (1, 60)
+# Turns of requests that gave up are kept until they are so many more than those that wait.
+SLACK = 64
 
 
 class Admission:
@@ -81,6 +83,9 @@ class Admission:
         except asyncio.CancelledError:
             if not turn.cancelled():  # its turn came in the same moment
                 self._release()
+            elif len(self._turns) > 2 * self.waiting + SLACK:
+                self._turns = [each for each in self._turns if not each[2].done()]
+                heapq.heapify(self._turns)
             raise
 
     def _release(self) -> None:

@@ -115,7 +115,7 @@ class Reranker:
 
     async def _lookup_or_score(self, attempt: Attempt) -> None:
         """Have the score of every passage known. Known scores need no slot."""
-        query, shared = attempt.query, self._shared_cache
+        query = attempt.query
         if query.is_plain:
             await self._look_up(attempt)
         if not query.is_plain or attempt.missing():
@@ -130,8 +130,6 @@ class Reranker:
                 attempt.known |= self.cache.find(attempt.keys)
                 if missing := attempt.missing():
                     await self._score(attempt, missing)
-            if attempt.scored and shared:
-                await shared.put({key: attempt.known[key] for key in missing})
         _refuse_truncated(query, attempt.passages, [attempt.known[key] for key in attempt.keys])
 
     async def _look_up(self, attempt: Attempt) -> None:
@@ -210,6 +208,8 @@ class Reranker:
             }
             attempt.known |= landed
             attempt.scored = min(new, len(landed))
+            if attempt.scored and self._shared_cache:
+                self._shared_cache.put(landed)
             if unwanted := self.cache.release(flights):
                 self.batcher.withdraw(unwanted)
 

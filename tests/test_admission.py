@@ -103,3 +103,19 @@ async def test_a_slot_that_comes_as_its_request_leaves_goes_to_the_next() -> Non
     leaving.cancel()  # its turn has come, but it has not run since
     async with asyncio.timeout(5), admission.slot():
         assert admission.active == 1
+
+
+async def test_who_gave_up_waiting_takes_no_memory() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=10, queue_timeout=30), asyncio.Event()
+    async with admission.slot():
+        patient = asyncio.create_task(hold(admission, release))
+        for _ in range(300):
+            leaving = [asyncio.create_task(hold(admission, release)) for _ in range(9)]
+            await asyncio.sleep(0)
+            for task in leaving:
+                task.cancel()
+            await asyncio.gather(*leaving, return_exceptions=True)
+        assert admission.waiting == 1
+        assert len(admission._turns) < 100
+    release.set()
+    await patient

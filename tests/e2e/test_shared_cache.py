@@ -1,5 +1,6 @@
 """Replicas that share their scores in a real Redis, which is killed and frozen under them."""
 
+import asyncio
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.shared_cache import REST_SECONDS
+from app.cache import Score
+from app.metrics import Metrics
+from app.shared_cache import REST_SECONDS, SharedCache
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, service
 
@@ -122,3 +125,32 @@ def test_other_values_in_redis_are_no_scores(tmp_path: Path, value: str) -> None
         script = f"for _, k in ipairs(redis.call('keys', '*')) do redis.call('set', k, '{value}') end"
         subprocess.run(["redis-cli", "-p", str(port), "eval", script, "0"], check=True, capture_output=True)
         assert rank(second)["meta"]["scored"] == 5
+
+
+async def test_many_at_once_and_a_large_request_are_no_reason_to_leave_redis_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.shared_cache.SECONDS", 5)  # here it is about connections, not about a busy machine
+    scores = {number.to_bytes(16): Score(float(number), 10, truncated=False) for number in range(10_000)}
+    metrics, port = Metrics(), free_port()
+    with redis(tmp_path, port):
+        cache = SharedCache(f"redis://127.0.0.1:{port}", 60, metrics)
+        await cache.connect()
+        cache.put(scores)
+        await cache.close()
+        assert await cache.get(list(scores)) == scores
+        found = await asyncio.gather(*(cache.get([key]) for key in list(scores)[:300]))
+        assert sum(map(len, found)) == 300
+        await cache.close()
+    assert metrics.registry.get_sample_value("reranker_shared_cache_failures_total") == 0
+
+
+async def test_a_redis_that_is_slow_to_take_scores_delays_no_answer(tmp_path: Path) -> None:
+    port = free_port()
+    with redis(tmp_path, port) as server:
+        cache = SharedCache(f"redis://127.0.0.1:{port}", 60, Metrics())
+        await cache.connect()
+        server.send_signal(signal.SIGSTOP)
+        cache.put({b"key": Score(1.0, 10, truncated=False)})
+        await cache.close()
+        assert await cache.get([b"key"]) == {}

@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     """Exit status: 0 after a drain, 1 when the service could not start, 2 for arguments that it does not have."""
     if arguments not in ([], ["--check"]):
         print(
-            f"python -m app has --check alone, not {arguments[0]!r}: the commands are those of reranker",
+            f"python -m app has --check alone, not {' '.join(arguments)!r}: the commands are those of reranker",
             file=sys.stderr,
         )
         return 2

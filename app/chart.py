@@ -38,7 +38,8 @@ def _draw_means(axes: Any, measures: Mapping[str, Any]) -> None:
         axes.bar_label(bars, [f"{mean:.4f}" for mean in means], label_type="center", color="white")
         if found[0]["low"] is not None:
             around = [[each["mean"] - each["low"] for each in found], [each["high"] - each["mean"] for each in found]]
-            axes.errorbar(places + shift, means, around, fmt="none", ecolor="black", capsize=4)
+            # Where all queries have one value, the bounds may be off it by a rounding.
+            axes.errorbar(places + shift, means, np.maximum(around, 0), fmt="none", ecolor="black", capsize=4)
     axes.set(title="mean of all queries, 95 % interval", ylim=(0, 1))
     axes.set_xticks(places, list(measures))
 

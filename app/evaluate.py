@@ -250,7 +250,10 @@ def _print_table(figures: dict[str, Any]) -> None:
     if figures["left_out"]:
         print(f"{figures['left_out']} more queries have no relevant document and are left out.")
     if figures["cached"]:
-        print(f"{figures['cached']} scores were in the service's cache: the times are not the model's.")
+        print(
+            f"{figures['cached']} scores were known, from the service's cache or an equal document: "
+            "the times are not the model's."
+        )
 
 
 def _written(change: dict[str, dict[str, float]], form: str) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from app.chart import draw
 from app.cli import cli
 from app.collection import UnusableCollection, read_collection
 from app.measures import interval, measure
@@ -272,7 +273,7 @@ async def test_a_running_service_is_measured(serve: Serve, tmp_path: Path) -> No
     assert 0 < figures["p50_ms"] <= figures["p95_ms"]
     assert figures["documents_per_second"] > 0
     assert again.exit_code == 0, again.stderr
-    assert "5 scores were in the service's cache" in again.stdout
+    assert "5 scores were known, from the service's cache" in again.stdout
     assert "1 more queries have no relevant document" in again.stdout
     rows = [line for line in again.stdout.splitlines() if line.startswith("│")]
     assert [row.split()[1] for row in rows if "@10" in row] == ["nDCG@10", "MRR@10", "recall@10"]
@@ -299,6 +300,18 @@ async def test_the_figures_are_drawn(serve: Serve, tmp_path: Path) -> None:
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     assert alone.exit_code == 0, alone.stderr
     assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_queries_of_one_value_are_drawn(tmp_path: Path) -> None:
+    found = {"mean": 0.3, "low": math.nextafter(0.3, 1), "high": math.nextafter(0.3, 0)}
+    row = {when: {"nDCG@10": 0.3} for when in ("before", "after")}
+    engine = {"model_id": "fake", "backend": "fake", "precision": "fp32", "device": "cpu"}
+    measures = {"nDCG@10": {"before": found, "after": found}}
+    draw(
+        {"engine": engine, "queries": 3, "documents": 6, "measures": measures, "per_query": [row] * 3},
+        tmp_path / "chart.svg",
+    )
+    assert "0.3000" in (tmp_path / "chart.svg").read_text()
 
 
 def test_what_cannot_be_drawn_is_told_before_anything_is_asked(tmp_path: Path) -> None:

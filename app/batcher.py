@@ -31,6 +31,8 @@ TURN_EVERY = 4
 STRETCH = 1.5
 # A request that takes more batches than this gets half ones, which are hardly slower: whoever comes next waits less.
 LONG = 8
+# After so many batches that fitted, larger ones are tried again: what did not fit once may have had a neighbour.
+TRY_LARGER_EVERY = 1000
 # How fast the estimate of the engine's speed follows the newest batch.
 SMOOTHING = 0.2
 
@@ -58,6 +60,8 @@ class Batcher:
         # In the order of their turns.
         self._queues: list[Queue] = []
         self._batches = 0
+        # The budget at first, and batches in a row that fitted.
+        self._most, self._fitting = token_budget, 0
         self._arrived = asyncio.Event()
         self._started = monotonic()
         self._last_success: float | None = None
@@ -188,6 +192,9 @@ class Batcher:
         lengths = [pair.length for pair in pairs]
         padded = self._scorer.padded_tokens(lengths)
         self.failures, self._last_success = 0, monotonic()
+        self._fitting += 1
+        if self._fitting % TRY_LARGER_EVERY == 0:
+            self.token_budget = min(self._most, 2 * self.token_budget)
         self._metrics.observe_batch(sum(lengths), padded, seconds)
         speed = padded * self._scorer.engine.batches_at_once / seconds
         self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
@@ -196,7 +203,8 @@ class Batcher:
         """Remember that so many tokens did not fit the memory."""
         self._metrics.out_of_memory.inc()
         self.token_budget = min(self.token_budget, tokens // 2)
-        log.warning("Batches are of at most %d tokens from now on: %d did not fit", self.token_budget, tokens)
+        self._fitting = 0
+        log.warning("Batches are of at most %d tokens for now: %d did not fit", self.token_budget, tokens)
 
     def _deliver(self, batch: Sequence[Work], logits: Sequence[float | OutOfMemory]) -> None:
         for work, logit in zip(batch, logits, strict=True):

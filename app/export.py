@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import sys
-import tempfile
 from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import typer
 from rich.console import Console
 
-from app.backends.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision
+from app.backends.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision, scratch_folder
 from app.backends.model_source import locate_model
 from app.backends.store import UNUSABLE_MODEL
 from app.collection import UnusableCollection
@@ -79,9 +78,9 @@ def export_model(
     texts = Texts(read_groups(calibration), calibration.name) if calibration else Texts(own_texts())
     judged = read_groups(evaluation) if evaluation else None
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as scratch:
+    with scratch_folder(output) as scratch:
         for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
-            folder = Path(scratch) / f"{float_layers}"
+            folder = scratch / f"{float_layers}"
             # Loaded anew each time: converting changes the model that it converts.
             manifest = _attempt(load(), backend, precision, folder, texts, float_layers, judged)
             parity = cast(Parity, manifest.parity)

@@ -134,6 +134,7 @@ def measure_shape(
 
 def clean(device: torch.device) -> None:
     """For the next one nothing is left of the last."""
+    gc.unfreeze()  # the service takes what is there at its start for what stays
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -18,6 +18,7 @@ from app.backends.schedule import arrange
 from app.backends.torch import DTYPES, TorchScorer
 from app.config import Settings
 from app.hardware import cpu_limit
+from app.lifecycle import Phase
 from app.main import create_app
 from app.ranking import RerankQuery
 from app.reranker import Reranker
@@ -54,9 +55,15 @@ async def engine(scorer: TorchScorer) -> AsyncIterator[Reranker]:
     settings = Settings(prediction_cache=False, max_parallel=CLIENTS, max_queue=10_000, queue_timeout=3600)
     app = create_app(settings, scorer)
     async with app.router.lifespan_context(app):
-        while not app.state.reranker:  # noqa: ASYNC110 (nobody tells)
+        while not app.state.reranker:
+            if app.state.lifecycle.phase is Phase.FAILED:
+                raise RuntimeError("The engine could not be started: the log has the reason")
             await asyncio.sleep(0.01)
-        yield app.state.reranker
+        reranker: Reranker = app.state.reranker
+        yield reranker
+    # Something keeps the application; the model is to leave the card.
+    app.state.given_scorer = None
+    del reranker.scorer, reranker.batcher
 
 
 async def rank(reranker: Reranker, bodies: Bodies) -> float:

@@ -182,6 +182,18 @@ async def test_out_of_memory_halves_the_batch(scorer: FakeScorer) -> None:
     assert scorer.cleared > 0
 
 
+async def test_what_did_not_fit_once_is_tried_again_later(scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.batcher.TRY_LARGER_EVERY", 5)
+    async with running(scorer) as batcher:
+        scorer.capacity = 1
+        await asyncio.gather(*batcher.submit([pair(20), pair(20)]))
+        assert batcher.token_budget == 20
+        scorer.capacity = 10**9
+        for _ in range(50):
+            await asyncio.gather(*batcher.submit([pair(20)]))
+        assert batcher.token_budget == 1000  # as at first
+
+
 async def test_a_pair_that_can_never_fit_is_an_error(scorer: FakeScorer) -> None:
     scorer.capacity = 0
     async with running(scorer) as batcher:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnx
 import pytest
 
 from app.backends import best_cpu_precision, load_artefact, load_scorer
-from app.backends.artefact import Manifest
+from app.backends.artefact import Manifest, scratch_folder
 from app.backends.model_source import EMBEDDED, ModelSource
 from app.backends.openvino import PART_TOKENS, bucket_length, parts
 from app.backends.store import find_or_export
@@ -181,6 +182,38 @@ def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
     assert [start.communicate()[0].strip() for start in starts] == ["openvino", "openvino"]
     assert len(list((tmp_path / "store").glob("tiny-openvino-fp32-*/manifest.json"))) == 1
     assert not list((tmp_path / "store").glob(".export-*"))
+
+
+def test_what_an_export_left_that_was_killed_is_gone_after_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "artefact"
+    with suppress(KeyboardInterrupt), scratch_folder(target) as scratch:
+        (scratch / "model").write_text("half")
+        shutil.copytree(scratch, tmp_path / "as it was")
+        raise KeyboardInterrupt
+    (tmp_path / "as it was").rename(scratch)  # a process that is killed cleans nothing up
+    with scratch_folder(target) as scratch:
+        assert not list(scratch.iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_of_one_name_have_scores_of_their_own(tmp_path: Path) -> None:
+    fingerprints = set()
+    for folder in ("a", "b"):
+        make_model(tmp_path / folder / "model", spread=0.02 + len(fingerprints) / 100)
+        settings = Settings(model=str(tmp_path / folder / "model"), backend="torch", export_dir=tmp_path / "store")
+        fingerprints |= {load_scorer(settings).engine.fingerprint for _ in range(2)}
+    assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize("torch", ["missing", "without a GPU"])
+def test_a_gpu_that_nothing_here_can_use_is_told_and_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, torch: str
+) -> None:
+    monkeypatch.setattr("app.backends.has_gpu", lambda: True)
+    if torch == "missing":
+        monkeypatch.setattr("app.backends.find_spec", lambda _: None)
+    assert load_scorer(Settings()).engine.backend == "openvino"
+    assert "There is a GPU" in caplog.text
 
 
 def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

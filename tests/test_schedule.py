@@ -117,6 +117,22 @@ def test_on_a_gpu_batches_fit_the_memory(tmp_path: Path, caplog: pytest.LogCaptu
     assert "batches of 16384 tokens do not fit" in caplog.text
 
 
+def test_what_did_not_fit_a_gpu_once_is_tried_at_the_next_start(tmp_path: Path) -> None:
+    """Another process may have had the memory."""
+    first, second = on_gpu(per_batch=0.5, slowness=0.02), on_gpu(per_batch=0.5, slowness=0.02)
+    first.capacity = 80
+    arrange(first, {}, tmp_path)
+    arrange(second, {}, tmp_path)
+    assert second.schedule.batch_tokens > first.schedule.batch_tokens
+
+
+def test_on_a_cpu_what_does_not_fit_is_not_chosen(tmp_path: Path) -> None:
+    scorer = TimedScorer(per_batch=0.03)
+    scorer.capacity = 6  # pairs: 1024 tokens, and not 2048
+    arrange(scorer, {}, tmp_path)
+    assert scorer.schedule.batch_tokens <= 1024
+
+
 def test_on_a_slow_gpu_no_batch_takes_long_nor_does_the_measurement(tmp_path: Path) -> None:
     scorer = on_gpu(per_batch=0.1, slowness=5)
     started = time.perf_counter()

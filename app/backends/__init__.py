@@ -40,6 +40,8 @@ class Engine:
     """Whether the engine splits a batch by length itself, and takes the next batch while one runs, so that no core
     waits for the other's last part."""
 
+    contents: str | None = None
+    """A digest of the files of a model that is in a folder."""
     device_name: str | None = None
     """What a GPU calls itself."""
     device_uuid: str | None = None
@@ -66,7 +68,7 @@ class Engine:
     @property
     def fingerprint(self) -> str:
         """All that a logit depends on besides the texts."""
-        return repr((self.model, self.revision, self.backend, self.precision, self.max_length))
+        return repr((self.model, self.revision, self.contents, self.backend, self.precision, self.max_length))
 
 
 class Scorer(Protocol):
@@ -163,8 +165,23 @@ def _load_engine(settings: Settings) -> Scorer:
 
 def _is_for_torch(settings: Settings) -> bool:
     """Whether something is asked for that only torch has: a GPU, its compiler, its half precision on any CPU."""
-    gpu = settings.device not in ("auto", "cpu") or (settings.device == "auto" and has_gpu())
+    gpu = settings.device not in ("auto", "cpu") or (settings.device == "auto" and _torch_has_gpu())
     return gpu or settings.torch_compile or settings.precision == "fp16"
+
+
+def _torch_has_gpu() -> bool:
+    """Whether torch can use a GPU; where there is one that it cannot use, the log says so."""
+    if not has_gpu():
+        return False
+    if find_spec("torch") is None:
+        log.warning("There is a GPU, and torch, which would use it, is not installed: going on with the CPU")
+        return False
+    from app.backends.torch import pick_device
+
+    if pick_device("auto").type != "cpu":
+        return True
+    log.warning("There is a GPU, and the torch that is installed cannot use it: going on with the CPU")
+    return False
 
 
 def _load_exported(folder: Path, settings: Settings) -> Scorer:

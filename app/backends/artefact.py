@@ -5,6 +5,9 @@ tokenizer.json
 manifest.json
 """
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
@@ -68,3 +71,15 @@ class Manifest(BaseModel):
 def is_artefact(folder: Path) -> bool:
     """Whether the folder holds an exported model."""
     return (folder / MANIFEST).is_file()
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside the target, for what is to become it. What was left there by one that was killed goes."""
+    scratch = target.parent / f".export-{target.name}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Where a model comes from: the embedded one, a local folder, or the hub."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from app.errors import StartupError
 
 EMBEDDED = Path(__file__).parent.parent / "default_model"
 EMBEDDED_NAME = "reranker-minilm-l6-v1"
+# Of each file so many parts of so many bytes are read, to tell models apart that have the same name.
+PARTS, PART_BYTES = 64, 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,21 @@ def locate_model(model: str | None, revision: str | None) -> ModelSource:
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         raise StartupError(f"RERANKER_MODEL={model!r}: no such folder")
     return ModelSource(model, model, revision, is_local=False)
+
+
+def digest(folder: str | Path) -> str | None:
+    """Of the files of a model, parts from all over them: weights that were trained on differ everywhere.
+
+    The same on every machine; None where there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        return None
+    found = hashlib.blake2b(digest_size=8)
+    for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
+        size = file.stat().st_size
+        found.update(f"{file.name} {size}".encode())
+        with file.open("rb") as content:
+            for start in range(0, size, max(PART_BYTES, size // PARTS)):
+                content.seek(start)
+                found.update(content.read(PART_BYTES))
+    return found.hexdigest()

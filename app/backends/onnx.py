@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from app.backends import Engine
 from app.backends.artefact import MODEL_FILES, Manifest
 from app.backends.batch import ACTIVATIONS, pad, warm_up_pairs
+from app.backends.model_source import digest
 from app.backends.schedule import Schedule
 from app.errors import OutOfMemory, StartupError, first_line
 from app.tokenization import Pair, PairTokenizer
@@ -35,14 +36,17 @@ class OnnxScorer:
         self._session = _open(folder / MODEL_FILES["onnx"], threads, device)
         self._inputs = [node.name for node in self._session.get_inputs()]
         on_gpu = self._session.get_providers()[0] == CUDA
+        number = device.partition(":")[2] or "0"
+        memory = f"gpu:{number}" if on_gpu else "cpu:0"
         # Without it the arena of the CPU keeps what the largest batch so far needed.
         self._options = ort.RunOptions()
-        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0" if on_gpu else "cpu:0")
+        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", memory)
         self.schedule = Schedule(batch_tokens=GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
         self.engine = Engine(
             model=manifest.model,
             revision=manifest.revision,
-            device="cuda:0" if on_gpu else "cpu",
+            contents=digest(folder),
+            device=f"cuda:{number}" if on_gpu else "cpu",
             backend="onnx",
             precision=manifest.precision,
             compiled=False,

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from app.backends import Engine
 from app.backends.artefact import MODEL_FILES, Manifest
 from app.backends.batch import ACTIVATIONS, Floats, Int64s, pad, warm_up_pairs
+from app.backends.model_source import digest
 from app.backends.schedule import Schedule
 from app.errors import EngineBroken, OutOfMemory, StartupError
 from app.threads import start_threads
@@ -42,6 +43,7 @@ class OpenVinoScorer:
         self.engine = Engine(
             model=manifest.model,
             revision=manifest.revision,
+            contents=digest(folder),
             device="cpu",
             backend="openvino",
             precision=manifest.precision,

@@ -3,12 +3,11 @@
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from app.backends.artefact import MODEL_FILES, Backend, Manifest, Precision
+from app.backends.artefact import MODEL_FILES, Backend, Manifest, Precision, scratch_folder
 from app.backends.model_source import ModelSource
 from app.errors import first_line
 from app.hardware import cpu_features
@@ -39,8 +38,8 @@ def find_export(source: ModelSource, backend: Backend, precision: Precision, fol
     if manifest is None:
         log.info("%s carries %s, which cannot be served as it is: exporting it anew", source.name, model_file)
         return False
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
-        artefact = Path(scratch) / "artefact"
+    with scratch_folder(folder) as scratch:
+        artefact = scratch / "artefact"
         artefact.mkdir()
         for name, target in _files(model_file, MODEL_FILES[backend]).items():
             found = fetch(name)

@@ -105,7 +105,11 @@ def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
         if elapsed * (len(trials) + 1) / len(trials) > MEASURE_SECONDS:
             break
         scorer.schedule = candidate = best.model_copy(update=change)
-        candidate_speed = _tokens_per_second(scorer, pairs)
+        try:
+            candidate_speed = _tokens_per_second(scorer, pairs)
+        except OutOfMemory:
+            trials.append(f"{candidate} do not fit")
+            break
         trials.append(f"{candidate_speed:.0f} with {candidate}")
         if candidate_speed > speed * WORTH:
             best, speed = candidate, candidate_speed
@@ -115,12 +119,16 @@ def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
 
 
 def measure_gpu(scorer: Schedulable, asked: dict[str, int]) -> bool:
-    """Try larger and larger batches, as long as they fit, are faster and do not take long; whether any was measured."""
+    """Try larger and larger batches, as long as they fit, are faster and do not take long.
+
+    Whether any was measured, and what was found will hold: what did not fit may fit when a neighbour has left.
+    """
     if "batch_tokens" in asked:
         return False
     started = perf_counter()
     pairs = _workload(scorer, 2 * GPU_BATCHES[-1])
     best, speed, trials = scorer.schedule.model_copy(update={"batch_tokens": GPU_BATCHES[0]}), 0.0, []
+    fits = True
     for tokens in GPU_BATCHES:
         # Two runs of two batches; those before tell how long they take, about.
         if speed and perf_counter() - started + 4 * tokens / speed > MEASURE_SECONDS:
@@ -131,6 +139,7 @@ def measure_gpu(scorer: Schedulable, asked: dict[str, int]) -> bool:
         except OutOfMemory:
             scorer.clear_memory()
             trials.append(f"{candidate} do not fit")
+            fits = False
             break
         trials.append(f"{candidate_speed:.0f} tokens/s with {candidate}")
         if speed and tokens / candidate_speed > GPU_BATCH_SECONDS:
@@ -139,7 +148,7 @@ def measure_gpu(scorer: Schedulable, asked: dict[str, int]) -> bool:
             best, speed = candidate, candidate_speed
     scorer.schedule = best
     log.info("Measured in %.1f s: %s; chosen: %s", perf_counter() - started, "; ".join(trials), best)
-    return True
+    return fits
 
 
 def _changes(schedule: Schedule, threads: int) -> Iterator[dict[str, int]]:

@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from app.backends import Engine
 from app.backends.batch import ACTIVATIONS, pad
 from app.backends.checkpoint import load_model
-from app.backends.model_source import ModelSource
+from app.backends.model_source import ModelSource, digest
 from app.backends.packing import Packed, alike, pack, to_device
 from app.backends.preprocessing import PROBE, OwnPreprocessing, plain_tokenizer
 from app.backends.schedule import Schedule
@@ -36,6 +36,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp16", "bf16", "fp32"), "mps": ("fp32",)}
 TENSOR_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 PROBE_LENGTHS = (40, 12, 25, 64)
+# What torch says of memory in errors that are not its `OutOfMemoryError`.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class TorchScorer:
             compiled = compiled and self._compile()
         self.engine = Engine(
             model=source.name,
-            revision=source.revision or getattr(self._model.config, "_commit_hash", None),
+            revision=getattr(self._model.config, "_commit_hash", None) or source.revision,
+            contents=digest(source.location),
             device=str(self._device),
             backend="torch",
             precision=precision,
@@ -289,9 +292,9 @@ def _errors_translated() -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory("The batch does not fit the device's memory") from error
-    except torch.AcceleratorError as error:
-        raise EngineBroken(f"The device failed: {first_line(error)}.") from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise OutOfMemory("The batch does not fit the machine's memory") from error
+        if any(words in str(error) for words in NO_MEMORY):
+            raise OutOfMemory("The batch does not fit the memory") from error
+        if isinstance(error, torch.AcceleratorError):
+            raise EngineBroken(f"The device failed: {first_line(error)}.") from error
         raise

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from app import __version__
 from app.__main__ import run
@@ -132,6 +133,9 @@ def _documents(lines: Iterable[str]) -> Iterator[tuple[int, str | dict[str, Any]
             try:
                 yield number, json.loads(text)
             except ValueError as error:
+                if text.startswith('"'):  # a sentence
+                    yield number, text
+                    continue
                 raise typer.BadParameter(f"line {number} is not JSON: {error}", param_hint="FILE") from None
         elif text:
             yield number, text
@@ -156,5 +160,7 @@ def _print_table(ranking: Ranking, numbers: Sequence[int]) -> None:
             document.model_dump_json(exclude_none=True) if document else ""
         )
         identifier = "" if result.id is None else str(result.id)
-        table.add_row(str(rank), f"{result.relevance_score:.4f}", str(numbers[result.index]), identifier, text)
+        table.add_row(
+            str(rank), f"{result.relevance_score:.4f}", str(numbers[result.index]), Text(identifier), Text(text)
+        )
     Console().print(table)

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         if self.api_keys_file:
             name = f"RERANKER_API_KEYS_FILE={self.api_keys_file}"
             try:
-                lines = [line.strip() for line in self.api_keys_file.read_text().splitlines()]
+                lines = [line.strip() for line in self.api_keys_file.read_text("utf-8-sig").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
                 raise StartupError(f"{name} cannot be read: {error}") from None
             keys += [line for line in lines if line and not line.startswith("#")] or _no_key(name)

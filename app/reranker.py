@@ -23,6 +23,9 @@ from app.tokenization import Pair, Span
 if TYPE_CHECKING:
     from app.shared_cache import SharedCache
 
+# No logit of a document without a score is higher.
+UNREAD = -10.0
+
 
 class Reranker:
     """Ranks documents with the parts it is given; owns none of their state."""
@@ -255,7 +258,8 @@ class Reranker:
             if passage.document not in best or score.logit > best[passage.document][1].logit:
                 best[passage.document] = passage, score
         documents = range(len(attempt.query.documents))
-        behind = min((score.logit for _, score in best.values()), default=0.0) - 1
+        # Low enough that nobody takes for relevant what no model has read.
+        behind = min([UNREAD, *(score.logit for _, score in best.values())]) - 1
         places, kept = attempt.choice or (words, frozenset(documents))
         logits = [best[index][1].logit if index in best else behind + places[index] for index in documents]
         return Ranking(

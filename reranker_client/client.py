@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 from httpx_retries import Retry, RetryTransport
+from pydantic import BaseModel, ValidationError
 
 from reranker_client.models import Info, Ranking
 
@@ -15,6 +16,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 RETRIED_STATUSES = (429, 502, 503)
 
 Documents = Sequence[str | Mapping[str, Any]]
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class RerankError(Exception):
@@ -40,11 +42,11 @@ class Client:
 
     def rerank(self, query: str, documents: Documents, *, top_k: int | None = None, **options: Any) -> Ranking:
         """Rank the documents. `options` are further fields of the request. Raises `RerankError`."""
-        return Ranking.model_validate(self._call("POST", "/rerank/query", _body(query, documents, top_k, options)))
+        return _parsed(Ranking, self._call("POST", "/rerank/query", _body(query, documents, top_k, options)))
 
     def info(self) -> Info:
         """What runs there. Raises `RerankError`."""
-        return Info.model_validate(self._call("GET", "/info"))
+        return _parsed(Info, self._call("GET", "/info"))
 
     def close(self) -> None:
         """Close the connections."""
@@ -84,11 +86,11 @@ class AsyncClient:
     async def rerank(self, query: str, documents: Documents, *, top_k: int | None = None, **options: Any) -> Ranking:
         """Rank the documents. `options` are further fields of the request. Raises `RerankError`."""
         body = _body(query, documents, top_k, options)
-        return Ranking.model_validate(await self._call("POST", "/rerank/query", body))
+        return _parsed(Ranking, await self._call("POST", "/rerank/query", body))
 
     async def info(self) -> Info:
         """What runs there. Raises `RerankError`."""
-        return Info.model_validate(await self._call("GET", "/info"))
+        return _parsed(Info, await self._call("GET", "/info"))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -123,7 +125,8 @@ def _body(query: str, documents: Documents, top_k: int | None, options: dict[str
     if isinstance(documents, str):
         raise TypeError("documents is one text; a list of them is needed")
     # As ASCII: what cannot be written in UTF-8 is for the service to refuse.
-    return json.dumps({"query": query, "documents": list(documents), "top_k": top_k, **options}).encode()
+    plain = [document if isinstance(document, str) else dict(document) for document in documents]
+    return json.dumps({"query": query, "documents": plain, "top_k": top_k, **options}).encode()
 
 
 def _content(response: httpx.Response) -> Any:
@@ -131,11 +134,21 @@ def _content(response: httpx.Response) -> Any:
     try:
         content = response.json()
     except ValueError:
+        content = None
+    if not isinstance(content, dict):  # of something in between
         content = {}
     if response.is_success and content:
         return content
-    message = content.get("message") or f"{response.url} answered {response.status_code}"
-    raise RerankError(message, response.status_code, response.headers.get("x-request-id"))
+    message = content.get("message") or content.get("detail") or f"{response.url} answered {response.status_code}"
+    raise RerankError(str(message), response.status_code, response.headers.get("x-request-id"))
+
+
+def _parsed(form: type[Form], content: Any) -> Form:
+    """Raises `RerankError` where another service has answered."""
+    try:
+        return form.model_validate(content)
+    except ValidationError as error:
+        raise RerankError(f"The answer is none of this service: {error.error_count()} fields are wrong") from error
 
 
 def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> RerankError:

@@ -16,8 +16,8 @@ class Document(Answer):
     """A document as it was sent."""
 
     text: str | None = None
-    id: str | int | None = None
-    metadata: dict[str, Any] | None = None
+    id: Any = None
+    metadata: Any = None
 
 
 class Window(Answer):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -60,6 +61,23 @@ async def test_errors_say_what_the_service_says(serve: Serve) -> None:
         async with AsyncClient(str(http.base_url)) as client:
             with pytest.raises(RerankError, match="API key is needed"):
                 await client.info()
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "message"),
+    [
+        (500, ["x"], "answered 500"),
+        (502, "bad gateway", "answered 502"),
+        (404, {"detail": "Not Found"}, "Not Found"),
+        (200, [1], "answered 200"),
+        (200, {"a": 1}, "none of this service"),
+    ],
+)
+async def test_another_services_answer_is_an_error(status: int, content: object, message: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, json=content))
+    async with AsyncClient(retries=0, transport=transport) as client:
+        with pytest.raises(RerankError, match=message):
+            await client.rerank(QUERY, [MappingProxyType({"text": "bread"})])
 
 
 async def test_an_unreachable_service_is_an_error() -> None:

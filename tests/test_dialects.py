@@ -35,12 +35,22 @@ async def test_cohere_jina_and_vllm(serve: Serve, path: str) -> None:
     assert body["meta"]["billed_units"] == {"search_units": 1}
 
 
-async def test_vllm_says_minus_one_for_no_limit(serve: Serve) -> None:
+async def test_vllm_says_minus_one_or_zero_for_no_limit(serve: Serve) -> None:
     async with serve() as client:
-        body = await answer(client, "/v1/rerank", NATIVE | {"truncate_prompt_tokens": -1})
-        assert body["meta"]["truncated"] == 0
+        for none in ({"truncate_prompt_tokens": -1}, {"max_tokens_per_doc": 0}, {"top_n": 0}):
+            body = await answer(client, "/v1/rerank", NATIVE | none)
+            assert (body["meta"]["truncated"], len(body["results"])) == (0, 4)
         body = await answer(client, "/v1/rerank", NATIVE | {"truncate_prompt_tokens": 3})
         assert body["meta"]["truncated"] == 2
+
+
+@pytest.mark.parametrize("name", ["use_activation", "activation"])
+async def test_vllm_says_otherwise_that_it_wants_logits(serve: Serve, name: str) -> None:
+    async with serve() as client:
+        ranked = await answer(client, "/v1/rerank", NATIVE | {name: False})
+        data = (await answer(client, "/score", {"data_1": QUERY, "data_2": DOCUMENTS, name: False}))["data"]
+    assert [result["relevance_score"] for result in ranked["results"]] == [1.5, 0.5, -0.5, -0.5]
+    assert sorted((each["score"] for each in data), reverse=True) == [1.5, 0.5, -0.5, -0.5]
 
 
 async def test_tei_gets_a_bare_list(serve: Serve) -> None:
@@ -213,6 +223,7 @@ async def test_structured_documents_are_read_as_yaml(
     documents = [
         {"title": "Ebbe & Flut", "body": "the moon\ncauses tides", "year": 1687, "id": "p1", "tags": ["sea", "Mär"]},
         {"title": "Bread", "body": None, "shelf": {"row": 3}},
+        {"title": "😀 𠮷\ue000: a", "id": 1.5, "metadata": "page 3"},
     ]
     body = {"query": QUERY, "documents": documents, "rank_fields": ["title", "body", "tags"], "return_documents": True}
     async with serve() as client:
@@ -220,11 +231,16 @@ async def test_structured_documents_are_read_as_yaml(
             scorer, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
         )
         results = (await answer(client, "/v1/rerank", body))["results"]
-    assert seen == ["title: Ebbe & Flut\nbody: 'the moon\n\n  causes tides'\ntags:\n- sea\n- Mär\n", "title: Bread\n"]
+    assert seen == [
+        "title: Ebbe & Flut\nbody: 'the moon\n\n  causes tides'\ntags:\n- sea\n- Mär\n",
+        "title: Bread\n",
+        "title: '😀 𠮷\ue000: a'\n",
+    ]
     assert results[0]["document"] == documents[0]
     assert results[0]["id"] == "p1"
     assert results[1]["document"] == documents[1]
     assert list(results[0]["document"]) == list(documents[0])
+    assert (results[2]["document"], "id" in results[2]) == (documents[2], False)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ async def test_an_answer_is_no_page_and_is_kept_nowhere(serve: Serve, method: st
     assert (said["referrer-policy"], said["cache-control"]) == ("no-referrer", "no-store")
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "*/*;q=x", ""])
+async def test_metrics_are_given_whatever_is_accepted(serve: Serve, accept: str) -> None:
+    async with serve() as client:
+        response = await client.get("/metrics", headers={"accept": accept})
+    assert (response.status_code, "reranker_ready" in response.text) == (200, True)
+
+
 class Page(HTMLParser):
     """What a page loads, and whether it has scripts within."""
 

@@ -89,7 +89,7 @@ async def test_a_stranger_cannot_make_the_service_read_a_body(serve: Serve) -> N
 
 def test_keys_come_from_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text("one\n# of team a, revoked\ntwo words\n\n")
+    file.write_text("\ufeffone\n# of team a, revoked\ntwo words\n\n")  # as editors on Windows begin a file
     monkeypatch.setenv("RERANKER_API_KEYS", "zero")
     monkeypatch.setenv("RERANKER_API_KEYS_FILE", str(file))
     settings = load_settings()

@@ -49,6 +49,7 @@ async def test_the_model_reads_the_best_and_the_rest_follows_in_the_order_of_the
     assert ["unscored" in result for result in results] == [False, False, True, True, True]
     scores = [result["relevance_score"] for result in results]
     assert scores == sorted(scores, reverse=True)
+    assert max(scores[2:]) < 0.001 < min(scores[:2])  # nobody may take for relevant what no model has read
     assert response.json()["meta"] | {"timings_ms": 0} == response.json()["meta"] | {
         "documents": 5,
         "scored": 2,
@@ -74,6 +75,12 @@ async def test_the_model_reads_the_best_and_the_rest_follows_in_the_order_of_the
         ({"prefilter": "hybrid", "prefilter_top_k": 3}, {}, 2),
         ({"prefilter": "embedding", "prefilter_top_k": 3}, {"prefilter_top_k": 1}, 4),
         ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": "off"}, 0),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": False}, 0),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": 0}, 0),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": True}, 2),
+        ({"prefilter_top_k": 3}, {"prefilter": "true"}, 2),
+        ({}, {"prefilter": 1}, 4),
+        ({}, {"prefilter": 4, "prefilter_top_k": 2}, 3),
     ],
 )
 async def test_when_it_acts(serve: Serve, settings: dict[str, Any], asked: dict[str, Any], left_out: int) -> None:

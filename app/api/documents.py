@@ -1,5 +1,7 @@
 """Documents of a request: plain texts, or objects of which fields that the client chooses are rendered as YAML."""
 
+import json
+import re
 from typing import Annotated, Any, Self
 
 import yaml
@@ -24,6 +26,8 @@ from app.ranking import MAX_DOCUMENTS
 MAX_RENDERED_VALUES = 100_000
 TEXT_FIELDS = ["text"]
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+ESCAPED = re.compile("[\U00010000-\U0010ffff\ufeff]")
+PRIVATE_USE = (0xE000, 0xF900)
 
 
 def _can_be_echoed(value: Any) -> Any:
@@ -34,14 +38,19 @@ def _can_be_echoed(value: Any) -> Any:
     return value
 
 
+def _text_or_number(value: Any) -> Any:
+    """What may be an id; anything else of that name is a field like others."""
+    return value if type(value) in (str, int) else None
+
+
 class Document(BaseModel):
     """A document with what should come back with it. It may have other fields; `rank_fields` chooses among them."""
 
     model_config = ConfigDict(extra="allow")
 
     text: Text | None = None
-    id: Text | int | None = None
-    metadata: dict[str, Any] | None = None
+    id: Annotated[Text | int | None, BeforeValidator(_text_or_number, json_schema_input_type=Any)] = None
+    metadata: Any = None
     _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="wrap")
@@ -73,8 +82,20 @@ class Document(BaseModel):
         if not values:
             problem = "no 'text'" if fields == TEXT_FIELDS else f"none of rank_fields ({', '.join(fields)})"
             raise InvalidRequest(f"documents[{index}]: has {problem}")
-        rendered: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
-        return rendered
+        return _as_yaml(values)
+
+
+def _as_yaml(values: dict[str, Any]) -> str:
+    """Block style, as it is read; libyaml would write characters of more than 16 bits as escapes, so that for its time
+    others stand in for them."""
+    written = json.dumps(values, ensure_ascii=False)
+    escaped = sorted(set(ESCAPED.findall(written)))
+    unused = (chr(code) for code in range(*PRIVATE_USE) if chr(code) not in written)
+    stand_ins = dict(zip(escaped, unused, strict=False))
+    if stand_ins:
+        values = json.loads(written.translate(str.maketrans(stand_ins)))
+    rendered: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1)
+    return rendered.translate(str.maketrans({found: own for own, found in stand_ins.items()}))
 
 
 def _as_document(value: Any) -> Any:

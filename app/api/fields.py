@@ -26,7 +26,7 @@ Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
 
 MAX_TIMEOUT_MS = 86_400_000
 
-# vLLM's clients send -1 for the model's own limit.
+# vLLM's clients send -1 or 0 for the model's own limit.
 TokenLimit = Annotated[
     int | None,
     Field(
@@ -34,7 +34,7 @@ TokenLimit = Annotated[
         validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
         description="Cut each document to so many tokens",
     ),
-    BeforeValidator(lambda value: None if value == -1 else value),
+    BeforeValidator(lambda value: None if value in (-1, 0) else value),
 ]
 
 
@@ -60,10 +60,11 @@ class RequestBody(BaseModel):
     ] = None
 
     prefilter: Annotated[
-        Literal["off", "lexical", "embedding", "hybrid"] | None,
+        Literal["off", "lexical", "embedding", "hybrid"] | bool | Annotated[int, Field(ge=0)] | None,
         Field(
             description="How a fast first stage chooses the documents that the model reads, where there are more than "
-            "`prefilter_top_k`: by shared words, by static embeddings, by both (RERANKER_PREFILTER)"
+            "`prefilter_top_k`: by shared words, by static embeddings, by both (RERANKER_PREFILTER); or only whether "
+            "it does, or how many it is to leave"
         ),
     ] = None
     prefilter_top_k: Annotated[
@@ -84,7 +85,15 @@ class RequestBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_means_unset(cls, value: Any) -> Any:
-        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
+        """And what vLLM's clients say otherwise is said as it is here."""
+        if not isinstance(value, dict):
+            return value
+        value = {name: item for name, item in value.items() if item is not None}
+        if value.get("top_n") == 0:
+            del value["top_n"]
+        if value.get("use_activation", value.get("activation")) is False:
+            value.setdefault("raw_scores", True)
+        return value
 
 
 class Usage(BaseModel):

@@ -29,7 +29,7 @@ PIECE_BYTES = 65_536
 CLIENT_GONE = "499"
 NOT_OURS = {"404", "405"}
 LOGGED_PATH_CHARS = 200
-ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}")
+ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RequestGuard:

@@ -121,5 +121,8 @@ async def metrics(
     figures: Metrics = request.app.state.metrics
     if format == "json" or (format is None and "application/json" in accept):
         return JSONResponse(figures.summary())
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # of a version that is none
+        encode, content_type = choose_encoder("")
     return Response(encode(figures.registry), media_type=content_type)

@@ -1,7 +1,9 @@
 """How routes reach the assembled service, and how they answer."""
 
+import re
 import time
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -10,6 +12,7 @@ from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.backends import Engine
 from app.errors import InvalidRequest, Unavailable
 from app.lifecycle import Lifecycle, Phase
+from app.prefilter import Method
 from app.ranking import Ranking, RerankQuery
 from app.reranker import Reranker
 
@@ -24,6 +27,7 @@ TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-infe
 DEGRADED_HEADER = "x-reranker-degraded"
 PREFILTERED_HEADER = "x-reranker-prefiltered"
 TIMEOUT_HEADER = "x-request-timeout-ms"
+DIGITS = re.compile("[0-9]{1,20}")
 LOGGED_CHARS = 80
 LOGGED_TEXT_CHARS = 200
 
@@ -43,8 +47,7 @@ async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple
         timeout=_timeout(request, body),
         on_overload=body.on_overload or settings.on_overload,
         priority=body.priority if settings.priorities else 0,
-        prefilter=body.prefilter or settings.prefilter,
-        prefilter_top_k=body.prefilter_top_k or settings.prefilter_top_k,
+        **_first_stage(body, settings.prefilter, settings.prefilter_top_k),
     )
     ranking = await reranker.rerank(query)
     request.state.ranked = time.time_ns(), ranking.timings
@@ -60,6 +63,17 @@ async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple
         "inference_ms": milliseconds(ranking.timings.inference),
     }
     return ranking, reranker.scorer.engine
+
+
+def _first_stage(body: RequestBody, method: Method, top_k: int) -> dict[str, Any]:
+    """What the request says of it, or else the settings; a number is how many documents it is to leave."""
+    asked = body.prefilter
+    if isinstance(asked, str):
+        method = asked
+    elif asked is not None:
+        method = "off" if not asked else "hybrid" if method == "off" else method
+    number = asked if type(asked) is int else None
+    return {"prefilter": method, "prefilter_top_k": body.prefilter_top_k or number or top_k}
 
 
 def answer(ranking: Ranking, content: BaseModel) -> Response:
@@ -78,7 +92,7 @@ def _timeout(request: Request, body: RequestBody) -> float | None:
     """Seconds of the caller's deadline, by the body or the header: the shorter one."""
     given = [body.timeout_ms] if body.timeout_ms else []
     if header := request.headers.get(TIMEOUT_HEADER):
-        if not header.isdecimal() or not 1 <= int(header[:20]) <= MAX_TIMEOUT_MS:
+        if not DIGITS.fullmatch(header) or not 1 <= int(header) <= MAX_TIMEOUT_MS:
             raise InvalidRequest(f"X-Request-Timeout-Ms: must be from 1 to {MAX_TIMEOUT_MS} milliseconds")
         given.append(int(header))
     return min(given) / 1000 if given else None

@@ -27,11 +27,14 @@ class ScoreRequest(RequestBody):
     """Pairs to score: the one text of `text_1` with each of `text_2`, or the two lists side by side."""
 
     text_1: Annotated[
-        QueryOrQueries, Field(json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_1", "queries"))
+        QueryOrQueries,
+        Field(json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_1", "queries", "data_1")),
     ]
     text_2: Annotated[
         TextOrTexts,
-        Field(json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_2", "documents", "items")),
+        Field(
+            json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_2", "documents", "items", "data_2")
+        ),
     ]
     raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
     max_tokens_per_doc: TokenLimit = None

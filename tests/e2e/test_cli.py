@@ -45,6 +45,13 @@ def test_lines_are_ranked(url: str, tmp_path: Path) -> None:
     assert (rows[0][5], rows[0][8]) == ("5", "Saturn")  # its line in the file, empty ones counted
 
 
+def test_brackets_and_quotes_are_text(url: str) -> None:
+    lines = ['"Mars," he said, "has two moons."', "the path [/usr/bin] is here", "see [1] and [a] moons [i]"]
+    found = run("rerank", "-q", "moons of Mars", "--url", url, "-", stdin="\n".join(lines))
+    assert found.returncode == 0, found.stderr
+    assert all(line in found.stdout for line in lines)
+
+
 def test_json_lines_in_and_json_out(url: str) -> None:
     lines = "\n".join(json.dumps({"text": text, "id": f"p{index}"}) for index, text in enumerate(MOONS["documents"]))
     found = run("rerank", "-q", str(MOONS["query"]), "--json", "-", stdin=lines, RERANKER_URL=url)

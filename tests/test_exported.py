@@ -216,6 +216,12 @@ def test_a_gpu_that_nothing_here_can_use_is_told_and_left(
     assert "There is a GPU" in caplog.text
 
 
+def test_what_only_torch_has_is_told_to_be_slower(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(model=str(make_model(tmp_path / "tiny")), precision="fp16", export_dir=tmp_path / "store")
+    assert load_scorer(settings).engine.backend == "torch"
+    assert "slower on a CPU than OpenVINO" in caplog.text
+
+
 def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "store").write_text("a file where a folder should be")
     scorer = load_scorer(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))

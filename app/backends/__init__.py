@@ -166,7 +166,10 @@ def _load_engine(settings: Settings) -> Scorer:
 def _is_for_torch(settings: Settings) -> bool:
     """Whether something is asked for that only torch has: a GPU, its compiler, its half precision on any CPU."""
     gpu = settings.device not in ("auto", "cpu") or (settings.device == "auto" and _torch_has_gpu())
-    return gpu or settings.torch_compile or settings.precision == "fp16"
+    if not gpu and (settings.torch_compile or settings.precision == "fp16"):
+        log.warning("ENABLE_TORCH_COMPILE and RERANKER_PRECISION=fp16 need torch, slower on a CPU than OpenVINO")
+        return True
+    return gpu
 
 
 def _torch_has_gpu() -> bool:

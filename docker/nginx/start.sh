@@ -23,12 +23,19 @@ addresses() {
     echo "$UPSTREAM_SERVERS" | tr ' ' '\n'
   else
     getent ahostsv4 "${UPSTREAM:-replica}" | while read -r address _; do echo "$address:${UPSTREAM_PORT:-8000}"; done
-  fi | sort -u | { grep -vxFf "$run/leaving" || true; }
+  fi
 }
 
-# Never taken out for a while by nginx itself (max_fails): a full replica's own answer is wanted.
+staying() { sort -u | { grep -vxFf "$run/leaving" || true; }; }
+
+# Where the lookup finds nothing what was known stays: a name server that is silent for a moment says nothing of the
+# replicas. Never taken out for a while by nginx itself (max_fails): a full replica's own answer is wanted.
 write_upstream() {
-  found=$(addresses)
+  found=$(addresses | staying)
+  if [ -z "$found" ] && [ -f "$run/upstream.conf" ]; then
+    found=$(sed 's/^server //; s/ .*//' "$run/upstream.conf" | staying)
+    [ -n "$found" ] || return 1
+  fi
   for address in ${found:-127.0.0.1:1}; do echo "server $address max_fails=0;"; done >"$run/upstream.new"
   cmp -s "$run/upstream.new" "$run/upstream.conf" && return 1
   mv "$run/upstream.new" "$run/upstream.conf"

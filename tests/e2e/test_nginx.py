@@ -104,6 +104,33 @@ def test_no_replica_is_said_in_the_services_words(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/health/ready").status_code == 503
 
 
+def test_replicas_stay_where_the_lookup_fails_and_go_when_they_leave(tmp_path: Path) -> None:
+    lookup = tmp_path / "getent"
+    lookup.write_text(f"#!/bin/sh\ncat {tmp_path}/names\n")
+    lookup.chmod(0o755)
+    one, other = "server 10.0.0.1:8000 max_fails=0;", "server 10.0.0.2:8000 max_fails=0;"
+    upstream, names, leaving = tmp_path / "upstream.conf", tmp_path / "names", tmp_path / "leaving"
+
+    def becomes(*servers: str) -> None:
+        deadline = time.monotonic() + 10
+        while upstream.read_text().splitlines() != list(servers):
+            assert time.monotonic() < deadline, upstream.read_text()
+            time.sleep(0.1)
+
+    with proxy(tmp_path, [], PATH=f"{tmp_path}:{os.environ['PATH']}"):
+        becomes("server 127.0.0.1:1 max_fails=0;")
+        names.write_text("10.0.0.1 STREAM replica\n10.0.0.2 STREAM\n")
+        becomes(one, other)
+        names.unlink()
+        time.sleep(3)  # longer than it takes to look again
+        becomes(one, other)
+        leaving.write_text("10.0.0.1:8000\n")
+        becomes(other)
+        leaving.write_text("10.0.0.1:8000\n10.0.0.2:8000\n")
+        time.sleep(3)
+        becomes(other)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Self-signed, for the loopback: a folder as the proxy wants it."""

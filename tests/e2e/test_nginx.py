@@ -1,6 +1,7 @@
 """Replicas behind a real nginx with the configuration that is shipped."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -68,7 +69,58 @@ def test_a_request_goes_through_with_its_id(tmp_path: Path) -> None:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "nginx/" not in response.headers["server"]
         assert httpx.get(f"{url}/health").json()["status"] == "ok"
-        assert httpx.get(f"{url}/metrics").status_code == 404
+
+
+def test_an_id_that_the_service_would_not_take_is_replaced(tmp_path: Path) -> None:
+    with service() as (replica, _), proxy(tmp_path, [replica]) as url:
+        for wrong in ('a"b', "a b", "x" * 129, "ä"):
+            response = httpx.post(f"{url}/rerank", json=MOONS, headers={"X-Request-Id": wrong.encode()})
+            assert response.headers["x-request-id"] == response.json()["id"] != wrong
+            assert len(response.json()["id"]) == 32
+
+
+def test_what_the_proxy_says_itself_has_the_services_shape(tmp_path: Path) -> None:
+    with proxy(tmp_path, [f"127.0.0.1:{free_port()}"], RERANKER_MAX_BODY_BYTES=4096) as url:
+        said(httpx.get(f"{url}/metrics"), 404, "http_error", "each replica")
+        said(httpx.post(f"{url}/rerank", content=b"a" * 5000), 413, "too_large", "RERANKER_MAX_BODY_BYTES")
+        said(httpx.post(f"{url}/rerank", content=iter([b"a" * 5000])), 413, "too_large", "RERANKER_MAX_BODY_BYTES")
+        said(httpx.get(url, headers={"x-long": "a" * 70_000}), 431, "head_too_large", "65536")
+        said(httpx.request("TRACE", url), 405, "http_error", "Method")
+        said(httpx.get(url, headers={"host": "a b"}), 400, "http_error", "HTTP")
+        for line, status in ((b"nonsense", 400), (b"GET /%b HTTP/1.1" % (b"a" * 70_000), 431)):
+            with socket.create_connection(address(url), timeout=10) as connection:
+                connection.sendall(line + b"\r\n\r\n")
+                head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d" % status)
+            assert json.loads(body)["error"]["code"] == status
+
+
+def test_a_replica_that_takes_too_long_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        upstream = f"127.0.0.1:{silent.getsockname()[1]}"
+        with proxy(tmp_path, [upstream], RERANKER_PROXY_TIMEOUT=1) as url:
+            answer = httpx.post(f"{url}/rerank", json=MOONS, timeout=20)
+            said(answer, 504, "deadline_exceeded", "RERANKER_PROXY_TIMEOUT")
+
+
+def said(response: httpx.Response, status: int, kind: str, words: str) -> None:
+    """That it is nginx's own answer, and what a client of the service expects."""
+    body = response.json()
+    assert (response.status_code, body["error"]["code"], body["error"]["type"]) == (status, status, kind)
+    assert words in body["message"] == body["detail"] == body["error"]["message"]
+    assert body["id"] == response.headers["x-request-id"]
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-frame-options"] == "DENY"
+
+
+def test_what_the_replicas_say_arrives_untouched(tmp_path: Path) -> None:
+    limits = {"RERANKER_MAX_BODY_BYTES": 2048}
+    with service(**limits) as (replica, _), proxy(tmp_path, [replica]) as url:
+        for path, content in (("/rerank", b"{"), ("/nowhere", b"{}"), ("/rerank", b"a" * 3000)):
+            headers = {"Content-Type": "application/json", "X-Request-Id": "mine"}
+            there, here = (httpx.post(f"{at}{path}", content=content, headers=headers) for at in (replica, url))
+            assert (here.status_code, here.json()) == (there.status_code, there.json())
+            assert here.headers.get_list("x-request-id") == ["mine"]
 
 
 def test_limits_are_the_services_own(tmp_path: Path) -> None:
@@ -100,7 +152,7 @@ def test_no_replica_is_said_in_the_services_words(tmp_path: Path) -> None:
     with proxy(tmp_path, [f"127.0.0.1:{free_port()}"]) as url:
         response = httpx.post(f"{url}/rerank", json=MOONS)
         assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
-        assert response.json()["error"]["type"] == "unavailable"
+        said(response, 503, "unavailable", "No replica")
         assert httpx.get(f"{url}/health/ready").status_code == 503
 
 

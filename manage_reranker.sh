@@ -20,8 +20,10 @@ set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/process.sh
 
+# With the key, where there is one; on standard input, since all users of a machine see its arguments.
 get() {
-  local_curl --show-error --max-time 5 "$@" || { echo "No good answer from $url" >&2; return 1; }
+  printf %s "${RERANKER_API_KEY:+Authorization: Bearer $RERANKER_API_KEY}" |
+    local_curl --show-error --max-time 5 --header @- "$@" || { echo "No good answer from $url" >&2; return 1; }
 }
 
 pretty() { .venv/bin/python -m json.tool; }

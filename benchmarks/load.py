@@ -5,6 +5,7 @@ Closed loop: each of `concurrency` clients sends its next request when it has th
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -82,6 +83,11 @@ def progress_bar(title: str) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=not title)
 
 
+def key() -> dict[str, str]:
+    """The header with the service's API key, from the variable that the client takes it from, too."""
+    return {"Authorization": f"Bearer {found}"} if (found := os.environ.get("RERANKER_API_KEY")) else {}
+
+
 async def run(url: str, bodies: Sequence[dict[str, Any]], concurrency: int, title: str = "") -> Run:
     """Send all bodies from `concurrency` clients; progress goes to stderr when it has a title."""
     queue, latencies, statuses = iter(bodies), [], Counter[str]()
@@ -101,7 +107,9 @@ async def run(url: str, bodies: Sequence[dict[str, Any]], concurrency: int, titl
                 progress.advance(bar)
 
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=url, headers=key(), timeout=300, limits=limits, trust_env=False
+        ) as client:
             started = time.perf_counter()
             await asyncio.gather(*(send_one_after_another(client) for _ in range(concurrency)))
             elapsed = time.perf_counter() - started
@@ -209,7 +217,8 @@ def stress(
 def metrics(url: Url = DEFAULT_URL, json: Json = False) -> None:
     """The service's own figures."""
     try:
-        response = httpx.get(f"{url}/metrics?format=json", timeout=10, trust_env=False).raise_for_status()
+        response = httpx.get(f"{url}/metrics?format=json", headers=key(), timeout=10, trust_env=False)
+        response.raise_for_status()
     except httpx.HTTPError as error:
         Console(stderr=True).print(f"No figures from {url}: {error}")
         raise typer.Exit(1) from None

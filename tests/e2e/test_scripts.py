@@ -135,6 +135,24 @@ def test_status_finds_the_service_without_being_told_its_port(checkout: Checkout
     assert checkout.url in status.stdout
 
 
+def test_the_key_is_sent_where_one_is_set(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    keys = {"RERANKER_API_KEYS": "s3cret", "RERANKER_PROTECT_METRICS": "true"}
+    assert made.run("./start_reranker.sh", "daemon", **keys).returncode == 0
+    commands = [
+        ["./manage_reranker.sh", "metrics"],
+        ["./performance_test.sh", "metrics"],
+        ["./performance_test.sh", "load", "--requests=2", "--documents=2"],
+    ]
+    try:
+        for command in commands:
+            assert "401" in str(made.run(*command))
+            answered = made.run(*command, RERANKER_API_KEY="s3cret")
+            assert answered.returncode == 0, answered.stderr
+    finally:
+        made.run("./manage_reranker.sh", "stop")
+
+
 def test_a_restart_with_wrong_settings_leaves_the_service_running(checkout: Checkout) -> None:
     restarted = checkout.run("./manage_reranker.sh", "restart", RERANKER_MAX_PARALLEL="none")
     assert restarted.returncode == 1

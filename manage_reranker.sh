@@ -107,7 +107,7 @@ rolling_restart() {
     wait_for_replicas
     echo "Replica $number of ${#old[@]}: stopping ${id:0:12} ..."
     leave "$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$id"):8000"
-    docker stop --time 45 "$id" >/dev/null
+    docker stop "$id" >/dev/null
     docker rm "$id" >/dev/null
   done
   leave none

@@ -18,7 +18,10 @@ OF_THE_IMAGE = {"RERANKER_HOST", "RERANKER_PORT", "RERANKER_EXPORT_DIR"}
 OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE"} | {
     f"OTEL_{name}"
     for name in (
+        "SDK_DISABLED",
+        "TRACES_EXPORTER",
         "EXPORTER_OTLP_ENDPOINT",
+        "EXPORTER_OTLP_TRACES_ENDPOINT",
         "EXPORTER_OTLP_HEADERS",
         "SERVICE_NAME",
         "TRACES_SAMPLER",
@@ -68,7 +71,10 @@ def test_each_gpu_has_a_process_that_differs_in_its_number_only() -> None:
 def test_containers_are_given_the_time_to_drain() -> None:
     timeout = Settings.model_fields["shutdown_timeout"].default
     for service in ("reranker", "replica"):
-        assert int(compose("docker-compose.yaml")[service]["stop_grace_period"].removesuffix("s")) > timeout
+        grace = compose("docker-compose.yaml")[service]["stop_grace_period"]
+        assert grace == f"1m${{RERANKER_SHUTDOWN_TIMEOUT:-{timeout:g}}}s"
+    # Each container is stopped with its own period.
+    assert re.findall(r"docker stop (.*)", (ROOT / "manage_reranker.sh").read_text()) == ['"$id" >/dev/null']
 
 
 def test_the_proxys_limits_are_the_services_own() -> None:

@@ -11,6 +11,12 @@ set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/process.sh
 
+# The lock is on a file that nobody removes, and ends with the process. Where there is no flock none is taken.
+lock() {
+  exec 9<start_reranker.sh
+  ! command -v flock >/dev/null || flock --nonblock 9 || { refuse_second_start; echo "Another start is under way." >&2; exit 1; }
+}
+
 refuse_second_start() {
   if running; then
     echo "Already running with pid $pid on $url; './manage_reranker.sh stop' stops it." >&2
@@ -32,12 +38,12 @@ start_daemon() {
   touch "$log_file"
   start_of_log=$(($(wc -c <"$log_file") + 1))
   # Out of this terminal's reach: with a session of its own where there is setsid.
-  "$(command -v setsid || command -v nohup)" .venv/bin/python -m app >>"$log_file" 2>&1 </dev/null &
+  "$(command -v setsid || command -v nohup)" .venv/bin/python -m app >>"$log_file" 2>&1 </dev/null 9<&- &
   remember $!
   echo "Starting with pid $!, log in $log_file ..."
   until local_curl --fail --max-time 2 --output /dev/null "$url/health/ready"; do
     if ! kill -0 $! 2>/dev/null; then
-      rm -f "$pid_file"
+      [[ $(cat "$pid_file") != "$! "* ]] || rm -f "$pid_file"
       echo "The service did not start:" >&2
       tail -c "+$start_of_log" "$log_file" >&2
       exit 1
@@ -52,6 +58,7 @@ if [[ $# -gt 1 || ! $mode =~ ^(fg|daemon)$ ]]; then
   usage >&2
   exit 2
 fi
+lock
 refuse_second_start
 scripts/setup runtime
 if [[ $mode == fg ]]; then start_foreground; else start_daemon; fi

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -247,6 +248,35 @@ def test_a_failed_start_shows_the_reason_and_leaves_no_pid_file(tmp_path: Path) 
     assert made.run("./manage_reranker.sh", "status").returncode == 3
     assert made.run("./manage_reranker.sh", "stop").returncode == 0
     assert made.run("./manage_reranker.sh", "health").returncode != 0
+
+
+@pytest.mark.parametrize("modes", [("daemon", "daemon"), ("fg", "daemon")])
+def test_of_two_starts_at_once_one_is_refused(tmp_path: Path, modes: tuple[str, str]) -> None:
+    made = Checkout(tmp_path)
+    starts = [
+        subprocess.Popen(
+            ["./start_reranker.sh", mode],
+            cwd=tmp_path,
+            env=made.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for mode in modes
+    ]
+    deadline = time.monotonic() + 60
+    try:
+        while made.run("./manage_reranker.sh", "status").returncode != 0 or all(s.poll() is None for s in starts):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        (refused,) = [start for start in starts if start.poll() == 1]
+        assert refused.stderr is not None
+        assert re.search("Another start is under way|Already running", refused.stderr.read())
+        assert made.run("./manage_reranker.sh", "status").returncode == 0
+    finally:
+        assert made.run("./manage_reranker.sh", "stop").stdout == "Stopped.\n"
+        for start in starts:
+            start.communicate(timeout=30)
 
 
 def test_the_foreground_stops_on_ctrl_c(tmp_path: Path) -> None:

@@ -74,43 +74,54 @@ compose() {
   if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
 
-# Until all replicas are healthy.
-wait_for_replicas() {
-  local deadline=$((SECONDS + 600)) id
-  for id in $(compose ps -q replica); do
-    until [[ $(docker inspect --format '{{.State.Health.Status}}' "$id") == healthy ]]; do
-      if ((SECONDS > deadline)); then
-        echo "Replica ${id:0:12} does not become ready: docker logs ${id:0:12}" >&2
-        return 1
-      fi
-      sleep 1
-    done
+# Until a replica is healthy; not where it has ended, or was started again for having ended.
+wait_for_replica() {
+  local deadline=$((SECONDS + 600)) state=
+  until [[ $state == running\ 0\ healthy ]]; do
+    state=$(docker inspect --format '{{.State.Status}} {{.RestartCount}} {{.State.Health.Status}}' "$1")
+    if [[ $state =~ ^(exited|dead)|\ [1-9] ]] || ((SECONDS > deadline)); then
+      docker logs --tail 20 "$1" >&2
+      echo "The new replica ${1:0:12} does not become ready ($state)." >&2
+      return 1
+    fi
+    sleep 1
   done
 }
 
 # Have the proxy send nothing more to these addresses; it looks every two seconds.
 leave() {
   compose exec -T proxy sh -c 'printf "%s\n" "$@" >/tmp/reranker/leaving' sh "$@"
-  sleep 5
+}
+
+# However a rolling restart ends: no replica that is not ready stays, and the proxy sends to all others.
+new=
+end_rolling_restart() {
+  [[ -z $new ]] || docker rm --force "$new" >/dev/null || true
+  leave none || true
 }
 
 rolling_restart() {
-  local old id number=0
+  local old id number=0 before
   mapfile -t old < <(compose ps -q replica)
   if ((${#old[@]} == 0)); then
     echo "No replicas run; 'docker-compose --profile scale up -d --scale replica=3 proxy' starts them." >&2
     return 1
   fi
+  compose --profile scale run --rm --no-deps -T replica python -m app --check
+  trap end_rolling_restart EXIT
   for id in "${old[@]}"; do
     echo "Replica $((++number)) of ${#old[@]}: starting a new one ..."
+    before=$(compose ps -q replica)
     compose --profile scale up -d --no-deps --no-recreate --scale "replica=$((${#old[@]} + 1))" replica
-    wait_for_replicas
+    new=$(compose ps -q replica | grep -vxF "$before") || { echo "No new replica was started." >&2; return 1; }
+    wait_for_replica "$new"
+    new=
     echo "Replica $number of ${#old[@]}: stopping ${id:0:12} ..."
     leave "$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$id"):8000"
+    sleep 5
     docker stop "$id" >/dev/null
     docker rm "$id" >/dev/null
   done
-  leave none
 }
 
 [[ $# -eq 1 ]] || { usage >&2; exit 2; }

@@ -306,6 +306,46 @@ def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
         sleeper.wait()
 
 
+# An engine with one replica; what it is asked is in `calls`, the replicas are in `replicas`.
+DOCKER = """#!/bin/bash
+echo "$*" >>calls
+case $* in
+  *" ps -q replica") cat replicas ;;
+  *" --check") exit "$CHECK" ;;
+  *" up "*) echo new >>replicas ;;
+  "inspect --format {{.State.Status}}"*) echo "$STATE" ;;
+  inspect*) echo 10.0.0.1 ;;
+  logs*) echo "what went wrong" ;;
+  rm*) sed -i "/^${!#}$/d" replicas ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("check", "state", "left", "status"),
+    [
+        (0, "running 0 healthy", "new\n", 0),
+        (0, "restarting 1 starting", "old\n", 1),
+        (0, "exited 0 unhealthy", "old\n", 1),
+        (1, "running 0 healthy", "old\n", 1),
+    ],
+)
+def test_a_rolling_restart_ends_at_the_first_failure(
+    tmp_path: Path, check: int, state: str, left: str, status: int
+) -> None:
+    made = Checkout(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text(DOCKER)
+    (tmp_path / "bin/docker").chmod(0o755)
+    (tmp_path / "replicas").write_text("old\n")
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    ended = made.run("timeout", "60", "./manage_reranker.sh", "rolling-restart", PATH=path, CHECK=check, STATE=state)
+    calls = (tmp_path / "calls").read_text()
+    assert (ended.returncode, (tmp_path / "replicas").read_text()) == (status, left)
+    assert ("what went wrong" in ended.stderr) == (status == 1 and check == 0)
+    assert (" up " in calls, calls.endswith("leaving sh none\n")) == (check == 0, check == 0)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(3), ids=["high throughput", "cpu", "memory-constrained"])
 def test_the_documented_profiles_start(tmp_path: Path, number: int) -> None:

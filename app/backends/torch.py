@@ -37,7 +37,7 @@ PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp16", "bf16", "fp32"), "mps": ("fp32"
 TENSOR_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 PROBE_LENGTHS = (40, 12, 25, 64)
 # What torch says of memory in errors that are not its `OutOfMemoryError`.
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "create a primitive")
 
 
 @dataclass(frozen=True, slots=True)

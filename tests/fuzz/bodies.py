@@ -14,6 +14,8 @@ with atheris.instrument_imports(include=["app"]):
     from tests.fuzz.service import HEADERS, ROUTES, SEEDS, Service
 
 HEAD_BYTES = 2
+# Kept here: libFuzzer's own limit counts what the process that started this one ever held, too.
+PEAK_BYTES = 512 << 20
 BYTES_SHARE, STOP_SHARE = 0.3, 0.2
 WORDS = ["query", "documents", "texts", "passages", "text_1", "text_2", "rank_fields", "metadata", "\\\\ud800", "1e999"]
 
@@ -65,6 +67,12 @@ def changed(value: Any, random: Random) -> Any:
     return items if isinstance(value, dict) else list(items.values())
 
 
+def peak_memory() -> int:
+    """Most resident bytes that this process has had."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
 def main(runs: int) -> None:
     """Exit status 0 after so many inputs of which each was answered as it must be."""
     service = Service()
@@ -74,11 +82,13 @@ def main(runs: int) -> None:
         if len(data) > HEAD_BYTES:
             # Most have the right headers: what is behind them is of interest.
             service.send(data[0], data[1] if data[1] < len(HEADERS) else 0, data[HEAD_BYTES:])
+            assert peak_memory() < PEAK_BYTES, peak_memory()
         done = service.statuses.total()
         if done == runs:
             seconds = time.perf_counter() - started
             print(f"{done} bodies, {done / seconds:.0f} a second: {dict(sorted(service.statuses.items()))}", flush=True)
-            print(f"memory: {service.growth() / 1e6:+.1f} MB since the caches were filled", flush=True)
+            grown, peak = service.growth() / 1e6, peak_memory() / 1e6
+            print(f"memory: {grown:+.1f} MB since the caches were filled, peak {peak:.0f} MB", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "corpus")
@@ -94,6 +104,7 @@ def main(runs: int) -> None:
             f"-runs={runs + runs // 10 + 1000}",
             f"-dict={words}",
             "-max_len=4096",
+            "-rss_limit_mb=0",
             f"-artifact_prefix={folder}/",
         ]
         atheris.Setup([sys.argv[0], *options, "-verbosity=0", "-seed=1", str(corpus)], one, custom_mutator=mutate)

@@ -1,5 +1,6 @@
 """Without padding: the scores are those of each pair alone, on every architecture that packs, and no other does."""
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.attention.varlen
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
@@ -142,6 +144,44 @@ def test_batches_of_many_shapes_leave_no_graph_behind(tmp_path: Path) -> None:
     for count in range(1, len(DOCUMENTS)):
         logits(scorer, DOCUMENTS[:count])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 1
+
+
+class Attention(torch.nn.Module):
+    """As a model has it: the scale is its own."""
+
+    def __init__(self, window: int | None) -> None:
+        super().__init__()
+        self.scaling, self.window = 0.3, window
+
+    def forward(self, row: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
+        window = self.window or packing.FULL
+        return packing._on_cuda(row, row, row, starts, longest, self.scaling, window)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_the_kernel_is_called_as_it_wants_to_be_and_compiles_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    """In its place, since it runs on CUDA only, is the reference; the call has to fit its real signature."""
+    signature = inspect.signature(torch.nn.attention.varlen.varlen_attn)
+
+    def kernel(*args: Any, **options: Any) -> torch.Tensor:
+        given = signature.bind(*args, **options).arguments
+        assert given["cu_seq_q"] is given["cu_seq_k"]
+        before, behind = given["window_size"]
+        assert before == behind
+        seen = packing.FULL if before < 0 else before
+        row = given["query"], given["key"], given["value"]
+        return packing.packed_attention(*row, given["cu_seq_q"], given["scale"], seen)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
+    attention = Attention(window)
+    compiled = torch.compile(attention, dynamic=True, fullgraph=True, backend="eager")
+    for lengths in ([3, 5, 4], [7, 1], [2, 2, 9, 6]):
+        row = torch.randn(sum(lengths), 2, 8)
+        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        right = packing.packed_attention(row, row, row, starts, attention.scaling, window or packing.FULL)
+        torch.testing.assert_close(compiled(row, starts, max(lengths)), right)
 
 
 def scaled(folder: Path, factor: float) -> Path:

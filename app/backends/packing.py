@@ -5,7 +5,6 @@ and no others.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -88,13 +87,12 @@ def _attend(
 def _on_cuda(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
 ) -> Tensor:
-    """The same by torch's kernel, for half precision. What is its default is not named: older ones do not know it."""
+    """The same by torch's kernel, for half precision."""
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict[str, Any] = {"window_size": (window, window)} if window else {}
-    if not math.isclose(scale, query.shape[-1] ** -0.5):
-        options["scale"] = scale
-    attended = varlen_attn(query, key, value, starts, starts, longest, longest, **options)
+    seen = (window, window) if window else (-1, -1)
+    # No look at the scale: a compiled model has it as a symbol, and would fall into pieces here.
+    attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=seen)
     return cast(Tensor, attended)
 
 

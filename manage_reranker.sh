@@ -35,7 +35,7 @@ stop() {
     return
   fi
   # Longer than the service itself may take: its shutdown timeout and the last answers.
-  local deadline=$((SECONDS + ${shutdown_timeout%%.*} + 15))
+  local deadline=$((SECONDS + $(LC_ALL=C printf %.0f "$shutdown_timeout") + 15))
   kill -TERM "$pid"
   while kill -0 "$pid" 2>/dev/null; do
     if ((SECONDS > deadline)); then

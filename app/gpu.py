@@ -8,8 +8,8 @@ class GpuFigures(NamedTuple):
 
     memory_used_bytes: int
     memory_total_bytes: int
-    utilization: float
-    """Share of the last moments that it computed in, 0 to 1."""
+    utilization: float | None
+    """Share of the last moments that it computed in, 0 to 1. A slice of a card (MIG) does not tell it."""
 
 
 class Gpu:
@@ -40,7 +40,12 @@ class Gpu:
         """The figures of now; None while the driver does not tell them."""
         try:
             memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
-            rates = self._nvml.nvmlDeviceGetUtilizationRates(self._handle)
         except self._nvml.NVMLError:
             return None
-        return GpuFigures(memory.used, memory.total, rates.gpu / 100)
+        return GpuFigures(memory.used, memory.total, self._utilization())
+
+    def _utilization(self) -> float | None:
+        try:
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100)
+        except self._nvml.NVMLError:
+            return None

@@ -190,8 +190,8 @@ class Metrics:
 
 
 def _figure(gpu: Gpu | None, field: str) -> float:
-    figures = gpu.read() if gpu else None
-    return float(getattr(figures, field)) if figures else float("nan")
+    figure = getattr(gpu.read() if gpu else None, field, None)
+    return float("nan") if figure is None else float(figure)
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -24,7 +24,7 @@ class Driver(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("pynvml")
-        self.silent = False
+        self.silent = self.sliced = False
 
     class NVMLError(Exception):
         pass
@@ -48,6 +48,8 @@ class Driver(ModuleType):
         return SimpleNamespace(used=1000 + handle, total=8000)
 
     def nvmlDeviceGetUtilizationRates(self, _: int) -> Any:
+        if self.sliced:
+            raise self.NVMLError("Not Supported")
         return SimpleNamespace(gpu=87)
 
 
@@ -102,6 +104,16 @@ async def test_a_driver_that_does_not_tell_is_no_failure(serve: Serve, driver: D
     assert (health.status_code, metrics.status_code) == (200, 200)
     assert "gpu" not in health.json()
     assert "reranker_gpu_memory_used_bytes NaN" in metrics.text
+
+
+async def test_a_slice_of_a_card_tells_its_memory_only(serve: Serve, driver: Driver) -> None:
+    driver.sliced = True
+    async with serve() as client:
+        figures = (await client.get("/health")).json()["gpu"]
+        metrics = (await client.get("/metrics")).text
+    assert (figures["memory_used_bytes"], figures["utilization"]) == (1001, None)
+    assert "reranker_gpu_memory_used_bytes 1001.0" in metrics
+    assert "reranker_gpu_utilization NaN" in metrics
 
 
 async def test_on_a_cpu_there_is_no_card(serve: Serve, scorer: FakeScorer) -> None:

@@ -49,7 +49,7 @@ class RequestBody(BaseModel):
         int | None, Field(ge=1, le=MAX_TIMEOUT_MS, description="The caller's deadline; past it the answer is 504")
     ] = None
     priority: Annotated[
-        int, Field(ge=-1000, le=1000, description="With RERANKER_PRIORITIES: lower is served first, as in vLLM")
+        int, Field(ge=-(2**63), lt=2**63, description="With RERANKER_PRIORITIES: lower is served first, as in vLLM")
     ] = 0
     on_overload: Annotated[
         Literal["error", "lexical"] | None,

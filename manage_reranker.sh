@@ -26,7 +26,13 @@ get() {
     local_curl --show-error --max-time 5 --header @- "$@" || { echo "No good answer from $url" >&2; return 1; }
 }
 
-pretty() { .venv/bin/python -m json.tool; }
+# JSON of a path with line breaks, also where it tells of an error.
+show() {
+  local answer status=0
+  answer=$(get --fail-with-body "$url$1") || status=$?
+  [[ -z $answer ]] || .venv/bin/python -m json.tool <<<"$answer"
+  return "$status"
+}
 
 stop() {
   if ! running; then
@@ -55,7 +61,7 @@ status() {
     return 3
   fi
   echo "Running with pid $pid on $url"
-  get --fail-with-body "$url/health" | pretty
+  show /health
 }
 
 # With wrong settings the running service stays as it is.
@@ -102,6 +108,7 @@ end_rolling_restart() {
 
 rolling_restart() {
   local old id number=0 before
+  docker info >/dev/null 2>&1 || { echo "No Docker engine answers." >&2; return 1; }
   mapfile -t old < <(compose ps -q replica)
   if ((${#old[@]} == 0)); then
     echo "No replicas run; 'docker-compose --profile scale up -d --scale replica=3 proxy' starts them." >&2
@@ -135,8 +142,8 @@ case $1 in
   status) status ;;
   tail) show_log tail -n 20 -f ;;
   logs) show_log tail -n 100 ;;
-  health) get --fail-with-body "$url/health" | pretty ;;
+  health) show /health ;;
   rolling-restart) rolling_restart ;;
-  metrics) get --fail "$url/metrics?format=json" | pretty ;;
+  metrics) show "/metrics?format=json" ;;
   *) usage >&2; exit 2 ;;
 esac

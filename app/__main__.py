@@ -5,7 +5,8 @@ import os
 import sys
 from typing import NoReturn
 
-from app.config import load_settings, unknown_variables
+from app.backends.model_source import check_folder, locate_model
+from app.config import Settings, load_settings, unknown_variables
 from app.errors import StartupError
 from app.logs import configure_logging
 
@@ -29,13 +30,25 @@ def main(arguments: list[str]) -> int:
     for name in unknown_variables():
         log.warning("%s is not a setting of this service and has no effect", name)
     if arguments:
-        return 0
+        return _check(settings)
     from app.main import create_app
     from app.server import serve
 
     return serve(
         create_app(settings), settings.host, settings.port, settings.shutdown_timeout, settings.max_connections
     )
+
+
+def _check(settings: Settings) -> int:
+    """What can be found out without loading a model or asking a hub, a device or another service."""
+    try:
+        locate_model(settings.model, settings.revision)
+        if settings.prefilter_model:
+            check_folder("RERANKER_PREFILTER_MODEL", settings.prefilter_model)
+    except StartupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(arguments: list[str]) -> NoReturn:

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -15,6 +15,13 @@ SMOOTHING = 0.2
 RETRY_AFTER = (1, 60)
 # Turns of requests that gave up are kept until they are so many more than those that wait.
 SLACK = 64
+
+Backlog = Callable[[], float | None]
+"""Seconds until the engine is through with what it has now; None while its speed is not known."""
+
+
+def unknown() -> None:
+    """A backlog that nobody knows."""
 
 
 class Admission:
@@ -35,12 +42,12 @@ class Admission:
         self._entered: dict[object, float] = {}
 
     @asynccontextmanager
-    async def slot(self, priority: int = 0) -> AsyncIterator[float]:
+    async def slot(self, priority: int = 0, backlog: Backlog = unknown) -> AsyncIterator[float]:
         """Hold one slot; yields the seconds waited for it. Of those that wait, lower `priority` comes first.
 
-        Raises `QueueFull` at once or `QueueTimeout` in time.
+        `backlog` is asked when a caller is sent away. Raises `QueueFull` at once or `QueueTimeout` in time.
         """
-        waited = await self._enter(priority)
+        waited = await self._enter(priority, backlog)
         self.active += 1
         ticket = object()
         self._entered[ticket] = time.perf_counter()
@@ -52,12 +59,12 @@ class Admission:
             self.active -= 1
             self._release()
 
-    async def _enter(self, priority: int) -> float:
+    async def _enter(self, priority: int, backlog: Backlog) -> float:
         if not self._free and self.waiting >= self.max_queue:
             raise QueueFull(
                 f"Queue is full: {self.active} requests in work (RERANKER_MAX_PARALLEL={self.max_parallel}) and "
                 f"{self.waiting} waiting (RERANKER_MAX_QUEUE={self.max_queue})",
-                self.retry_after(),
+                self.retry_after(backlog()),
             )
         started = time.perf_counter()
         self.waiting += 1
@@ -66,7 +73,7 @@ class Admission:
                 await self._acquire(priority)
         except TimeoutError:
             raise QueueTimeout(
-                f"No free slot within {self.queue_timeout:g} s (RERANKER_QUEUE_TIMEOUT)", self.retry_after()
+                f"No free slot within {self.queue_timeout:g} s (RERANKER_QUEUE_TIMEOUT)", self.retry_after(backlog())
             ) from None
         finally:
             self.waiting -= 1
@@ -97,13 +104,19 @@ class Admission:
                 return
         self._free += 1
 
-    def retry_after(self) -> int:
+    def retry_after(self, backlog: float | None = None) -> int:
         """Whole seconds until a newcomer would probably get a slot.
 
-        From the time that answered requests lately held theirs, or the oldest one in work has by now, if that is more.
+        Those in work end one after the other within the backlog, and who waits holds a slot as long as answered
+        requests lately did. Where the backlog is not known, all take as long as the oldest one in work has by now.
         """
-        oldest = time.perf_counter() - next(iter(self._entered.values()), time.perf_counter())
-        seconds = max(self._average_held, oldest) * (self.waiting + 1) / self.max_parallel
+        typical = self._average_held
+        if backlog is None:
+            oldest = time.perf_counter() - next(iter(self._entered.values()), time.perf_counter())
+            typical = backlog = max(typical, oldest)
+        places = self.waiting + 1
+        in_work = min(places, self.max_parallel)
+        seconds = (backlog * in_work + typical * (places - in_work)) / self.max_parallel
         low, high = RETRY_AFTER
         return min(high, max(low, math.ceil(seconds)))
 

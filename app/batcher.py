@@ -59,6 +59,8 @@ class Batcher:
         self._timeout = timeout
         # In the order of their turns.
         self._queues: list[Queue] = []
+        # Tokens of the batches that run.
+        self._running = 0
         self._batches = 0
         # The budget at first, and batches in a row that fitted.
         self._most, self._fitting = token_budget, 0
@@ -81,6 +83,13 @@ class Batcher:
         if not pairs or not self.speed:
             return 0.0
         return self._scorer.padded_tokens([pair.length for pair in pairs]) / self.speed
+
+    @property
+    def backlog(self) -> float | None:
+        """Seconds that the engine needs for all that waits and runs, about; None before its first batch."""
+        if not self.speed:
+            return None
+        return (self._running + sum(queue.tokens for queue in self._queues)) / self.speed
 
     @property
     def pending(self) -> int:
@@ -123,6 +132,7 @@ class Batcher:
                         self._arrived.clear()
                         await self._arrived.wait()
                     batch = self._next_batch()
+                    self._running += _tokens(batch)
                     scoring = batches.create_task(self._score(batch), name="batch")
                     scoring.add_done_callback(partial(self._end, batch, free))
         finally:
@@ -131,6 +141,7 @@ class Batcher:
     def _end(self, batch: Sequence[Work], free: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
         """After a batch, even one that was cancelled before it began: nobody waits for it any more."""
         fail(batch, Unavailable(STOPPED))
+        self._running -= _tokens(batch)
         free.release()
 
     def _next_batch(self) -> list[Work]:
@@ -248,6 +259,10 @@ def score(scorer: Scorer, pairs: Sequence[Pair], too_long: float = math.inf) -> 
     smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
     tokens = scorer.padded_tokens([pair.length for pair in pairs])
     return Scored(first.logits + second.logits, min([*smaller, tokens]))
+
+
+def _tokens(works: Sequence[Work]) -> int:
+    return sum(work.pair.length for work in works)
 
 
 def fail(works: Sequence[Work], error: Exception) -> None:

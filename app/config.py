@@ -29,6 +29,8 @@ class Capacity:
     max_queue: int
 
 
+# What each engine computes in.
+PRECISIONS = {"torch": ("fp32", "bf16", "fp16"), "openvino": ("int8", "bf16", "fp32"), "onnx": ("int8", "fp32")}
 # Where a setting is left unset, the device decides. A CPU gains nothing from more parallel requests than keep its
 # batches full; a GPU wants many requests to fill large batches from.
 DEVICE_DEFAULTS = {
@@ -41,6 +43,20 @@ DEVICE_DEFAULTS = {
 def _known_device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _redis_url(value: SecretStr | None) -> SecretStr | None:
+    if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("it must be redis://, rediss:// or unix://")
+    return value
+
+
+def _web_origins(value: str) -> str:
+    """An origin without its scheme, or with a path, is one that no browser has."""
+    for origin in _split(value):
+        if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise ValueError(f"{origin!r} is no origin, like https://app.example.com")
     return value
 
 
@@ -74,7 +90,7 @@ class Settings(BaseSettings):
     key_per_minute: int | None = Field(None, alias="RERANKER_KEY_REQUESTS_PER_MINUTE", ge=1)
     key_burst: int = Field(10, alias="RERANKER_KEY_BURST", ge=1)
     protect_metrics: bool = Field(False, alias="RERANKER_PROTECT_METRICS")
-    cors_origins: str | None = Field(None, alias="RERANKER_CORS_ORIGINS")
+    cors_origins: Annotated[str, AfterValidator(_web_origins)] | None = Field(None, alias="RERANKER_CORS_ORIGINS")
 
     model: str | None = Field(None, alias="RERANKER_MODEL")
     revision: str | None = Field(None, alias="RERANKER_REVISION")
@@ -120,7 +136,7 @@ class Settings(BaseSettings):
     prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")
     cache_ttl: float = Field(300.0, alias="CACHE_TTL_SECONDS", gt=0, allow_inf_nan=False)
     cache_max_entries: int = Field(100_000, alias="CACHE_MAX_ENTRIES", ge=1)
-    cache_url: SecretStr | None = Field(None, alias="RERANKER_CACHE_URL")
+    cache_url: Annotated[SecretStr | None, AfterValidator(_redis_url)] = Field(None, alias="RERANKER_CACHE_URL")
     clear_cache_interval: float = Field(3600.0, alias="CLEAR_CACHE_INTERVAL", gt=0, allow_inf_nan=False)
 
     def capacity(self, device: str) -> Capacity:
@@ -139,6 +155,8 @@ class Settings(BaseSettings):
                 lines = [line.strip() for line in self.api_keys_file.read_text("utf-8-sig").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
                 raise StartupError(f"{name} cannot be read: {error}") from None
+            if any(re.search(r"\S\s+#", line) for line in lines):
+                raise StartupError(f"{name} has a comment behind a key: it needs a line of its own")
             keys += [line for line in lines if line and not line.startswith("#")] or _no_key(name)
         return keys
 
@@ -155,6 +173,16 @@ class Settings(BaseSettings):
 def _split(values: str) -> list[str]:
     """Values with commas between them."""
     return [value.strip() for value in values.split(",") if value.strip()]
+
+
+def _check_engine(settings: Settings) -> None:
+    """Raises `StartupError` for a precision that the backend does not have."""
+    name, precision = settings.backend, settings.precision
+    if name != "auto" and precision not in ("auto", *PRECISIONS[name]):
+        raise StartupError(
+            f"RERANKER_PRECISION={precision} is not valid with RERANKER_BACKEND={name}: "
+            f"that has {', '.join(PRECISIONS[name])}"
+        )
 
 
 def _no_key(name: str) -> NoReturn:
@@ -177,6 +205,7 @@ def load_settings(**chosen: Any) -> Settings:
     except ValidationError as error:
         raise StartupError("\n".join(_explain(error.errors()))) from None
     settings.keys()
+    _check_engine(settings)
     return settings
 
 

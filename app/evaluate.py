@@ -106,6 +106,8 @@ def main(
         judged = [topic for topic in topics if any(grade > 0 for grade in topic.qrels.values())]
         if not judged:
             raise UnusableCollection(f"{file}: qrels: no query has a relevant document (a grade from 1 on)")
+        if not any(topic.qrels.keys() & topic.documents.keys() for topic in judged):
+            raise UnusableCollection(f"{file}: qrels: of no query a judged id is among the ids of its documents")
         asked = asyncio.run(_ask_all(judged, settings, url, api_key))
     except UnusableCollection as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None

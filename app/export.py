@@ -22,7 +22,7 @@ from app.backends.artefact import MODEL_FILES, Backend, Manifest, Parity, Precis
 from app.backends.model_source import locate_model
 from app.backends.store import UNUSABLE_MODEL
 from app.collection import UnusableCollection
-from app.config import load_settings
+from app.config import PRECISIONS, load_settings
 from app.errors import StartupError, UnusableModel
 from app.logs import configure_logging
 from app.parity import Group, compare, own_texts, read_groups
@@ -177,11 +177,7 @@ def main(
     """Export a cross-encoder for serving without torch, and compare it with the original."""
     settings = load_settings()
     configure_logging(settings.log_level)
-    if (
-        backend not in MODEL_FILES
-        or precision not in ("int8", "bf16", "fp32")
-        or (backend, precision) == ("onnx", "bf16")
-    ):
+    if backend not in MODEL_FILES or precision not in PRECISIONS[backend]:
         raise typer.BadParameter(f"{backend} with {precision} is not supported")
     try:
         with redirect_stdout(sys.stderr):  # the quantisation's progress; ours is the report

@@ -30,6 +30,7 @@ from app.batcher import Batcher
 from app.cache import ScoreCache
 from app.config import Settings, load_settings, traces_exporter
 from app.errors import EngineBroken, StartupError
+from app.hardware import cpu_limit
 from app.heartbeat import watch
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
@@ -262,6 +263,8 @@ def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
     engine = reranker.scorer.engine
     if "max_length" in settings.model_fields_set and engine.max_length < settings.max_length:
         log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, engine.max_length)
+    if settings.threads > cpu_limit():
+        log.warning("RERANKER_THREADS=%d: there are %d CPUs, more threads are slower", settings.threads, cpu_limit())
     log.info(
         "Ready in %.1f s: model %s, device %s, backend %s, precision %s, %d threads, window %d tokens",
         seconds,
@@ -272,7 +275,8 @@ def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
         engine.threads,
         engine.max_length,
     )
-    url = f"http://{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
     log.info("Listening on %s%s", url, ", API documentation at /docs" if settings.docs else "")
     if not settings.keys():
         level = logging.INFO if settings.host in LOOPBACK else logging.WARNING

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends.model_source import check_folder
 from app.embeddings import StaticEmbeddings
 from app.errors import StartupError
 from app.lexical import bm25
@@ -74,6 +75,7 @@ def load_embeddings(model: str | None) -> Embeddings:
     """Those that are shipped, or any model of sentence-transformers: a folder or a hub id. Raises `StartupError`."""
     if model is None:
         return StaticEmbeddings.load()
+    check_folder("RERANKER_PREFILTER_MODEL", model)
     if find_spec("sentence_transformers") is None:
         raise StartupError(
             f"RERANKER_PREFILTER_MODEL={model!r}: sentence-transformers is not installed; "

@@ -122,7 +122,7 @@ class Reranker:
         if query.is_plain:
             await self._look_up(attempt)
         if not query.is_plain or attempt.missing():
-            async with self.admission.slot(query.priority) as attempt.timings.queue:
+            async with self.admission.slot(query.priority, lambda: self.batcher.backlog) as attempt.timings.queue:
                 if query.is_prefiltered:
                     await self._prefilter(attempt)
                 if query.long_documents == "chunk_max":
@@ -138,7 +138,9 @@ class Reranker:
     async def _look_up(self, attempt: Attempt) -> None:
         """The scores that are remembered here, or by another replica."""
         texts = ((passage.query, passage.text) for passage in attempt.passages)
-        attempt.keys = self.cache.keys(texts, attempt.query.max_tokens_per_doc)
+        limit = attempt.query.max_tokens_per_doc
+        # One that the window is not longer than cuts nothing.
+        attempt.keys = self.cache.keys(texts, limit if limit and limit < self.scorer.engine.max_length else None)
         attempt.known = self.cache.find(attempt.keys)
         if self._shared_cache and (missing := attempt.missing()):
             shared = await self._shared_cache.get(list(missing))

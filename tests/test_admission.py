@@ -81,6 +81,29 @@ async def test_retry_after_counts_a_long_request_before_it_is_answered() -> None
     await holder
 
 
+async def test_retry_after_tells_what_is_left_and_not_what_has_passed() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=0, queue_timeout=30), asyncio.Event()
+    holder = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    [ticket] = admission._entered
+    for passed, left, told in ((1, 7.8, 8), (7, 1.2, 2), (20, 0.1, 1)):
+        admission._entered[ticket] -= passed
+        with pytest.raises(QueueFull) as refused:
+            async with admission.slot(0, lambda left=left: left):
+                pass
+        assert refused.value.retry_after == told
+    release.set()
+    await holder
+
+
+def test_retry_after_has_the_time_of_those_who_wait_too() -> None:
+    admission = Admission(max_parallel=2, max_queue=100, queue_timeout=30)
+    admission._record(4.0)
+    assert admission.retry_after(6.0) == 3  # the first of two ends half way
+    admission.waiting = 3
+    assert admission.retry_after(6.0) == 6 + 4
+
+
 async def test_who_waits_is_served_by_priority_then_by_arrival() -> None:
     admission, served = Admission(max_parallel=1, max_queue=9, queue_timeout=30), []
 

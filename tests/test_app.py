@@ -97,6 +97,23 @@ async def test_truncated_documents_are_counted_also_from_the_cache(serve: Serve)
             assert response.json()["usage"]["prompt_tokens"] == 4 * 3 + 3 + 3 + 3 + 2
 
 
+async def test_a_limit_that_cuts_nothing_finds_the_scores_without_one(serve: Serve) -> None:
+    async with serve() as client:
+        for limit, cached in ((None, 0), (512, 4), (100_000, 4), (511, 0)):
+            response = await client.post("/rerank", json=BODY | {"max_tokens_per_doc": limit})
+            assert response.json()["meta"]["cached"] == cached
+
+
+async def test_messages_are_for_those_who_read_them(serve: Serve) -> None:
+    async with serve() as client:
+        wrong = await client.post("/rerank/query", json=BODY | {"prefilter": "best"})
+        assert wrong.json()["message"] == (
+            "prefilter: should be 'off', 'lexical', 'embedding', 'hybrid', true, false, or a number of 0 or more, "
+            'got "best"'
+        )
+        assert (await client.get("/rernk")).json()["message"] == 'There is no route "/rernk"'
+
+
 async def test_probes_may_use_head_and_browsers_find_the_documentation(serve: Serve) -> None:
     async with serve() as client:
         for path in ("/health", "/health/live", "/health/ready"):
@@ -274,6 +291,25 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, scorer: FakeSco
         assert figures["rejections"] == {"queue_full": 1}
         assert figures["requests"]["by_status"] == {"200": 2, "429": 1}
         assert figures["requests"]["success_rate"] == pytest.approx(2 / 3, abs=1e-6)
+
+
+async def test_retry_after_is_the_time_that_the_work_in_hand_takes(serve: Serve, scorer: FakeScorer) -> None:
+    """A large request has just begun: whoever is sent away is told of all that it has left."""
+    async with serve(max_parallel=1, max_queue=0) as client:
+        scorer.seconds_per_token = 0.0005
+        assert (await client.post("/rerank", json=BODY)).status_code == 200  # its speed is known from now on
+        speed, before = serve.app.state.reranker.batcher.speed, scorer.entered
+        scorer.gate.clear()
+        large = {"query": "tides", "documents": [f"{number} " * 500 for number in range(40)]}
+        accepted = asyncio.create_task(client.post("/rerank", json=large))
+        await until(lambda: scorer.entered > before)
+        refused = await client.post("/rerank", json=BODY | {"query": "x"})
+        assert refused.status_code == 429
+        assert float(refused.headers["retry-after"]) == pytest.approx(min(60, 40 * 501 / speed), abs=1)
+        scorer.seconds_per_token = 0.0
+        scorer.gate.set()
+        assert (await accepted).status_code == 200
+        assert serve.app.state.reranker.batcher.backlog == 0
 
 
 async def test_the_overload_status_is_a_setting(serve: Serve, scorer: FakeScorer) -> None:

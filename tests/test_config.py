@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from app.hardware import cpu_limit
         ("ENABLE_TORCH_COMPILE", "perhaps", "valid boolean"),
         ("TOKENIZER_WORKERS", "none", "valid integer"),
         ("CACHE_TTL_SECONDS", "-5", "greater than 0"),
+        ("RERANKER_CORS_ORIGINS", "https://a.example, b.example", "'b.example' is no origin"),
         ("RERANKER_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
     ],
 )
@@ -34,6 +38,36 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert message.startswith(f"{name}={value!r} is not valid: ")
     assert allowed in message
     assert "\n" not in message
+
+
+def test_the_url_of_the_shared_cache_is_checked_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKER_CACHE_URL", "http://user:s3cret@host")
+    with pytest.raises(StartupError) as caught:
+        load_settings()
+    assert str(caught.value) == "RERANKER_CACHE_URL is not valid: it must be redis://, rediss:// or unix://"
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("openvino", "fp16"), ("onnx", "bf16"), ("onnx", "fp16"), ("torch", "int8")]
+)
+def test_a_precision_that_the_backend_does_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, backend: str, precision: str
+) -> None:
+    monkeypatch.setenv("RERANKER_BACKEND", backend)
+    monkeypatch.setenv("RERANKER_PRECISION", precision)
+    with pytest.raises(StartupError, match=f"RERANKER_PRECISION={precision} is not valid with .*={backend}: that has"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["RERANKER_MODEL", "RERANKER_PREFILTER_MODEL"])
+def test_the_check_of_the_settings_looks_for_folders(tmp_path: Path, name: str) -> None:
+    for folder, told in ((tmp_path, "holds no config.json"), (tmp_path / "none", "no such folder")):
+        command = [sys.executable, "-m", "app", "--check"]
+        environment = os.environ | {name: str(folder)}
+        checked = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        found = name == "RERANKER_PREFILTER_MODEL" and folder.is_dir()
+        assert checked.returncode == (0 if found else 1)
+        assert (f"{name}={str(folder)!r}" in checked.stderr, told in checked.stderr) == (not found, not found)
 
 
 def test_a_log_level_may_be_written_as_python_does(monkeypatch: pytest.MonkeyPatch) -> None:

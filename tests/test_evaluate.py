@@ -216,11 +216,13 @@ def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"query": "é"}'.encode("latin-1"))
     jsonl(tmp_path / "empty.jsonl", [])
     jsonl(tmp_path / "nothing.jsonl", [{"query": "a", "documents": ["x"], "qrels": {"0": 0}}])
+    jsonl(tmp_path / "others.jsonl", [{"query": "a", "documents": [{"id": "d1", "text": "x"}], "qrels": {"1": 1}}])
     wrong = {
         "broken.jsonl.gz": "cannot be read",
         "latin.jsonl": "is not UTF-8",
         "empty.jsonl": "has no queries",
         "nothing.jsonl": "no query has a relevant document",
+        "others.jsonl": "of no query a judged id is among",
         "missing.jsonl": "does not exist",
         "": "queries.jsonl",
     }

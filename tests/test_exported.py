@@ -16,7 +16,8 @@ import pytest
 from app.backends import best_cpu_precision, load_artefact, load_scorer
 from app.backends.artefact import Manifest, scratch_folder
 from app.backends.model_source import EMBEDDED, ModelSource
-from app.backends.openvino import PART_TOKENS, bucket_length, parts
+from app.backends.openvino import PART_TOKENS, OpenVinoScorer, bucket_length, parts
+from app.backends.schedule import Schedule
 from app.backends.store import find_or_export
 from app.collection import UnusableCollection
 from app.config import Settings
@@ -158,6 +159,10 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path, content: str) 
 
 def test_a_model_is_exported_once_and_reused(tmp_path: Path) -> None:
     source = ModelSource("tiny", str(make_model(tmp_path / "tiny")), None, is_local=True)
+    with pytest.raises(
+        StartupError, match=r"cannot be exported for openvino fp16: .*openvino with fp16 is not supported$"
+    ):
+        find_or_export(source, "openvino", "fp16", 64, tmp_path / "store")
     first = find_or_export(source, "openvino", "fp32", 64, tmp_path / "store")
     made = (first / "manifest.json").stat().st_mtime_ns
     assert find_or_export(source, "openvino", "fp32", 64, tmp_path / "store") == first
@@ -392,3 +397,32 @@ def test_what_ranks_differently_is_exported_again_with_more_in_floating_point(
     assert (first.float_layers, second.float_layers) == (1, 3)
     assert 0 < rounded(tmp_path / "second") < rounded(tmp_path / "first")
     assert "Ranks differently: Kendall tau" in capfd.readouterr().err
+
+
+def test_settings_reach_the_engine(tmp_path: Path) -> None:
+    settings = Settings(
+        backend="openvino",
+        precision="int8",
+        export_dir=tmp_path,
+        streams=1,
+        part_tokens=64,
+        batch_tokens=128,
+        threads=2,
+    )
+    scorer = load_scorer(settings)
+    assert scorer.schedule == Schedule(batch_tokens=128, streams=1, part_tokens=64)
+    assert not (tmp_path / "schedules").exists()
+
+
+def test_an_engine_scores_alike_on_every_schedule(tmp_path: Path) -> None:
+    scorer = load_scorer(Settings(backend="openvino", precision="int8", export_dir=tmp_path, threads=2))
+    assert isinstance(scorer, OpenVinoScorer)
+    pairs = scorer.encode("what causes tides", ["the moon " * count for count in (1, 5, 30, 90, 200)])
+    expected = scorer.score(pairs)
+    for schedule in (
+        Schedule(batch_tokens=1024, streams=1, part_tokens=256),
+        Schedule(batch_tokens=1024, streams=2, part_tokens=1024),
+    ):
+        scorer.schedule = schedule
+        # int8 and bf16 round differently for other shapes
+        assert scorer.score(pairs) == pytest.approx(expected, abs=0.15)

@@ -104,7 +104,7 @@ def test_a_variable_without_keys_is_no_open_door(monkeypatch: pytest.MonkeyPatch
         load_settings()
 
 
-@pytest.mark.parametrize("content", [None, "", " \n", "# one\n"])
+@pytest.mark.parametrize("content", [None, "", " \n", "# one\n", "one # of team a\n"])
 def test_a_file_without_keys_is_no_open_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:

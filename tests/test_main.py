@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
+from app.hardware import cpu_limit
 from app.lifecycle import Phase
 from app.main import create_app
 from tests.conftest import Serve, until
@@ -30,6 +31,22 @@ async def test_ready_says_what_runs_and_where(serve: Serve, caplog: pytest.LogCa
             pass
     assert "model fake, device cpu, backend fake" in caplog.text
     assert "Listening on http://127.0.0.1:8000" in caplog.text
+
+
+async def test_the_address_in_the_log_can_be_clicked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "app"):
+        async with serve(host="::1"):
+            pass
+    assert "Listening on http://[::1]:8000," in caplog.text
+
+
+async def test_more_threads_than_there_are_cpus_are_told(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    async with serve(threads=cpu_limit()):
+        pass
+    assert "RERANKER_THREADS" not in caplog.text
+    async with serve(threads=cpu_limit() + 1):
+        pass
+    assert f"RERANKER_THREADS={cpu_limit() + 1}: there are {cpu_limit()} CPUs" in caplog.text
 
 
 async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(scorer: FakeScorer) -> None:

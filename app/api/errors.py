@@ -43,7 +43,7 @@ TEI_TYPES = {
     "unavailable": "Unhealthy",
 }
 SHOWN_VALUE_CHARS = 60
-BAD_REQUEST = 400
+BAD_REQUEST, NOT_FOUND = 400, 404
 UNREADABLE = "The body cannot be read"
 # Where a route takes several dialects pydantic puts the name of the one chosen before the field's.
 DIALECTS = {("native",), ("tei",)}
@@ -122,6 +122,8 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
         error = cast(HTTPException, error)
         request.state.details["error"] = "http_error"
         message = error.detail
+        if error.status_code == NOT_FOUND:
+            message = f"There is no route {_shorten(request.url.path)}"
         if error.status_code == BAD_REQUEST:
             request.app.state.metrics.rejections.labels("invalid").inc()
             message = UNREADABLE

@@ -10,10 +10,13 @@ from pydantic import (
     FailFast,
     Field,
     GetJsonSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.ranking import MAX_DOCUMENTS, MAX_TEXT_CHARS
 
@@ -36,6 +39,16 @@ TokenLimit = Annotated[
     ),
     BeforeValidator(lambda value: None if value in (-1, 0) else value),
 ]
+
+
+def _method_or_number(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """One message in place of one for each kind that it is not."""
+    try:
+        return handler(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "prefilter", "should be 'off', 'lexical', 'embedding', 'hybrid', true, false, or a number of 0 or more"
+        ) from None
 
 
 class RequestBody(BaseModel):
@@ -61,6 +74,7 @@ class RequestBody(BaseModel):
 
     prefilter: Annotated[
         Literal["off", "lexical", "embedding", "hybrid"] | bool | Annotated[int, Field(ge=0)] | None,
+        WrapValidator(_method_or_number),
         Field(
             description="How a fast first stage chooses the documents that the model reads, where there are more than "
             "`prefilter_top_k`: by shared words, by static embeddings, by both (RERANKER_PREFILTER); or only whether "

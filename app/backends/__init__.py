@@ -167,7 +167,8 @@ def _is_for_torch(settings: Settings) -> bool:
     """Whether something is asked for that only torch has: a GPU, its compiler, its half precision on any CPU."""
     gpu = settings.device not in ("auto", "cpu") or (settings.device == "auto" and _torch_has_gpu())
     if not gpu and (settings.torch_compile or settings.precision == "fp16"):
-        log.warning("ENABLE_TORCH_COMPILE and RERANKER_PRECISION=fp16 need torch, slower on a CPU than OpenVINO")
+        reason = "ENABLE_TORCH_COMPILE" if settings.torch_compile else "RERANKER_PRECISION=fp16"
+        log.warning("%s needs torch, which is slower on a CPU than OpenVINO", reason)
         return True
     return gpu
 

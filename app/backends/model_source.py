@@ -34,9 +34,14 @@ def locate_model(model: str | None, revision: str | None) -> ModelSource:
         return ModelSource(folder.resolve().name, str(folder), None, is_local=True)
     if folder.exists():
         raise StartupError(f"RERANKER_MODEL={model!r}: is a file; name the folder that holds the model")
-    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        raise StartupError(f"RERANKER_MODEL={model!r}: no such folder")
+    check_folder("RERANKER_MODEL", model)
     return ModelSource(model, model, revision, is_local=False)
+
+
+def check_folder(name: str, model: str) -> None:
+    """Raises `StartupError` for what can only be a folder, and is not there."""
+    if (model.startswith(("/", ".", "~")) or model.count("/") > 1) and not Path(model).expanduser().is_dir():
+        raise StartupError(f"{name}={model!r}: no such folder")
 
 
 def digest(folder: str | Path) -> str | None:

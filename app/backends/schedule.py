@@ -95,7 +95,7 @@ def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
     fewest, most = (count * threads for count in TOKENS_PER_THREAD)
     expected = _glance(scorer) * best.streams
     if fewest / expected > MEASURE_SECONDS / 4:
-        log.info("Too slow to be measured in %.0f s: %s", MEASURE_SECONDS, best)
+        log.info("Not measured, the machine is too slow or too busy for that: %s", best)
         return False
     pairs = _workload(scorer, max(fewest, min(most, int(expected * RUN_SECONDS))))
     speed = _tokens_per_second(scorer, pairs)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -70,8 +71,8 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, max_len
     command += [str(part) for option in options.items() for part in option]
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (no shell, and our own)
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no reason given"]
-        reason = lines[-1].removeprefix("Not exported: ")
+        lines = [line for line in result.stderr.splitlines() if re.search(r"\w", line)] or ["no reason given"]
+        reason = lines[-1].strip("│ ").removeprefix("Not exported: ")
         if result.returncode == UNUSABLE_MODEL:
             raise UnusableModel(reason)
         raise StartupError(f"{source.name} cannot be exported for {backend} {precision}: {reason}")

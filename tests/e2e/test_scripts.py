@@ -249,7 +249,16 @@ def test_a_failed_start_shows_the_reason_and_leaves_no_pid_file(tmp_path: Path) 
     assert not (tmp_path / "reranker.pid").exists()
     assert made.run("./manage_reranker.sh", "status").returncode == 3
     assert made.run("./manage_reranker.sh", "stop").returncode == 0
-    assert made.run("./manage_reranker.sh", "health").returncode != 0
+    health = made.run("./manage_reranker.sh", "health")
+    assert (health.returncode, health.stdout) == (1, "")
+    assert health.stderr.endswith(f"No good answer from {made.url}\n")
+
+
+def test_without_a_docker_engine_a_rolling_restart_says_so(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text("#!/bin/bash\necho no daemon >&2\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    ended = Checkout(tmp_path).run("./manage_reranker.sh", "rolling-restart", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (ended.returncode, ended.stderr) == (1, "No Docker engine answers.\n")
 
 
 @pytest.mark.parametrize("modes", [("daemon", "daemon"), ("fg", "daemon")])

@@ -55,7 +55,7 @@ def _redis_url(value: SecretStr | None) -> SecretStr | None:
 def _web_origins(value: str) -> str:
     """An origin without its scheme, or with a path, is one that no browser has."""
     for origin in _split(value):
-        if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+        if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
             raise ValueError(f"{origin!r} is no origin, like https://app.example.com")
     return value
 

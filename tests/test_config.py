@@ -40,6 +40,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("origins", ["*", "null", "https://a.example, http://localhost:3000", "chrome-extension://abc"])
+def test_every_kind_of_origin_that_a_browser_sends_is_taken(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+    monkeypatch.setenv("RERANKER_CORS_ORIGINS", origins)
+    assert ", ".join(load_settings().origins()) == origins
+
+
 def test_the_url_of_the_shared_cache_is_checked_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKER_CACHE_URL", "http://user:s3cret@host")
     with pytest.raises(StartupError) as caught:

@@ -17,7 +17,7 @@ from app.metrics import Metrics
 from app.queues import MAX_PADDING, take_batch
 from app.tokenization import Pair
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import NAN, FakeScorer
 
 QUEUES = st.lists(st.lists(st.integers(1, 512), min_size=1, max_size=30).map(sorted), min_size=1, max_size=6)
 
@@ -213,7 +213,7 @@ async def test_what_is_as_long_as_a_pair_that_does_not_fit_is_not_tried(scorer: 
 
 async def test_a_score_that_is_not_a_number_is_an_error_for_its_pair_only(scorer: FakeScorer) -> None:
     async with running(scorer) as batcher:
-        bad, good = batcher.submit(scorer.encode("a", ["nan", "a"]))
+        bad, good = batcher.submit(scorer.encode("a", [NAN, "a"]))
         with pytest.raises(ScoringFailed, match="not a number"):
             await bad
         assert await good == 0.5

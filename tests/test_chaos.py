@@ -13,12 +13,12 @@ import pytest
 from app.errors import OutOfMemory
 from app.tokenization import Pair
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer, words
+from tests.fakes import NAN, FakeScorer, words
 from tests.test_cancellation import idle
 
 REQUESTS = 60
 LEFT = "left"
-HUGE, NAN = "huge", "nan"
+HUGE = "huge"
 
 
 class UnsteadyScorer(FakeScorer):

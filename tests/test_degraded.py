@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import ScoringFailed
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import NAN, FakeScorer
 from tests.test_app import indices
 
 DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets"]
@@ -78,7 +78,7 @@ async def test_what_is_scored_stays_on_top(serve: Serve, scorer: FakeScorer) -> 
 
 async def test_what_was_scored_before_the_failure_is_kept_without_a_cache_too(serve: Serve) -> None:
     """The longest pair goes first, in a batch of its own; in the next one has no score."""
-    body = LEXICAL | {"documents": ["nan tides", "bread " * 100, "tides causes"]}
+    body = LEXICAL | {"documents": [f"{NAN} tides", "bread " * 100, "tides causes"]}
     async with serve(prediction_cache=False, batch_tokens=16) as client:
         response = await client.post("/rerank/query", json=body)
     assert indices(response) == [2, 1, 0]

@@ -13,7 +13,7 @@ from app import heartbeat, supervisor
 from app.errors import EngineBroken, ScoringFailed
 from app.lifecycle import Phase
 from tests.conftest import Serve, free_port, until
-from tests.fakes import FakeScorer
+from tests.fakes import NAN, FakeScorer
 
 BODY = {"query": "moon", "documents": ["moon"]}
 
@@ -100,7 +100,7 @@ async def test_failures_of_a_request_do_not_reload_an_engine_that_works(serve: S
         for number in range(heartbeat.SUSPICIOUS_FAILURES - 1):
             await client.post("/rerank", json=other(number))
         scorer.failure = None
-        nan = [await client.post("/rerank", json={"query": str(number), "documents": ["nan"]}) for number in range(9)]
+        nan = [await client.post("/rerank", json={"query": str(number), "documents": [NAN]}) for number in range(9)]
         await asyncio.sleep(0.1)
         assert {answer.status_code for answer in nan} == {500}
         assert "reranker_reloads_total 0.0" in _figures(serve)

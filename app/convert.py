@@ -15,7 +15,7 @@ import torch
 from app.backends.artefact import MODEL_FILES, Backend, Precision
 from app.backends.batch import pad
 from app.backends.torch import Exportable
-from app.narrow import keep_first_token
+from app.narrow import MASK, keep_first_token
 from app.tokenization import Pair
 
 # Large activations of a few channels are moved into the weights before these are rounded.
@@ -90,10 +90,36 @@ def _write_openvino(module: _Logits, conversion: Conversion, file: Path) -> None
     )
     for node, name in zip(model.inputs, exportable.inputs, strict=True):
         node.get_tensor().set_names({name})
+    _unmask_empty_rows(model)
     keep_first_token(model)
     if conversion.precision == "int8":
         model = _quantise_openvino(model, conversion)
     ov.save_model(model, str(file), compress_to_fp16=conversion.precision != "fp32")
+
+
+def _unmask_empty_rows(model: Any) -> None:
+    """Let a padding token attend to everything where it would attend to nothing.
+
+    With local attention a token far behind the end of its row sees padding only. OpenVINO's softmax over nothing gives
+    NaN, which the next layer of global attention passes on to the real tokens. PyTorch gives zeros.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    attentions = [node for node in model.get_ordered_ops() if node.get_type_name() == "ScaledDotProductAttention"]
+    masks: dict[str, tuple[Any, list[Any]]] = {}
+    for node in attentions:
+        if node.get_input_size() > MASK and node.input_value(MASK).get_element_type() == ov.Type.boolean:
+            source = node.input_value(MASK)
+            masks.setdefault(source.get_node().get_name(), (source, []))[1].append(node.input(MASK))
+    if len(masks) < 2:  # noqa: PLR2004 (one mask is of the padding alone, and every row has a token)
+        return
+    for source, readers in masks.values():
+        is_empty = ops.logical_not(ops.reduce_logical_or(source, np.array([-1]), keep_dims=True))
+        mask = ops.logical_or(source, is_empty)
+        for reader in readers:
+            reader.replace_source_output(mask.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _quantise_openvino(model: Any, conversion: Conversion) -> Any:

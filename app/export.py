@@ -20,12 +20,14 @@ from rich.console import Console
 
 from app.backends.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision, scratch_folder
 from app.backends.model_source import locate_model
+from app.backends.probes import make_probes
+from app.backends.shared_weights import is_half, share
 from app.backends.store import UNUSABLE_MODEL
 from app.collection import UnusableCollection
 from app.config import PRECISIONS, load_settings
 from app.errors import StartupError, UnusableModel
 from app.logs import configure_logging
-from app.parity import Group, compare, own_texts, read_groups
+from app.parity import Group, compare, own_entries, own_texts, read_groups
 
 if TYPE_CHECKING:
     from app.backends.torch import TorchScorer
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 console = Console(stderr=True)
 
 CALIBRATION_PAIRS = 300
+CHECKPOINT = "model.safetensors"
 MIN_KENDALL_TAU = 0.95
 
 
@@ -51,7 +54,7 @@ def export_model(
     output: Path,
     *,
     revision: str | None = None,
-    max_length: int = 512,
+    max_length: int | None = None,
     threads: int = 1,
     calibration: Path | None = None,
     evaluation: Path | None = None,
@@ -88,9 +91,19 @@ def export_model(
                 break
             console.print(f"Ranks differently: Kendall tau {parity.kendall_tau:.3f} < {MIN_KENDALL_TAU}")
         _check_parity(parity, force)
+        manifest = _share_weights(folder, manifest, output.parent / CHECKPOINT)
         if output.exists():
             shutil.rmtree(output)
         os.replace(folder, output)
+    return manifest
+
+
+def _share_weights(folder: Path, manifest: Manifest, checkpoint: Path) -> Manifest:
+    """A float export that lies in its model's folder reads the checkpoint's weights, which are the same."""
+    if manifest.backend == "openvino" and manifest.precision == "bf16" and is_half(checkpoint):
+        share(folder / MODEL_FILES["openvino"], checkpoint)
+        manifest = manifest.model_copy(update={"weights": f"../{checkpoint.name}"})
+        manifest.write(folder)
     return manifest
 
 
@@ -104,7 +117,7 @@ def _attempt(
     judged: list[Group] | None,
 ) -> Manifest:
     """Convert into the new folder, and compare."""
-    from app.backends import load_artefact
+    from app.backends.load import load_artefact
     from app.convert import Conversion, write_model
 
     folder.mkdir()
@@ -125,11 +138,15 @@ def _attempt(
         pad_token_id=exportable.pad_token_id,
         calibration=texts.name if precision == "int8" else None,
         float_layers=float_layers,
+        probes=make_probes(reference, reference.engine.max_length, own_entries()),
+        long_documents=reference.engine.long_documents,
         versions={name: version(name) for name in ("torch", "transformers", "openvino")},
     )
     manifest.write(folder)
-    exported = load_artefact(folder, manifest.max_length, reference.engine.threads)
+    exported = load_artefact(folder, None, reference.engine.threads, is_exact=True)
     manifest = manifest.model_copy(update={"parity": compare(reference, exported, judged, console)})
+    if precision == "int8" and manifest.probes:
+        manifest = manifest.model_copy(update={"probes": manifest.probes.with_exported(exported)})
     manifest.write(folder)
     return manifest
 
@@ -156,7 +173,7 @@ def report(manifest: Manifest, output: Path) -> dict[str, Any]:
         "output": str(output),
         "size_mb": round(size, 1),
         "peak_memory_mb": round(peak),
-        **manifest.model_dump(exclude={"labels", "versions", "format"}),
+        **manifest.model_dump(exclude={"labels", "versions", "format", "probes"}),
     }
 
 
@@ -168,7 +185,7 @@ def main(
     calibration: Annotated[Path | None, typer.Option(help="JSONL of query and documents for int8")] = None,
     evaluate: Annotated[Path | None, typer.Option(help="JSONL with qrels, to compare nDCG@10 on")] = None,
     revision: Annotated[str | None, typer.Option(help="Of a hub model")] = None,
-    max_length: Annotated[int, typer.Option(min=16, help="Window in tokens")] = 512,
+    max_length: Annotated[int | None, typer.Option(min=16, help="Window in tokens (default: the model's own)")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the folder; keep a model that ranks differently")
     ] = False,

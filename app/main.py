@@ -25,7 +25,8 @@ from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
 from app.api.service import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
-from app.backends import Scorer, load_scorer
+from app.backends import Scorer
+from app.backends.load import load_scorer
 from app.batcher import Batcher
 from app.cache import ScoreCache
 from app.config import Settings, load_settings, traces_exporter
@@ -261,20 +262,29 @@ async def _clear_memory_regularly(reranker: Reranker, inference: Executor, inter
 
 def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
     engine = reranker.scorer.engine
-    if "max_length" in settings.model_fields_set and engine.max_length < settings.max_length:
+    if settings.max_length and engine.max_length < settings.max_length:
         log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, engine.max_length)
+    elif settings.max_length and engine.declared_length and settings.max_length < engine.declared_length:
+        log.warning(
+            "RERANKER_MAX_LENGTH=%d cuts pairs that the model could read: its window is %d tokens",
+            settings.max_length,
+            engine.declared_length,
+        )
     if settings.threads > cpu_limit():
         log.warning("RERANKER_THREADS=%d: there are %d CPUs, more threads are slower", settings.threads, cpu_limit())
     log.info(
-        "Ready in %.1f s: model %s, device %s, backend %s, precision %s, %d threads, window %d tokens",
+        "Ready in %.1f s: model %s, device %s, backend %s, precision %s%s, %d threads, window %d tokens",
         seconds,
         engine.model,
         engine.device,
         engine.backend + (" compiled" if engine.compiled else ""),
         engine.precision,
+        engine.configuration and f" ({engine.configuration})",
         engine.threads,
         engine.max_length,
     )
+    if test := reranker.scorer.self_test:
+        log.info("Self-test: %s; %d pairs in %.2f s", test, test.pairs, test.seconds)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     log.info("Listening on %s%s", url, ", API documentation at /docs" if settings.docs else "")

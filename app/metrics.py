@@ -90,6 +90,9 @@ class Metrics:
             ("silence_seconds", "Time since a batch succeeded", lambda: reranker.batcher.silence),
             ("flights", "Pairs that requests wait for", lambda: cache.in_flight),
             ("cache_entries", "Scores in the cache", lambda: len(cache)),
+            ("self_test_deviation", "Largest difference of a logit from float32", partial(_of_self_test, reranker, 0)),
+            ("self_test_bound", "What that difference may be", partial(_of_self_test, reranker, 1)),
+            ("self_test_rejected", "Configurations that failed the self-test", partial(_of_self_test, reranker, 2)),
             ("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
         ):
             self._gauge(name, meaning).set_function(read)
@@ -187,6 +190,12 @@ class Metrics:
         return {
             sample.labels[label]: sample.value for sample in family.samples if sample.name == f"reranker_{name}_total"
         }
+
+
+def _of_self_test(reranker: "Reranker", figure: int) -> float:
+    """Deviation, bound, or number of rejected configurations; not a number where the engine was not tested."""
+    test = reranker.scorer.self_test
+    return (test.deviation, test.bound, len(test.rejected))[figure] if test else float("nan")
 
 
 def _figure(gpu: Gpu | None, field: str) -> float:

@@ -29,17 +29,23 @@ class Group:
     grades: list[float] | None = None
 
 
+def own_entries() -> list[tuple[str, str]]:
+    """The texts that ship with the project: queries, each with its passage."""
+    rows = map(json.loads, CALIBRATION.read_text().splitlines())
+    return [(row["query"], row["passage"]) for row in rows]
+
+
 def own_texts() -> list[Group]:
-    """The texts that ship with the project: each query with its passage, others, and longer ones made of several."""
-    entries = [json.loads(line) for line in CALIBRATION.read_text().splitlines()]
-    passages = [entry["passage"] for entry in entries]
+    """Of each query its passage, others, and longer ones made of several."""
+    entries = own_entries()
+    passages = [passage for _, passage in entries]
 
     def following(start: int, count: int) -> list[str]:
         return [passages[(start + step) % len(passages)] for step in range(count)]
 
     return [
-        Group(entry["query"], [*following(at, 12), " ".join(following(at, 3)), " ".join(following(at + 5, 8))])
-        for at, entry in enumerate(entries)
+        Group(query, [*following(at, 12), " ".join(following(at, 3)), " ".join(following(at + 5, 8))])
+        for at, (query, _) in enumerate(entries)
     ]
 
 

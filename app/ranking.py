@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from app.cache import Score
 from app.prefilter import Choice, Method
-from app.tokenization import Span
+from app.tokenization import LongDocuments, Span
 
 # No setting may allow more: what parses a body stops here, whatever the settings.
 MAX_DOCUMENTS = 10_000
@@ -25,7 +25,6 @@ class Limits:
     timeout: float = 0.0
 
 
-LongDocuments = Literal["truncate", "chunk_max", "refuse"]
 OnOverload = Literal["error", "lexical"]
 
 

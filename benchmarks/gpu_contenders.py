@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sentence_transformers import CrossEncoder
@@ -84,8 +83,7 @@ async def rank(reranker: Reranker, bodies: Bodies) -> float:
 def ours(folder: Path, device: str, **options: Any) -> TorchScorer:
     """A warm engine with the batches that the service would choose."""
     scorer = TorchScorer(locate_model(str(folder), None), device, WINDOW, cpu_limit(), **options)
-    with TemporaryDirectory() as nowhere:
-        arrange(scorer, {}, Path(nowhere))
+    arrange(scorer, {})
     scorer.warm_up()
     return scorer
 

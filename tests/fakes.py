@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.backends import Engine
+from app.backends.batch import Shape, common_shapes
 from app.backends.schedule import Schedule
 from app.errors import OutOfMemory
 from app.tokenization import Pair, Span
@@ -36,6 +37,8 @@ class FakeScorer:
     def __init__(self) -> None:
         self.engine = ENGINE
         self.schedule = Schedule(batch_tokens=1024)
+        self.probes = None
+        self.self_test = None
         self.batches: list[list[int]] = []
         """Lengths of the pairs of each batch scored, in order."""
         self.gate = threading.Event()
@@ -80,6 +83,9 @@ class FakeScorer:
         if len(pairs) > self.capacity or max(self.batches[-1]) > self.longest:
             raise OutOfMemory("does not fit")
         return [logit(pair) for pair in pairs]
+
+    def shapes(self) -> list[Shape]:
+        return common_shapes(self.engine.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)

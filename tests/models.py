@@ -32,7 +32,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 }
 
 
-def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
+def make_tokenizer(family: str, window: int = 64) -> PreTrainedTokenizerFast:
     roberta = family == "xlm-roberta"
     specials = ["<s>", "<pad>", "</s>", "<unk>"] if roberta else ["[CLS]", "[PAD]", "[SEP]", "[UNK]"]
     first, pad, last, unknown = specials
@@ -59,19 +59,19 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
         pad_token=pad,
         sep_token=last,
         unk_token=unknown,
-        model_max_length=64,
+        model_max_length=window,
         model_input_names=names,
     )
 
 
-def make_model(folder: Path, family: str = "bert", labels: int = 1, spread: float = 0.02) -> Path:
+def make_model(folder: Path, family: str = "bert", labels: int = 1, spread: float = 0.02, window: int = 64) -> Path:
     """Save a random cross-encoder and its tokenizer; returns the folder. `spread`: of the weights, and so of scores."""
     torch.manual_seed(7)
     config = CONFIGS[family]
     config.vocab_size, config.num_labels, config.pad_token_id = len(WORDS) + 4, labels, 1
     config.initializer_range = spread
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    make_tokenizer(family).save_pretrained(folder)
+    make_tokenizer(family, window).save_pretrained(folder)
     return folder
 
 

@@ -81,7 +81,7 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
         "app.convert",
     ):
         assert not roots & HEAVY
-    if module not in ("app.main", "app.__main__", "app.backends", "app.export", "app.evaluate"):
+    if module not in ("app.main", "app.__main__", "app.backends.load", "app.export", "app.evaluate"):
         assert "app.config" not in imports(MODULES[module]), (
             "only the composition, the engine factory, the export and the evaluation see Settings"
         )

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+from sentence_transformers import CrossEncoder
 
-from app.backends import best_cpu_precision, load_artefact, load_scorer
+from app.backends import Scorer
 from app.backends.artefact import Manifest, scratch_folder
+from app.backends.load import cpu_precisions, load_artefact, load_scorer
 from app.backends.model_source import EMBEDDED, ModelSource
 from app.backends.openvino import PART_TOKENS, OpenVinoScorer, bucket_length, parts
 from app.backends.schedule import Schedule
@@ -90,14 +94,40 @@ def test_the_shipped_export_ranks_as_the_original(tmp_path: Path) -> None:
     assert manifest.parity.kendall_tau >= 0.95
 
 
-def test_batches_of_any_size_and_order_give_the_same_scores() -> None:
-    scorer = load_artefact(EMBEDDED / "openvino-int8", 512, 2)
-    documents = ["word " * count for count in (1, 300, 7, 40, 2, 90, 500, 33, 12, 5)]
+def make_scorer(kind: str, folder: Path) -> Scorer:
+    """The embedded model on an engine of this kind; ONNX int8 of a tiny model with scores far apart."""
+    if kind == "torch":
+        return load_scorer(Settings(backend="torch", export_dir=folder))
+    if kind == "onnx int8":
+        model = make_model(folder / "tiny", spread=0.5)
+        export_model(str(model), "onnx", "int8", folder / "out", force=True)
+        return load_artefact(folder / "out", None, 2)
+    return load_artefact(EMBEDDED / f"openvino-{kind}", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("int8", 0.05), ("bf16", 0.02), ("torch", 0.02), ("onnx int8", 0.05)], ids=str
+)
+def test_a_score_does_not_depend_on_its_company(tmp_path: Path, kind: str, tolerance: float) -> None:
+    scorer = make_scorer(kind, tmp_path)
+    words = "the moon and the gravity of the sea causes tides , bread and light of a plant".split()  # noqa: SIM905
+    documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(63)] + ["", "moon", "the sea " * 500]
     pairs = scorer.encode("what causes tides", documents)
-    alone = [scorer.score([pair])[0] for pair in pairs]
-    assert near(alone, scorer.score(pairs), 0.15)  # int8 and bf16 round differently for other shapes
-    assert near(scorer.score(pairs), scorer.score(pairs), 0)
-    assert near(scorer.score(pairs), scorer.score(pairs[::-1])[::-1], 0.15)
+    alone = np.array([scorer.score([pair])[0] for pair in pairs])
+    crowds = {
+        "all at once": scorer.score(pairs),
+        "in another order": scorer.score(pairs[::-1])[::-1],
+        "20 at a time": [logit for at in range(0, len(pairs), 20) for logit in scorer.score(pairs[at : at + 20])],
+        "between long ones": [scorer.score([pairs[-1], pair, pairs[-1]])[1] for pair in pairs],
+        "on two threads": list(ThreadPoolExecutor(2).map(lambda pair: scorer.score([pair])[0], pairs))
+        if scorer.engine.batches_at_once > 1
+        else alone,
+    }
+    assert np.ptp(alone) > 10 * tolerance
+    for name, logits_there in crowds.items():
+        assert np.abs(alone - logits_there).max() <= tolerance, name
+        far_apart = np.subtract.outer(alone, alone) > 0.1
+        assert (np.subtract.outer(logits_there, logits_there)[far_apart] > 0).all(), name
 
 
 def test_every_pair_is_in_one_part_of_bounded_size() -> None:
@@ -105,7 +135,7 @@ def test_every_pair_is_in_one_part_of_bounded_size() -> None:
     split = parts(lengths, PART_TOKENS)
     assert sorted(index for part in split for index in part) == list(range(len(lengths)))
     for part in split:
-        width = bucket_length(max(lengths[index] for index in part))
+        [width] = {bucket_length(lengths[index]) for index in part}  # whatever else is in the batch
         assert len(part) == 1 or len(part) * width <= PART_TOKENS
 
 
@@ -116,6 +146,46 @@ def test_there_are_few_shapes() -> None:
         for rows in range(1, 1 + max(1, PART_TOKENS // bucket_length(length)))
     }
     assert len(shapes) < 100
+    assert len({bucket_length(length) for length in range(1, 8193)}) < 60
+
+
+def test_padding_behind_a_local_attention_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding tokens that see no other token are nothing to the real ones, whatever attends to them later."""
+    monkeypatch.setattr(CONFIGS["modernbert"], "num_hidden_layers", 4)
+    monkeypatch.setattr(
+        CONFIGS["modernbert"],
+        "layer_types",
+        ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    )
+    folder = make_model(tmp_path / "deep", "modernbert", spread=0.2)
+    export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+    documents = ["moon " * count for count in (8, 10, 11, 27, 30)]
+    theirs = CrossEncoder(str(folder), device="cpu").predict(
+        [(GROUP.query, document) for document in documents], activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+    exported = load_artefact(tmp_path / "out", None, 2)
+    assert near(exported.score(exported.encode(GROUP.query, documents)), theirs.tolist(), 1e-4)
+
+
+def test_no_setting_of_the_window_reads_documents_as_the_model_does(tmp_path: Path) -> None:
+    CONFIGS["modernbert"].max_position_embeddings = 1024
+    try:
+        folder = make_model(tmp_path / "long", "modernbert", spread=0.2, window=1024)
+    finally:
+        CONFIGS["modernbert"].max_position_embeddings = 64
+    settings = {"model": str(folder), "export_dir": tmp_path / "store", "precision": "fp32"}
+    documents = ["the moon and the gravity of the sea " * count for count in (5, 20, 70, 80, 200)]
+    theirs = CrossEncoder(str(folder), device="cpu").predict(
+        [(GROUP.query, document) for document in documents], activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+    scorer = load_scorer(Settings(backend="openvino", **settings))
+    assert (scorer.engine.max_length, scorer.engine.declared_length) == (1024, 1024)
+    pairs = scorer.encode(GROUP.query, documents)
+    assert max(pair.length for pair in pairs) == 1024
+    assert near(scorer.score(pairs), theirs.tolist(), 1e-4)
+    shorter = load_scorer(Settings(backend="openvino", max_length=128, **settings))
+    assert (shorter.engine.max_length, shorter.engine.declared_length) == (128, 1024)
+    assert len(list((tmp_path / "store").glob("long-*/manifest.json"))) == 1
 
 
 def test_the_window_may_be_smaller_than_the_exports() -> None:
@@ -126,7 +196,8 @@ def test_the_window_may_be_smaller_than_the_exports() -> None:
 
 def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
     code = (
-        "import sys; from pathlib import Path; from app.backends import load_scorer; from app.config import Settings;"
+        "import sys; from pathlib import Path; from app.backends.load import load_scorer;"
+        "from app.config import Settings;"
         "import app.main, app.server; s = load_scorer(Settings(backend='openvino', precision='int8')); s.warm_up();"
         "sys.exit(bool({'torch', 'transformers', 'sentence_transformers', 'nncf'} & set(sys.modules)))"
     )
@@ -162,20 +233,20 @@ def test_a_model_is_exported_once_and_reused(tmp_path: Path) -> None:
     with pytest.raises(
         StartupError, match=r"cannot be exported for openvino fp16: .*openvino with fp16 is not supported$"
     ):
-        find_or_export(source, "openvino", "fp16", 64, tmp_path / "store")
-    first = find_or_export(source, "openvino", "fp32", 64, tmp_path / "store")
+        find_or_export(source, "openvino", "fp16", tmp_path / "store")
+    first = find_or_export(source, "openvino", "fp32", tmp_path / "store")
     made = (first / "manifest.json").stat().st_mtime_ns
-    assert find_or_export(source, "openvino", "fp32", 64, tmp_path / "store") == first
+    assert find_or_export(source, "openvino", "fp32", tmp_path / "store") == first
     assert (first / "manifest.json").stat().st_mtime_ns == made
-    assert find_or_export(source, "openvino", "fp32", 32, tmp_path / "store") != first
     make_model(tmp_path / "tiny", "electra")
-    assert find_or_export(source, "openvino", "fp32", 64, tmp_path / "store") != first
+    assert find_or_export(source, "openvino", "fp32", tmp_path / "store") != first
 
 
 def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
     model = make_model(tmp_path / "tiny")
     code = (
-        "from app.backends import load_scorer; from app.config import Settings; from pathlib import Path; import sys;"
+        "from app.backends.load import load_scorer; from app.config import Settings;"
+        "from pathlib import Path; import sys;"
         "s = load_scorer(Settings(model=sys.argv[1], backend='openvino', precision='fp32', "
         "export_dir=Path(sys.argv[2])));"
         "print(s.engine.backend)"
@@ -214,9 +285,9 @@ def test_models_of_one_name_have_scores_of_their_own(tmp_path: Path) -> None:
 def test_a_gpu_that_nothing_here_can_use_is_told_and_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, torch: str
 ) -> None:
-    monkeypatch.setattr("app.backends.has_gpu", lambda: True)
+    monkeypatch.setattr("app.backends.load.has_gpu", lambda: True)
     if torch == "missing":
-        monkeypatch.setattr("app.backends.find_spec", lambda _: None)
+        monkeypatch.setattr("app.backends.load.find_spec", lambda _: None)
     assert load_scorer(Settings()).engine.backend == "openvino"
     assert "There is a GPU" in caplog.text
 
@@ -316,27 +387,28 @@ def test_impossible_combinations_are_refused(tmp_path: Path, settings: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("features", "backend", "precision"),
+    ("features", "backend", "precisions"),
     [
-        ({"avx512_vnni", "avx512_bf16"}, "openvino", "int8"),
-        ({"amx_int8"}, "onnx", "int8"),
-        ({"avx2", "amx_bf16"}, "openvino", "bf16"),
-        ({"avx2", "amx_bf16"}, "onnx", "fp32"),
-        ({"avx2"}, "openvino", "fp32"),
+        ({"avx512_vnni", "avx512_bf16"}, "openvino", ["int8", "bf16"]),
+        ({"avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}, "openvino", ["bf16", "int8"]),
+        ({"avx_vnni"}, "openvino", ["int8", "fp32"]),
+        ({"avx2"}, "openvino", ["fp32", "int8"]),
+        ({"amx_int8"}, "onnx", ["int8", "fp32"]),
+        ({"avx2"}, "onnx", ["fp32", "int8"]),
     ],
 )
-def test_the_precision_follows_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, features: Any, backend: Any, precision: str
+def test_the_precision_that_is_tried_first_follows_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, features: Any, backend: Any, precisions: list[str]
 ) -> None:
-    monkeypatch.setattr("app.backends.cpu_features", lambda: features)
-    assert best_cpu_precision(backend) == precision
+    monkeypatch.setattr("app.backends.load.cpu_features", lambda: features)
+    assert cpu_precisions(backend) == precisions
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_memory_stays_flat_over_20_000_requests_of_random_shapes(tmp_path: Path, backend: Any) -> None:
     export_model(str(make_model(tmp_path / "tiny")), backend, "fp32", tmp_path / "out")
     code = (
-        "import random, sys; from pathlib import Path; from app.backends import load_artefact;"
+        "import random, sys; from pathlib import Path; from app.backends.load import load_artefact;"
         "s = load_artefact(Path(sys.argv[1]), 64, 2); r = random.Random(1);"
         "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6;"
         "make = lambda: s.encode('tides', ['moon ' * r.randint(0, 80) for _ in range(r.randint(1, 6))]);"

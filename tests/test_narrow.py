@@ -8,7 +8,7 @@ import pytest
 from openvino import opset13 as ops
 from transformers import AutoModelForSequenceClassification, ModernBertConfig
 
-from app.backends import load_artefact, load_scorer
+from app.backends.load import load_artefact, load_scorer
 from app.config import Settings
 from app.export import export_model
 from app.narrow import keep_first_token

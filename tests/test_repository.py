@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.backends import load_scorer
 from app.backends.artefact import Manifest
+from app.backends.load import load_scorer
 from app.backends.model_source import EMBEDDED, locate_model
 from app.backends.repository import find_export
 from app.config import Settings
@@ -142,7 +142,8 @@ def hub(tmp_path: Path) -> Iterator[str]:
 
 def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from app.backends import load_scorer; from app.config import Settings;"
+        "import sys; from pathlib import Path; from app.backends.load import load_scorer; "
+        "from app.config import Settings;"
         "s = load_scorer(Settings(model='owner/tiny', backend='openvino', precision='fp32', "
         "export_dir=Path(sys.argv[1])));"
         "assert 'torch' not in sys.modules;"
@@ -172,7 +173,8 @@ def test_a_pickle_on_the_hub_is_refused_before_it_is_downloaded(tmp_path: Path, 
     shutil.rmtree(_Hub.repository)
     pickled(make_model(_Hub.repository))
     code = (
-        "from app.backends import load_scorer; from app.config import Settings; from app.errors import StartupError\n"
+        "from app.backends.load import load_scorer; from app.config import Settings\n"
+        "from app.errors import StartupError\n"
         "try: load_scorer(Settings(model='owner/tiny', backend='torch'))\n"
         "except StartupError as error: print(error)"
     )

@@ -49,6 +49,7 @@ async def health(request: Request) -> JSONResponse:
             "pending_pairs": reranker.batcher.pending,
             "cache_entries": len(reranker.cache),
             "tokens_per_second": round(reranker.batcher.speed),
+            "self_test": self_test_summary(reranker),
         }
         if metrics.gpu and (figures := metrics.gpu.read()):
             body["gpu"] = {"name": reranker.scorer.engine.device_name, **figures._asdict()}
@@ -94,9 +95,16 @@ async def info(request: Request) -> JSONResponse:
             "packed": engine.packed,
             "max_batch_tokens": reranker.batcher.token_budget,
             "max_text_chars": reranker.limits.max_text_chars,
+            "self_test": self_test_summary(reranker),
         }
         | engine.summary()
     )
+
+
+def self_test_summary(reranker: Reranker) -> dict[str, Any] | None:
+    """How near the engine came to its reference logits when it was loaded; None where it was not tested."""
+    test = reranker.scorer.self_test
+    return test.summary() if test else None
 
 
 @router.get(

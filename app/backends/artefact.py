@@ -13,7 +13,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from app.backends.probes import ProbeSet
 from app.errors import StartupError, first_line
+from app.tokenization import LongDocuments
 
 Backend = Literal["openvino", "onnx"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -52,6 +54,12 @@ class Manifest(BaseModel):
     float_layers: int | None = None
     """With int8: of so many first layers the feed-forward part is in floating point."""
     parity: Parity | None = None
+    probes: ProbeSet | None = None
+    """Reference logits, which the engine is compared with wherever it is loaded; exports of others have none."""
+    long_documents: LongDocuments = "truncate"
+    """How the model reads documents that are longer than its window."""
+    weights: str | None = None
+    """A safetensors file, relative to the folder, that holds those weights that the model's own file leaves out."""
     versions: dict[str, str] = {}
 
     @classmethod
@@ -71,6 +79,13 @@ class Manifest(BaseModel):
 def is_artefact(folder: Path) -> bool:
     """Whether the folder holds an exported model."""
     return (folder / MANIFEST).is_file()
+
+
+def shipped_probes(folder: Path) -> ProbeSet | None:
+    """The reference logits of a model that is in a folder with exports of it."""
+    shipped = (Manifest.read(file.parent).probes for file in sorted(folder.glob(f"*/{MANIFEST}")))
+    probes = next(filter(None, shipped), None)
+    return probes and probes.without_exported()
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from tokenizers import Tokenizer
 
 from app.backends import Engine
 from app.backends.artefact import MODEL_FILES, Manifest
-from app.backends.batch import ACTIVATIONS, pad, warm_up_pairs
+from app.backends.batch import ACTIVATIONS, Shape, common_shapes, pad, warm_up_pairs
 from app.backends.model_source import digest
 from app.backends.schedule import Schedule
+from app.backends.selftest import SelfTest
 from app.errors import OutOfMemory, StartupError, first_line
 from app.tokenization import Pair, PairTokenizer
 
@@ -25,10 +26,10 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 class OnnxScorer:
     """Owns the session. Logits are float32."""
 
-    def __init__(self, folder: Path, max_length: int, threads: int, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, max_length: int | None, threads: int, device: str = "cpu") -> None:
         """Load an exported model; `device` is `auto`, `cpu` or `cuda[:N]`. Raises `StartupError`."""
         manifest = Manifest.read(folder)
-        limit = min(max_length, manifest.max_length)
+        limit = min(max_length or manifest.max_length, manifest.max_length)
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
         tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
@@ -41,6 +42,11 @@ class OnnxScorer:
         # Without it the arena of the CPU keeps what the largest batch so far needed.
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", memory)
+        # Activations are rounded with one scale for all that is computed at a time: only a pair that is computed alone
+        # has the same score in every batch.
+        self._rows_at_once = 1 if manifest.precision == "int8" else None
+        self.probes = manifest.probes
+        self.self_test: SelfTest | None = None
         self.schedule = Schedule(batch_tokens=GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
         self.engine = Engine(
             model=manifest.model,
@@ -52,12 +58,18 @@ class OnnxScorer:
             compiled=False,
             threads=threads,
             max_length=limit,
+            declared_length=manifest.max_length,
             activation=manifest.activation,
             labels=manifest.labels,
+            long_documents=manifest.long_documents,
         )
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one padded batch. Raises `OutOfMemory`."""
+        """Float32 logits of one batch. Raises `OutOfMemory`."""
+        rows = self._rows_at_once or len(pairs)
+        return [logit for first in range(0, len(pairs), rows) for logit in self._infer(pairs[first : first + rows])]
+
+    def _infer(self, pairs: Sequence[Pair]) -> list[float]:
         arrays = pad(pairs, self._pad_token_id)
         try:
             [logits] = self._session.run(None, {name: arrays[name] for name in self._inputs}, self._options)
@@ -68,9 +80,13 @@ class OnnxScorer:
         scores: list[float] = np.asarray(logits, np.float32).reshape(-1).tolist()
         return scores
 
+    def shapes(self) -> list[Shape]:
+        """Any shape may come; these are some of them."""
+        return common_shapes(self.engine.max_length, self.schedule.batch_tokens)
+
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Rows × longest row."""
-        return len(lengths) * max(lengths)
+        """Rows × longest row, or the tokens themselves where each pair is computed alone."""
+        return sum(lengths) if self._rows_at_once == 1 else len(lengths) * max(lengths)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""

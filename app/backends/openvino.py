@@ -2,56 +2,115 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
 from app.backends import Engine
-from app.backends.artefact import MODEL_FILES, Manifest
-from app.backends.batch import ACTIVATIONS, Floats, Int64s, pad, warm_up_pairs
+from app.backends.artefact import MODEL_FILES, Manifest, Precision
+from app.backends.batch import ACTIVATIONS, Floats, Int64s, Shape, bucket_length, pad, shapes, warm_up_pairs
 from app.backends.model_source import digest
 from app.backends.schedule import Schedule
+from app.backends.selftest import SelfTest
+from app.backends.shared_weights import joined
 from app.errors import EngineBroken, OutOfMemory, StartupError
+from app.hardware import cpu_features
 from app.threads import start_threads
 from app.tokenization import Pair, PairTokenizer
 
 log = logging.getLogger(__name__)
 
-# The plugin keeps compiled code for each shape it has seen, so shapes are few: lengths in steps, rows as a part holds.
-# Small parts run side by side, one on each stream, as fast as large ones run one after the other, and hardly pad.
-SHORT, SHORT_STEP, LONG_STEP = 128, 16, 32
+# Small parts run side by side, one on each stream, as fast as large ones run one after the other.
 PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
+
+Arithmetic = Literal["bf16", "f16", "f32"]
+PRECISIONS: dict[Arithmetic, Precision] = {"bf16": "bf16", "f16": "fp16", "f32": "fp32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """How the plugin computes a model."""
+
+    arithmetic: Arithmetic
+    """Of all that is not int8."""
+    fused: bool = True
+    """Whether attention and what surrounds it are compiled into fused kernels."""
+
+    def __str__(self) -> str:
+        return f"{self.arithmetic} arithmetic{'' if self.fused else ', attention not fused'}"
+
+    def options(self) -> dict[str, str]:
+        """Properties of the plugin."""
+        fusing = {} if self.fused else {"SNIPPETS_MODE": "DISABLE"}
+        return {"INFERENCE_PRECISION_HINT": self.arithmetic, **fusing}
+
+
+# The slowest, and the one that depends on the fewest kernels.
+EXACT = Configuration("f32", fused=False)
+
+
+def configurations(weights: Precision) -> list[Configuration]:
+    """Those that this CPU has instructions for, likely the fastest first. Raises `StartupError`."""
+    plain = [Configuration("f32"), EXACT]
+    if weights == "fp32":
+        return plain
+    return [Configuration(half, fused) for half in _halves(weights) for fused in (True, False)] + plain
+
+
+def _halves(weights: Precision) -> Iterator[Arithmetic]:
+    capabilities = _capabilities(_core())
+    if "BF16" in capabilities:
+        yield "bf16"
+    # Where there is bf16, f16 is as fast only with tiles for it, and more exact.
+    if "FP16" in capabilities and weights != "int8" and ("BF16" not in capabilities or "amx_fp16" in cpu_features()):
+        yield "f16"
 
 
 class OpenVinoScorer:
     """Owns the compiled model and its streams. Logits are float32 whatever the model computes in."""
 
-    def __init__(self, folder: Path, max_length: int, threads: int, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_length: int | None,
+        threads: int,
+        cache: Path | None = None,
+        configuration: Configuration | None = None,
+    ) -> None:
         """Load an exported model. `cache` keeps compiled code for the next start. Raises `StartupError`."""
         manifest = Manifest.read(folder)
-        limit = min(max_length, manifest.max_length)
+        limit = min(max_length or manifest.max_length, manifest.max_length)
+        configuration = configuration or configurations(manifest.precision)[0]
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
         tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
         self.encode, self.windows = tokenizer.encode, tokenizer.windows
-        self._compile = partial(_compile, folder / MODEL_FILES["openvino"], manifest, threads, cache)
+        self._compile = partial(_compile, folder, manifest, configuration, threads, cache)
+        self.probes = manifest.probes
+        self.self_test: SelfTest | None = None
+        is_int8 = manifest.precision == "int8"
         self.engine = Engine(
             model=manifest.model,
             revision=manifest.revision,
             contents=digest(folder),
             device="cpu",
             backend="openvino",
-            precision=manifest.precision,
+            precision="int8" if is_int8 else PRECISIONS[configuration.arithmetic],
+            configuration=str(configuration),
             compiled=False,
             threads=threads,
             max_length=limit,
+            declared_length=manifest.max_length,
             activation=manifest.activation,
             labels=manifest.labels,
+            long_documents=manifest.long_documents,
             splits=True,
         )
         self._schedule = Schedule(
@@ -82,7 +141,7 @@ class OpenVinoScorer:
         """
         with self._opening:
             if self._streams is not None and self._streams.broken:
-                log.warning("An inference failed: compiling the model anew")
+                log.warning("An inference failed: compiling the model again")
                 self._streams = None  # its memory first
             if self._streams is None:
                 self._streams = _Streams(self._compile(self._schedule.streams), self._threads)
@@ -115,9 +174,12 @@ class OpenVinoScorer:
         return pad(pairs, self._pad_token_id, width)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Of all parts."""
-        shapes = ((len(part), max(lengths[index] for index in part)) for part in self._parts(lengths))
-        return sum(rows * min(bucket_length(longest), self.engine.max_length) for rows, longest in shapes)
+        """Each pair is padded to the width of its own length."""
+        return sum(min(bucket_length(length), self.engine.max_length) for length in lengths)
+
+    def shapes(self) -> list[Shape]:
+        """The shapes of the parts that the schedule allows."""
+        return shapes(self.engine.max_length, self._schedule.part_tokens or PART_TOKENS)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""
@@ -158,7 +220,7 @@ class _Streams:
 
     def _infer(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> Floats:
         if self.broken:
-            raise OutOfMemory("Another batch did not fit the machine's memory, and the model is compiled anew")
+            raise OutOfMemory("Another batch did not fit the machine's memory, and the model is compiled again")
         arrays = make(pairs)
         try:
             if not hasattr(self._request, "it"):
@@ -177,32 +239,40 @@ class _Streams:
 
 
 def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Split a batch, given by its pairs' lengths, into parts of at most so many padded tokens; longest first."""
+    """Split a batch, given by its pairs' lengths, into parts of at most so many padded tokens; longest first.
+
+    A part has pairs of one width only: what a pair is padded to does not depend on the others of its batch.
+    """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     split: list[list[int]] = []
     while order:
-        rows = max(1, tokens // bucket_length(lengths[order[0]]))
-        split.append(order[:rows])
-        order = order[rows:]
+        width = bucket_length(lengths[order[0]])
+        rows = [index for index in order[: max(1, tokens // width)] if bucket_length(lengths[index]) == width]
+        split.append(rows)
+        order = order[len(rows) :]
     return split
 
 
-def bucket_length(length: int) -> int:
-    """The next of the lengths that parts are padded to."""
-    step = SHORT_STEP if length <= SHORT else LONG_STEP
-    return -(-length // step) * step
-
-
-def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None, streams: int) -> ov.CompiledModel:
+def _core() -> ov.Core:
     try:
-        core = ov.Core()
-        capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ov.Core()
     except RuntimeError as error:
-        raise StartupError(f"OpenVINO's CPU plugin cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
-    # An int8 model keeps some operations in floating point: those run in bf16 where the CPU has it.
-    half = manifest.precision != "fp32" and "BF16" in capable
+        raise StartupError(f"OpenVINO cannot be loaded: {_last_line(error)}") from error
+
+
+def _capabilities(core: ov.Core) -> list[str]:
+    try:
+        return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    except RuntimeError as error:
+        raise StartupError(f"OpenVINO's CPU plugin cannot be loaded: {_last_line(error)}") from error
+
+
+def _compile(
+    folder: Path, manifest: Manifest, configuration: Configuration, threads: int, cache: Path | None, streams: int
+) -> ov.CompiledModel:
+    core = _core()
     options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+        **configuration.options(),
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(threads),
         # Pinning is for a machine of one's own: replicas on one host would all take the same cores.
@@ -210,13 +280,25 @@ def _compile(model: Path, manifest: Manifest, threads: int, cache: Path | None, 
         # Compiled operations that each stream keeps; more are no faster here and take tens of megabytes.
         "CPU_RUNTIME_CACHE_CAPACITY": "100",
     }
-    if cache is not None:
-        try:
-            return core.compile_model(str(model), "CPU", {**options, "CACHE_DIR": str(cache)})
-        except RuntimeError as error:
-            # Another process that compiles the same model, a folder that cannot be written: slower, no failure.
-            log.info("Compiling without the cache %s: %s", cache, str(error).strip().splitlines()[-1])
+    file = folder / MODEL_FILES["openvino"]
     try:
-        return core.compile_model(str(model), "CPU", options)
-    except RuntimeError as error:
-        raise StartupError(f"{model} cannot be compiled: {str(error).strip().splitlines()[-1]}") from error
+        model = _read(core, file, manifest.weights) if manifest.weights else str(file)
+        if cache is not None:
+            try:
+                return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache)})
+            except RuntimeError as error:
+                # Another process that compiles the same model, a folder that cannot be written: slower, no failure.
+                log.info("Compiling without the cache %s: %s", cache, _last_line(error))
+        return core.compile_model(model, "CPU", options)
+    except (RuntimeError, OSError) as error:
+        raise StartupError(f"{file} cannot be compiled: {_last_line(error)}") from error
+
+
+def _read(core: ov.Core, file: Path, weights: str) -> ov.Model:
+    """A model that shares the weights of a checkpoint: see `app.backends.shared_weights`."""
+    data = joined(file.parent / weights, file.with_suffix(".bin"))
+    return core.read_model(file.read_bytes(), ov.Tensor(data))
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

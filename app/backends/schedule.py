@@ -1,19 +1,15 @@
-"""How work is laid out on the device: measured on a first start, within seconds, and read from a file on the next."""
+"""How work is laid out on the device: measured on a first start, within seconds."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from app import __version__
 from app.errors import OutOfMemory
-from app.hardware import cpu_name
 from app.tokenization import Pair
 
 log = logging.getLogger(__name__)
@@ -66,23 +62,22 @@ class Schedulable(Protocol):
     def clear_memory(self) -> None: ...
 
 
-def arrange(scorer: Schedulable, asked: dict[str, int], folder: Path) -> None:
-    """Give the scorer the best schedule there is, with the fields asked for as asked."""
-    file = folder / f"schedule-{_digest(scorer.engine, scorer.schedule, asked)}.json"
-    try:
-        scorer.schedule = Schedule.model_validate_json(file.read_bytes())
-        log.info("Measured earlier (%s): %s", file, scorer.schedule)
-        return
-    except (OSError, ValidationError):
-        scorer.schedule = scorer.schedule.model_copy(update=asked)
-    on_cpu = scorer.engine.device == "cpu"
-    if not (measure(scorer, asked) if on_cpu else measure_gpu(scorer, asked)):
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(scorer.schedule.model_dump_json())
-    except OSError as error:
-        log.info("The measurement is not kept, RERANKER_EXPORT_DIR cannot be written: %s", error.strerror)
+def arrange(scorer: Schedulable, asked: dict[str, int]) -> bool:
+    """Give the scorer the best schedule there is, with the fields asked for as asked.
+
+    Whether anything was measured, and what was found will hold at the next start.
+    """
+    scorer.schedule = scorer.schedule.model_copy(update=asked)
+    return measure(scorer, asked) if scorer.engine.device == "cpu" else measure_gpu(scorer, asked)
+
+
+def speed_of(scorer: Schedulable) -> float | None:
+    """Tokens per second with the schedule that the scorer has; None where it would take too long to find out."""
+    fewest = TOKENS_PER_THREAD[0] * scorer.engine.threads
+    if fewest / (_glance(scorer) * scorer.schedule.streams) > MEASURE_SECONDS / 4:
+        return None
+    pairs = _workload(scorer, fewest)
+    return max(_tokens_per_second(scorer, pairs), _tokens_per_second(scorer, pairs, runs=1))
 
 
 def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
@@ -188,11 +183,11 @@ def _glance(scorer: Schedulable) -> float:
     return pairs[0].length / (perf_counter() - started)
 
 
-def _tokens_per_second(scorer: Schedulable, pairs: Sequence[Pair]) -> float:
-    """With as many batches at once as the service runs, of the second run: the first compiles for new shapes."""
+def _tokens_per_second(scorer: Schedulable, pairs: Sequence[Pair], runs: int = 2) -> float:
+    """With as many batches at once as the service runs, of the last run: the first compiles for new shapes."""
     batches = list(_batches(pairs, scorer.schedule.batch_tokens))
     with ThreadPoolExecutor(scorer.engine.batches_at_once) as threads:
-        for _ in range(2):
+        for _ in range(runs):
             started = perf_counter()
             list(threads.map(scorer.score, batches))
     return sum(pair.length for pair in pairs) / (perf_counter() - started)
@@ -206,9 +201,3 @@ def _batches(pairs: Sequence[Pair], budget: int) -> Iterator[list[Pair]]:
             batch = []
         batch.append(pair)
     yield batch
-
-
-def _digest(engine: Any, default: Schedule, asked: dict[str, int]) -> str:
-    runs = engine.fingerprint, engine.threads, engine.packed, engine.compiled
-    identity = (__version__, default, *runs, engine.device_name or cpu_name(), sorted(asked.items()))
-    return hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()

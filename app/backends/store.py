@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from app.backends.artefact import Backend, Precision, is_artefact
+from app.backends.artefact import Backend, Manifest, Precision, is_artefact
 from app.backends.model_source import EMBEDDED, ModelSource
 from app.backends.repository import find_export
 from app.errors import StartupError, UnusableModel
@@ -18,35 +18,47 @@ from app.errors import StartupError, UnusableModel
 log = logging.getLogger(__name__)
 
 # A change of how models are exported makes the exports of earlier versions stale.
-EXPORT_VERSION = 2
+EXPORT_VERSION = 3
 # Exit status of an export whose model could be used on no engine.
 UNUSABLE_MODEL = 3
 
 
-def find_or_export(source: ModelSource, backend: Backend, precision: Precision, max_length: int, store: Path) -> Path:
+def find_or_export(source: ModelSource, backend: Backend, precision: Precision, store: Path) -> Path:
     """The folder of the exported model: beside the model, in the store, or made now. Raises `StartupError`.
 
     What is made now is taken from the model's repository where that carries an export, else exported.
 
     Two processes that start at once export once.
     """
-    shipped = Path(source.location) / f"{backend}-{precision}"
-    if source.is_local and is_artefact(shipped):
-        return shipped
-    folder = store / _name(source, backend, precision, max_length)
+    folder = exported_folder(source, backend, precision, store)
+    if folder.parent != store:
+        return folder
     try:
         store.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not is_artefact(folder) and not find_export(source, backend, precision, folder):
-                _export(source, backend, precision, max_length, folder)
+                _export(source, backend, precision, folder)
     except OSError as error:
         raise StartupError(f"RERANKER_EXPORT_DIR={store} cannot be written: {error.strerror}") from None
     return folder
 
 
-def _name(source: ModelSource, backend: Backend, precision: Precision, max_length: int) -> str:
+def exported_folder(source: ModelSource, backend: Backend, precision: Precision, store: Path) -> Path:
+    """Where the export is: beside the model where it came with it, else in the store, whether it is there or not."""
+    if source.is_local:
+        shipped = Path(source.location) / f"{backend}-{precision}"
+        if is_artefact(shipped):
+            return shipped
+        # One that reads the checkpoint's own weights is as exact as these.
+        half = Path(source.location) / f"{backend}-bf16"
+        if precision == "fp32" and is_artefact(half) and Manifest.read(half).weights:
+            return half
+    return store / _name(source, backend, precision)
+
+
+def _name(source: ModelSource, backend: Backend, precision: Precision) -> str:
     """Readable, and different whenever the export would be."""
-    identity: list[object] = [source.location, source.revision, max_length, EXPORT_VERSION]
+    identity: list[object] = [source.location, source.revision, EXPORT_VERSION]
     if source.is_local:
         files = sorted(Path(source.location).rglob("*"))
         identity += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
@@ -54,7 +66,7 @@ def _name(source: ModelSource, backend: Backend, precision: Precision, max_lengt
     return f"{source.name.replace('/', '--')}-{backend}-{precision}-{digest}"
 
 
-def _export(source: ModelSource, backend: Backend, precision: Precision, max_length: int, folder: Path) -> None:
+def _export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
     """In a process of its own: what the conversion imports and allocates is gone when it is done."""
     if find_spec("torch") is None:
         raise StartupError(f"{source.name} has to be exported for {backend} {precision}, and torch is not installed")
@@ -64,7 +76,6 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, max_len
         "--output": folder,
         "--backend": backend,
         "--precision": precision,
-        "--max-length": max_length,
     }
     if source.revision:
         options["--revision"] = source.revision

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, cast
 
@@ -16,12 +17,14 @@ from tokenizers import Tokenizer
 from torch._dynamo.utils import counters
 
 from app.backends import Engine
-from app.backends.batch import ACTIVATIONS, pad
+from app.backends.artefact import shipped_probes
+from app.backends.batch import ACTIVATIONS, Shape, common_shapes, pad
 from app.backends.checkpoint import load_model
 from app.backends.model_source import ModelSource, digest
 from app.backends.packing import Packed, alike, pack, to_device
 from app.backends.preprocessing import PROBE, OwnPreprocessing, plain_tokenizer
 from app.backends.schedule import Schedule
+from app.backends.selftest import SelfTest
 from app.errors import EngineBroken, OutOfMemory, StartupError, first_line
 from app.tokenization import Pair
 
@@ -60,7 +63,7 @@ class TorchScorer:
         self,
         source: ModelSource,
         device: str,
-        max_length: int,
+        max_length: int | None,
         threads: int,
         precision: str = "auto",
         compiled: bool = False,
@@ -80,7 +83,10 @@ class TorchScorer:
             precisions(self._device) if precision == "auto" else (precision,),
             partial(load_model, source, self._device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle),
         )
-        limit = self._model.max_seq_length = min(max_length, self._model.max_seq_length)
+        declared: int = self._model.max_seq_length
+        limit = self._model.max_seq_length = min(max_length or declared, declared)
+        self.probes = shipped_probes(Path(source.location)) if source.is_local else None
+        self.self_test: SelfTest | None = None
         features = self._model.preprocess([PROBE])
         tokenizer = plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
         self._plain_pairs = tokenizer is not None
@@ -104,8 +110,10 @@ class TorchScorer:
             compiled=compiled,
             threads=threads,
             max_length=limit,
+            declared_length=declared,
             activation=type(self._model.activation_fn).__name__.lower(),
             labels=dict(self._model.config.id2label),
+            long_documents=getattr(self._model.config, "long_documents", "truncate"),
             **_card(self._device),
             packed=self._forward.packed,
         )
@@ -119,6 +127,10 @@ class TorchScorer:
             with self._launching:
                 fetch = _fetch(self._forward(pairs))
             return fetch()
+
+    def shapes(self) -> list[Shape]:
+        """Any shape may come; these are some of them."""
+        return common_shapes(self.engine.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         """Rows × longest row, or with packing just the tokens that there are."""

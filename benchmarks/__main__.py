@@ -1,10 +1,11 @@
-"""`scripts/bench service|compare|container|dialects|gpu|openloop|prefilter|promises`."""
+"""`scripts/bench service|compare|container|dialects|engine|gpu|openloop|prefilter|promises`."""
 
 import typer
 
 from benchmarks.compare import compare
 from benchmarks.container import main as container
 from benchmarks.dialects import main as dialects
+from benchmarks.engine import main as engine
 from benchmarks.gpu import main as gpu
 from benchmarks.openloop import main as openloop
 from benchmarks.prefilter import main as prefilter
@@ -16,6 +17,7 @@ cli.command("service")(service)
 cli.command("compare")(compare)
 cli.command("container")(container)
 cli.command("dialects")(dialects)
+cli.command("engine")(engine)
 cli.command("gpu")(gpu)
 cli.command("openloop")(openloop)
 cli.command("prefilter")(prefilter)

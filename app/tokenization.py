@@ -7,6 +7,7 @@ cut each other's texts without an error. Here the tokenizer is shared read-only 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,10 @@ from tokenizers import Encoding, Tokenizer
 Ids = npt.NDArray[np.int32]
 Span = tuple[int, int]
 """Start and end of a part of a text, in characters."""
+
+LongDocuments = Literal["truncate", "chunk_max", "refuse"]
+"""What becomes of a document that does not fit the window: it is cut, or scored by the best of its overlapping windows,
+or an error."""
 
 # Windows of a long document share this part with the next, so that what one cuts apart the other has whole.
 OVERLAP = 4

@@ -14,7 +14,7 @@ from app.backends.store import find_or_export
 from app.config import Settings
 from app.errors import StartupError, UnusableModel
 from app.hardware import cpu_features, has_gpu
-from app.tokenization import Pair, Span
+from app.tokenization import LongDocuments, Pair, Span
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class Engine:
     """Whether the engine splits a batch by length itself, and takes the next batch while one runs, so that no core
     waits for the other's last part."""
 
+    long_documents: LongDocuments = "truncate"
+    """How the model reads documents that are longer than its window, where neither request nor setting says so."""
     contents: str | None = None
     """A digest of the files of a model that is in a folder."""
     device_name: str | None = None

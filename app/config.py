@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     trust_remote_code: bool = Field(False, alias="RERANKER_TRUST_REMOTE_CODE")
     allow_pickle: bool = Field(False, alias="RERANKER_ALLOW_PICKLE")
     max_length: int | None = Field(None, alias="RERANKER_MAX_LENGTH", ge=16, le=131072)
+    long_documents: Literal["auto", "truncate", "chunk_max", "refuse"] = Field("auto", alias="RERANKER_LONG_DOCUMENTS")
 
     backend: Literal["auto", "torch", "openvino", "onnx"] = Field("auto", alias="RERANKER_BACKEND")
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field("auto", alias="RERANKER_PRECISION")

@@ -248,6 +248,7 @@ def _build_reranker(
         metrics=app.state.metrics,
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
         prefilter=app.state.prefilter,
+        long_documents=None if settings.long_documents == "auto" else settings.long_documents,
         shared_cache=shared,
     )
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from app.cache import Score
 from app.prefilter import Choice, Method
-from app.tokenization import LongDocuments, Span
+from app.tokenization import LongDocuments, Pair, Span
 
 # No setting may allow more: what parses a body stops here, whatever the settings.
 MAX_DOCUMENTS = 10_000
@@ -37,9 +37,8 @@ class RerankQuery:
     documents: Sequence[str]
     max_tokens_per_doc: int | None = None
     timeout: float | None = None
-    long_documents: LongDocuments = "truncate"
-    """What becomes of a document that does not fit the window: it is cut, or scored by the best of its overlapping
-    windows, or an error."""
+    long_documents: LongDocuments | None = None
+    """None leaves it to the service."""
     max_windows: int | None = None
     """Windows of a document that are looked at."""
     on_overload: OnOverload = "error"
@@ -58,11 +57,6 @@ class RerankQuery:
         is_large = len(self.documents) > self.prefilter_top_k
         return is_large and self.prefilter != "off" and isinstance(self.query, str)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the model reads the documents as they are, each of them."""
-        return not self.is_prefiltered and self.long_documents != "chunk_max"
-
     def passages(self) -> list["Passage"]:
         """The documents as they are."""
         queries = repeat(self.query) if isinstance(self.query, str) else self.query
@@ -77,6 +71,7 @@ class Passage(NamedTuple):
     query: str
     text: str
     span: Span | None = None
+    """Where in the document the window is; None for a whole document."""
     cut: bool = False
     """Whether windows after this one are left out."""
 
@@ -132,11 +127,15 @@ class Attempt:
     """What is known of one request so far. When it fails, this is what the degraded answer is made of."""
 
     query: RerankQuery
+    long_documents: LongDocuments
+    """As the request asks, or else the service's default."""
     passages: list[Passage]
     keys: list[bytes] = field(default_factory=list)
     """Of the passages, for the cache."""
     choice: Choice | None = None
     """Of the first stage, where there is one."""
+    pairs: dict[bytes, Pair] = field(default_factory=dict)
+    """Those tokenised."""
     known: dict[bytes, Score] = field(default_factory=dict)
     scored: int = 0
     """Pairs that no other request was having scored."""
@@ -148,6 +147,19 @@ class Attempt:
         """The passages without a score, by key."""
         keyed = zip(self.keys, self.passages, strict=True)
         return {key: passage for key, passage in keyed if key not in self.known}
+
+    def cut(self) -> list[Passage]:
+        """The passages that do not fit the window, as far as they are known or tokenised."""
+        found: dict[bytes, Pair | Score] = {**self.pairs, **self.known}
+        return [
+            passage
+            for key, passage in zip(self.keys, self.passages, strict=True)
+            if key in found and found[key].truncated
+        ]
+
+    def is_answered(self) -> bool:
+        """Whether every passage has a score, of all its text where long documents are read in windows."""
+        return not self.missing() and not (self.long_documents == "chunk_max" and self.cut())
 
     def remaining(self) -> float:
         """Seconds until the deadline."""

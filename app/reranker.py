@@ -17,8 +17,9 @@ from app.errors import DeadlineExceeded, InvalidRequest, Refused, RerankerError,
 from app.lexical import lexical_scores
 from app.metrics import Metrics
 from app.prefilter import Prefilter
-from app.ranking import MAX_DOCUMENTS, Attempt, Limits, Passage, Ranking, RerankQuery
-from app.tokenization import Pair, Span
+from app.ranking import Attempt, Limits, Passage, Ranking, RerankQuery
+from app.tokenization import LongDocuments, Pair, Span
+from app.windows import put_windows
 
 if TYPE_CHECKING:
     from app.shared_cache import SharedCache
@@ -40,6 +41,7 @@ class Reranker:
         metrics: Metrics,
         limits: Limits,
         prefilter: Prefilter,
+        long_documents: LongDocuments | None = None,
         shared_cache: "SharedCache | None" = None,
     ) -> None:
         self.scorer = scorer
@@ -50,7 +52,13 @@ class Reranker:
         self._tokenizers = tokenizers
         self._metrics = metrics
         self._first_stage = prefilter
+        self._long_documents = long_documents
         self._shared_cache = shared_cache
+
+    @property
+    def long_documents(self) -> LongDocuments:
+        """The default: as the operator sets it, or else as the model declares it."""
+        return self._long_documents or self.scorer.engine.long_documents
 
     def take_engine(self, scorer: Scorer, batcher: Batcher) -> None:
         """Go on with another engine. Scores of one that gave others are no longer found."""
@@ -64,7 +72,7 @@ class Reranker:
         `ScoringFailed`. A cancelled call leaves nothing behind.
         """
         self._check(query)
-        attempt = Attempt(query, query.passages())
+        attempt = Attempt(query, self._long_documents_of(query), query.passages())
         started = perf_counter()
         try:
             await self._score_in_time(attempt)
@@ -107,6 +115,15 @@ class Reranker:
                 f"got {len(text)}"
             )
 
+    def _long_documents_of(self, query: RerankQuery) -> LongDocuments:
+        """What the request asks for; a limit of tokens shorter than the window asks for a cut."""
+        return query.long_documents or ("truncate" if self._limit(query) else self.long_documents)
+
+    def _limit(self, query: RerankQuery) -> int | None:
+        """The tokens of a document to read. A limit that the window is not longer than cuts nothing."""
+        limit = query.max_tokens_per_doc
+        return limit if limit and limit < self.scorer.engine.max_length else None
+
     async def _score_in_time(self, attempt: Attempt) -> None:
         timeout = attempt.query.timeout or self.limits.timeout or None
         try:
@@ -119,29 +136,26 @@ class Reranker:
     async def _lookup_or_score(self, attempt: Attempt) -> None:
         """Have the score of every passage known. Known scores need no slot."""
         query = attempt.query
-        if query.is_plain:
+        if not query.is_prefiltered:
             await self._look_up(attempt)
-        if not query.is_plain or attempt.missing():
+        if query.is_prefiltered or not attempt.is_answered():
             async with self.admission.slot(query.priority, lambda: self.batcher.backlog) as attempt.timings.queue:
                 if query.is_prefiltered:
                     await self._prefilter(attempt)
-                if query.long_documents == "chunk_max":
-                    await self._split(attempt)
-                if not query.is_plain:
+                    await self._look_up(attempt)
+                if attempt.long_documents == "chunk_max" and await self._split(attempt):
                     await self._look_up(attempt)
                 # Another request may have scored some of them meanwhile.
                 attempt.known |= self.cache.find(attempt.keys)
                 if missing := attempt.missing():
                     await self._score(attempt, missing)
-        _refuse_truncated(query, attempt.passages, [attempt.known[key] for key in attempt.keys])
+        _refuse_truncated(attempt, attempt.passages, [attempt.known[key] for key in attempt.keys])
 
     async def _look_up(self, attempt: Attempt) -> None:
         """The scores that are remembered here, or by another replica."""
         texts = ((passage.query, passage.text) for passage in attempt.passages)
-        limit = attempt.query.max_tokens_per_doc
-        # One that the window is not longer than cuts nothing.
-        attempt.keys = self.cache.keys(texts, limit if limit and limit < self.scorer.engine.max_length else None)
-        attempt.known = self.cache.find(attempt.keys)
+        attempt.keys = self.cache.keys(texts, self._limit(attempt.query))
+        attempt.known |= self.cache.find(attempt.keys)
         if self._shared_cache and (missing := attempt.missing()):
             shared = await self._shared_cache.get(list(missing))
             self.cache.remember(shared)
@@ -162,23 +176,18 @@ class Reranker:
         attempt.passages = [passage for passage in attempt.passages if passage.document in kept]
         attempt.timings.prefilter = perf_counter() - started
 
-    async def _split(self, attempt: Attempt) -> None:
-        """Put the windows of all documents in their place."""
-        query, started = attempt.query, perf_counter()
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._tokenizers, self._windows, query, attempt.passages
-        )
-        attempt.timings.tokenize = perf_counter() - started
-        windows = [
-            passage._replace(
-                text=passage.text[slice(*span)], span=span, cut=len(spans) > (query.max_windows or len(spans))
-            )
-            for passage, spans in zip(attempt.passages, found, strict=True)
-            for span in spans[: query.max_windows]
-        ]
-        if len(windows) > MAX_DOCUMENTS:
-            raise TooLarge(f"{query.names[1]}: at most {MAX_DOCUMENTS} windows are accepted, got {len(windows)}")
-        attempt.passages = windows
+    async def _split(self, attempt: Attempt) -> bool:
+        """Put the windows of the documents that do not fit in their place. Returns whether there are any."""
+        await self._tokenize(attempt, attempt.missing())
+        started, cut = perf_counter(), attempt.cut()
+        if not cut:
+            return False
+        found = await asyncio.get_running_loop().run_in_executor(self._tokenizers, self._windows, attempt.query, cut)
+        attempt.timings.tokenize += perf_counter() - started
+        # Where only the query was cut, the document is its own one window.
+        spans = {passage.document: own for passage, own in zip(cut, found, strict=True) if len(own) > 1}
+        attempt.passages = put_windows(attempt.query, attempt.passages, spans)
+        return bool(spans)
 
     def _windows(self, query: RerankQuery, passages: Sequence[Passage]) -> list[list[Span]]:
         return [
@@ -189,19 +198,15 @@ class Reranker:
 
     async def _score(self, attempt: Attempt, missing: Mapping[bytes, Passage]) -> None:
         """Have the model score the missing passages, but for those that it is scoring for another request."""
-        timings, started = attempt.timings, perf_counter()
-        passages = list(missing.values())
-        pairs = await asyncio.get_running_loop().run_in_executor(
-            self._tokenizers, self._encode, attempt.query, passages
-        )
-        timings.tokenize += (tokenized := perf_counter()) - started
-        _refuse_truncated(attempt.query, passages, pairs)
+        pairs = await self._tokenize(attempt, missing)
+        _refuse_truncated(attempt, list(missing.values()), pairs)
+        started = perf_counter()
         self._refuse_hopeless(attempt, dict(zip(missing, pairs, strict=True)))
         submit = partial(self.batcher.submit, priority=attempt.query.priority)
         flights, new = self.cache.claim(list(missing), pairs, submit)
         try:
             await asyncio.wait({flight.future for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
-            timings.inference = perf_counter() - tokenized
+            attempt.timings.inference = perf_counter() - started
             for flight in flights:
                 if flight.future.done():
                     flight.future.result()  # raises where one failed
@@ -226,6 +231,18 @@ class Reranker:
                 f"The deadline cannot be met: scoring {len(pairs)} pairs takes about {needed:.2g} s, "
                 f"{max(0.0, attempt.remaining()):.2g} s are left"
             )
+
+    async def _tokenize(self, attempt: Attempt, missing: Mapping[bytes, Passage]) -> list[Pair]:
+        """The pairs of the passages; none is tokenised twice."""
+        started = perf_counter()
+        new = {key: passage for key, passage in missing.items() if key not in attempt.pairs}
+        if new:
+            pairs = await asyncio.get_running_loop().run_in_executor(
+                self._tokenizers, self._encode, attempt.query, list(new.values())
+            )
+            attempt.pairs |= zip(new, pairs, strict=True)
+        attempt.timings.tokenize += perf_counter() - started
+        return [attempt.pairs[key] for key in missing]
 
     def _encode(self, query: RerankQuery, passages: Sequence[Passage]) -> list[Pair]:
         return [
@@ -284,13 +301,18 @@ def _by_query(passages: Sequence[Passage]) -> Iterator[tuple[str, list[str]]]:
         yield query, [passage.text for passage in group]
 
 
-def _refuse_truncated(query: RerankQuery, passages: Sequence[Passage], pairs: Sequence[Pair | Score]) -> None:
-    """Raise `InvalidRequest` for the first document that was cut, where the caller does not want that."""
-    if query.long_documents != "refuse":
+def _refuse_truncated(attempt: Attempt, passages: Sequence[Passage], pairs: Sequence[Pair | Score]) -> None:
+    """Raise `InvalidRequest` for the first document that was cut, where that is not wanted."""
+    if attempt.long_documents != "refuse":
         return
+    query = attempt.query
+    reason = (
+        "or than max_tokens_per_doc, and the request asks not to truncate"
+        if query.long_documents
+        else "and the service cuts documents only where the request asks for it (RERANKER_LONG_DOCUMENTS)"
+    )
     for passage, pair in zip(passages, pairs, strict=True):
         if pair.truncated:
             raise InvalidRequest(
-                f"{query.names[1]}[{passage.document}]: is longer than the window leaves beside the query, or than "
-                "max_tokens_per_doc, and the request asks not to truncate"
+                f"{query.names[1]}[{passage.document}]: is longer than the window leaves beside the query, {reason}"
             )

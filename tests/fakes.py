@@ -52,6 +52,8 @@ class FakeScorer:
         """Pairs that fit the memory."""
         self.longest = 10**9
         """Tokens of a pair that fits the memory."""
+        self.lines = 10**9
+        """Lines of a document that fit the window. With 1 each line of a longer document is a window."""
         self.seconds_per_token = 0.0
         self.cleared = 0
         self.entered = 0
@@ -61,15 +63,15 @@ class FakeScorer:
         return [self._pair(query, document, max_tokens_per_doc) for document in documents]
 
     def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
-        """Lines."""
+        """Lines, of a document that has several."""
+        lines = [[match.span() for match in re.finditer(r"[^\n]+", document)] for document in documents]
         return [
-            [match.span() for match in re.finditer(r"[^\n]+", document)] or [(0, len(document))]
-            for document in documents
+            spans if len(spans) > 1 else [(0, len(document))] for spans, document in zip(lines, documents, strict=True)
         ]
 
     def _pair(self, query: str, document: str, limit: int | None) -> Pair:
         first, second = words(query), words(document)
-        kept = second[:limit]
+        kept = words("\n".join(document.split("\n")[: self.lines]))[:limit]
         types = [0] * len(first) + [1] * len(kept)
         return Pair(np.array(first + kept, np.int32), np.array(types, np.int32), len(kept) < len(second))
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"app.collection", "app.measures", "app.chart"},
     {"app.api"},
     {"app.reranker"},
-    {"app.ranking"},
+    {"app.ranking", "app.windows"},
     {"app.heartbeat", "app.supervisor"},
     {"app.batcher", "app.cache", "app.admission", "app.shared_cache", "app.prefilter"},
     {"app.lexical", "app.embeddings", "app.queues"},

@@ -15,7 +15,9 @@ QUERY = "what causes tides"
 DOCUMENTS = ["bread", {"text": "the moon causes tides", "id": "d1", "metadata": {"page": 3}}]
 
 
-async def test_the_client_ranks(serve: Serve) -> None:
+async def test_the_client_ranks(serve: Serve, scorer: FakeScorer) -> None:
+    scorer.lines = 1
+
     def use(url: str) -> None:
         with Client(url) as client:
             ranking = client.rerank(QUERY, DOCUMENTS, return_documents=True)

@@ -265,7 +265,7 @@ async def test_a_string_document_is_its_text_whatever_the_fields(serve: Serve) -
 
 
 async def test_long_documents_are_scored_by_their_best_window(serve: Serve, scorer: FakeScorer) -> None:
-    # the windows of the fake model are lines
+    scorer.lines = 1
     documents = ["bread\nthe moon causes tides\nbutter", "tides", "bread"]
     body = {"query": QUERY, "documents": documents, "long_documents": "chunk_max", "raw_scores": True}
     async with serve() as client:
@@ -288,7 +288,8 @@ async def test_long_documents_are_scored_by_their_best_window(serve: Serve, scor
         assert "window" not in (await answer(client, "/rerank", NATIVE))["results"][0]
 
 
-async def test_windows_have_a_limit(serve: Serve) -> None:
+async def test_windows_have_a_limit(serve: Serve, scorer: FakeScorer) -> None:
+    scorer.lines = 1
     body = {"query": "a", "documents": ["a\n" * 9000, "b\n" * 9000], "long_documents": "chunk_max"}
     async with serve() as client:
         response = await client.post("/rerank", json=body)

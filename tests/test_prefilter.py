@@ -162,7 +162,8 @@ async def test_scores_are_remembered_as_ever(serve: Serve, scorer: FakeScorer) -
     assert first["results"] == second["results"]
 
 
-async def test_windows_are_made_of_what_is_left(serve: Serve) -> None:
+async def test_windows_are_made_of_what_is_left(serve: Serve, scorer: FakeScorer) -> None:
+    scorer.lines = 1
     long = [f"{document}\nand {document}" for document in DOCUMENTS]
     async with serve() as client:
         response = await client.post("/rerank/query", json=TWO | {"documents": long, "long_documents": "chunk_max"})

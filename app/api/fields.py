@@ -35,7 +35,7 @@ TokenLimit = Annotated[
     Field(
         ge=1,
         validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
-        description="Cut each document to so many tokens",
+        description="Cut each document to so many tokens; a limit of the model's window or more counts as none",
     ),
     BeforeValidator(lambda value: None if value in (-1, 0) else value),
 ]

@@ -13,6 +13,7 @@ from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
 from app.api.service import answer, milliseconds, rank, usage
 from app.ranking import Ranking, RerankQuery
+from app.tokenization import LongDocuments
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
@@ -91,12 +92,13 @@ class RerankRequest(RequestBody):
     ] = TEXT_FIELDS
     max_tokens_per_doc: TokenLimit = None
     long_documents: Annotated[
-        Literal["truncate", "chunk_max", "refuse"],
+        LongDocuments | None,
         Field(
-            description="Documents longer than the window: cut; or scored by the best of their overlapping windows, "
-            "whose place is returned; or refused"
+            description="Documents longer than the window: cut; or scored by the best of their overlapping windows "
+            "(each of at most `max_tokens_per_doc`), with its place in `window`; or refused. Default: "
+            "RERANKER_LONG_DOCUMENTS; with a `max_tokens_per_doc` shorter than the window `truncate`"
         ),
-    ] = "truncate"
+    ] = None
     return_prefiltered: Annotated[
         bool, Field(description="Results for the documents too that the first stage has left out, behind all others")
     ] = True
@@ -139,7 +141,13 @@ class Result(BaseModel):
         Field(description="No model has read it: its place comes from words it shares, or from the first stage"),
     ] = None
     prefiltered: Annotated[Literal[True] | None, Field(description="The first stage has left it out")] = None
-    window: Annotated[Window | None, Field(description="With `chunk_max`: where the best window is")] = None
+    window: Annotated[
+        Window | None,
+        Field(
+            description="Where the best window is, of a document that was read in several; of all documents where the "
+            "request asks for `chunk_max`"
+        ),
+    ] = None
 
 
 class TimingsMs(BaseModel):
@@ -227,7 +235,7 @@ def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
 
 
 def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) -> Result:
-    document, span = request.documents[index], ranking.windows[index]
+    document = request.documents[index]
     return Result(
         index=index,
         relevance_score=score,
@@ -235,9 +243,19 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
         document=document if request.return_documents else None,
         unscored=True if index in ranking.unscored else None,
         prefiltered=True if index in ranking.prefiltered else None,
-        # Of a document that was rendered there is no place that its sender could look up.
-        window=Window(start=span[0], end=span[1]) if span and document.is_plain(request.rank_fields) else None,
+        window=_window(request, ranking, index),
     )
+
+
+def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | None:
+    """Of a document that was split the best window, and of one that fits all of it, if the request asks for windows."""
+    document, span = request.documents[index], ranking.windows[index]
+    # Of a document that was rendered there is no place that its sender could look up.
+    if document.text is None or not document.is_plain(request.rank_fields):
+        return None
+    if span is None and request.long_documents == "chunk_max" and index not in ranking.unscored:
+        span = 0, len(document.text)
+    return Window(start=span[0], end=span[1]) if span else None
 
 
 async def rerank(body: RerankRequest, request: Request) -> Response:

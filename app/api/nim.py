@@ -10,8 +10,11 @@ from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.service import answer, rank, usage
 from app.ranking import MAX_DOCUMENTS, RerankQuery
+from app.tokenization import LongDocuments
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
+
+LONG_DOCUMENTS: dict[str, LongDocuments] = {"END": "truncate", "NONE": "refuse"}
 
 
 class NimText(BaseModel):
@@ -27,18 +30,24 @@ class NimQuery(BaseModel):
 
 
 class NimRequest(RequestBody):
-    """What to rank. With `truncate` `NONE` a passage that does not fit is an error."""
+    """What to rank."""
 
     query: NimQuery
     passages: Annotated[list[NimText], FailFast(), Field(json_schema_extra={"minItems": 1}, max_length=MAX_DOCUMENTS)]
-    truncate: Literal["NONE", "END"] = "END"
+    truncate: Annotated[
+        Literal["NONE", "END"] | None,
+        Field(
+            description="Passages longer than the window: `END` cuts them, `NONE` is an error; default: "
+            "RERANKER_LONG_DOCUMENTS"
+        ),
+    ] = None
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
         return RerankQuery(
             self.query.text,
             [passage.text for passage in self.passages],
-            long_documents="truncate" if self.truncate == "END" else "refuse",
+            long_documents=LONG_DOCUMENTS[self.truncate] if self.truncate else None,
             names=("query.text", "passages"),
         )
 

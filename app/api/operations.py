@@ -42,6 +42,7 @@ async def health(request: Request) -> JSONResponse:
     if reranker is not None:
         admission = reranker.admission
         body |= reranker.scorer.engine.summary() | {
+            "long_documents": reranker.long_documents,
             "active": admission.active,
             "waiting": admission.waiting,
             "max_parallel": admission.max_parallel,
@@ -98,6 +99,7 @@ async def info(request: Request) -> JSONResponse:
             "self_test": self_test_summary(reranker),
         }
         | engine.summary()
+        | {"long_documents": reranker.long_documents}
     )
 
 

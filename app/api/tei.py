@@ -16,20 +16,26 @@ router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
 class TeiRequest(RequestBody):
-    """What to rank. `truncate` is the default; only where it is `false` a text that does not fit is an error."""
+    """What to rank."""
 
     query: Query
     texts: Annotated[Texts, Field(json_schema_extra={"minItems": 1})]
     raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
     return_text: Annotated[bool, Field(description="Echo the texts")] = False
-    truncate: Annotated[bool, Field(description="Cut texts that do not fit the window")] = True
+    truncate: Annotated[
+        bool | None,
+        Field(
+            description="Texts longer than the window: `true` cuts them, `false` is an error; default: "
+            "RERANKER_LONG_DOCUMENTS"
+        ),
+    ] = None
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
         return RerankQuery(
             self.query,
             self.texts,
-            long_documents="truncate" if self.truncate else "refuse",
+            long_documents=None if self.truncate is None else "truncate" if self.truncate else "refuse",
             names=("query", "texts"),
         )
 

@@ -70,7 +70,6 @@ class Engine:
             "compiled",
             "threads",
             "max_length",
-            "long_documents",
         )
         return {name: getattr(self, name) for name in names}
 

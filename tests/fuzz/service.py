@@ -47,7 +47,9 @@ class Service:
         self.statuses: Counter[int] = Counter()
         self._loop = asyncio.new_event_loop()
         settings = Settings(max_documents=20, max_text_chars=2000, max_body_bytes=100_000, log_level="error")
-        self._app = create_app(settings, FakeScorer())
+        scorer = FakeScorer()
+        scorer.lines = 1
+        self._app = create_app(settings, scorer)
         self._lifespan = self._app.router.lifespan_context(self._app)
         self._run(self._start())
         self._tasks = len(asyncio.all_tasks(self._loop))

@@ -1,4 +1,4 @@
-"""`scripts/bench service|compare|container|dialects|engine|gpu|openloop|prefilter|promises`."""
+"""`scripts/bench service|compare|container|dialects|engine|gpu|long|openloop|prefilter|promises`."""
 
 import typer
 
@@ -7,6 +7,7 @@ from benchmarks.container import main as container
 from benchmarks.dialects import main as dialects
 from benchmarks.engine import main as engine
 from benchmarks.gpu import main as gpu
+from benchmarks.long_documents import main as long_documents
 from benchmarks.openloop import main as openloop
 from benchmarks.prefilter import main as prefilter
 from benchmarks.promises import main as promises
@@ -19,6 +20,7 @@ cli.command("container")(container)
 cli.command("dialects")(dialects)
 cli.command("engine")(engine)
 cli.command("gpu")(gpu)
+cli.command("long")(long_documents)
 cli.command("openloop")(openloop)
 cli.command("prefilter")(prefilter)
 cli.command("promises")(promises)

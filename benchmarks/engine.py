@@ -1,4 +1,4 @@
-"""`scripts/bench engine`: of each way in which OpenVINO computes a model, how exact and how fast it is at each width."""
+"""`scripts/bench engine`: how exact and how fast each OpenVINO configuration is, by padded width."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def main(
     ceilings: Annotated[bool, typer.Option(help="Measure products of large matrices, as the machine's ceiling")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON")] = False,
 ) -> None:
-    """Exactness and speed of the OpenVINO engine by padded width, on one thread. Fails where a figure is over its bound."""
+    """Exactness and speed of the OpenVINO engine by width, on one thread. Fails if a figure is over its bound."""
     folders = model or sorted(file.parent for file in EMBEDDED.glob("openvino-*/manifest.json"))
     for folder in folders:
         if not is_artefact(folder):

@@ -29,6 +29,7 @@ def documented_default(name: str) -> str:
         return f"`{field.default}`"
     special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
     special["prefilter_model"] = "the shipped embeddings"
+    special["max_length"] = "the model's window"
     special |= dict.fromkeys(
         ("api_keys", "api_keys_file", "key_max_parallel", "key_per_minute", "cors_origins", "cache_url"), "none"
     )
@@ -94,6 +95,7 @@ def test_links_lead_somewhere() -> None:
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "SECURITY.md",
+        "docs/engines.md",
         "docs/reliability.md",
     ):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / page).read_text()):

@@ -1,6 +1,6 @@
 """`scripts/bench long`: how a model ranks long documents, by the place of the passage that answers.
 
-Each labelled passage becomes a long document: it keeps its grade, and passages of other queries of the same file are put
+Each labelled passage becomes a long document that keeps its grade: passages of other queries of the same file are put
 before it, after it, or both.
 """
 

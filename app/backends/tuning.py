@@ -120,6 +120,8 @@ def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candid
         passed = [(each, scorer) for each, scorer in loaded if scorer and _passes(scorer, each.name, rejected)]
         if passed:
             candidate, scorer = min(passed, key=lambda each: _error(each[1]))
+            for error in errors:
+                log.warning("Not possible: %s", error)
             log.info("Chosen: %s; self-test: %s", candidate.name, scorer.self_test)
             return candidate, scorer
     if rejected:
@@ -170,7 +172,6 @@ def _load(candidate: Candidate, errors: list[StartupError]) -> Scorer | None:
     except StartupError as error:
         if str(error) not in map(str, errors):
             errors.append(error)
-            log.warning("%s cannot be used: %s", candidate.name, error)
         return None
 
 

@@ -22,14 +22,14 @@ RUN scripts/install_cpu_torch /opt/venv && /opt/venv/bin/pip install --quiet ".[
 FROM build-full AS source-full
 COPY app app
 COPY reranker_client reranker_client
-RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && /opt/venv/bin/pip uninstall --quiet --yes pip
+RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && \
+  /opt/venv/bin/pip uninstall --quiet --yes pip
 
-# The embedded model's weights for torch are of no use there.
 FROM build-slim AS source-slim
 COPY app app
 COPY reranker_client reranker_client
-RUN rm app/default_model/model.safetensors && \
-  /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && /opt/venv/bin/pip uninstall --quiet --yes pip
+RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && \
+  /opt/venv/bin/pip uninstall --quiet --yes pip
 
 # The model of the slim image: none but the embedded one, or the one asked for.
 FROM python:3.11-slim-bookworm AS model

@@ -171,6 +171,40 @@ def test_what_was_kept_and_is_wrong_now_is_chosen_again(tmp_path: Path) -> None:
     assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).engine.configuration == "second"
 
 
+def test_a_configuration_that_fails_is_not_used(tmp_path: Path) -> None:
+    def fail(*_: int) -> bool:
+        raise RuntimeError("could not create a primitive")
+
+    candidates = [candidate("failing", fail, configuration="failing"), candidate("plain", right, configuration="plain")]
+    scorer = tune(candidates, lambda _: {}, TuningFile(tmp_path))
+    assert scorer.engine.configuration == "plain"
+    with pytest.raises(StartupError, match="failing: it fails: could not create a primitive"):
+        tune(candidates[:1], lambda _: {}, TuningFile(tmp_path / "none"))
+
+
+def test_a_layout_that_is_wrong_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arrange(scorer: WrongScorer, _: dict[str, int]) -> bool:
+        scorer.schedule = scorer.schedule.model_copy(update={"part_tokens": 768})
+        return True
+
+    monkeypatch.setattr("app.backends.tuning.arrange", arrange)
+    scorer = tune([candidate("only", lambda rows, _: rows == 48)], lambda _: {}, TuningFile(tmp_path))
+    assert scorer.schedule.part_tokens == 384
+    assert scorer.self_test is not None
+    assert scorer.self_test.passed
+    assert "parts of 768" in scorer.self_test.rejected[0]
+
+
+def test_where_openvino_cannot_be_loaded_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def configurations(_: str) -> list[Configuration]:
+        raise StartupError("OpenVINO's CPU plugin cannot be loaded: no such file")
+
+    monkeypatch.setattr("app.backends.openvino.configurations", configurations)
+    assert load_scorer(Settings(export_dir=tmp_path)).engine.backend == "torch"
+    with pytest.raises(StartupError, match="plugin cannot be loaded"):
+        load_scorer(Settings(export_dir=tmp_path, backend="openvino"))
+
+
 def test_where_none_is_right_nothing_serves(tmp_path: Path) -> None:
     candidates = [candidate(name, lambda _, width: width == 64) for name in ("a", "b")]
     with pytest.raises(StartupError, match="no engine computes this model correctly on this machine") as raised:

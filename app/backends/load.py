@@ -72,8 +72,14 @@ def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
         return
     if settings.device not in ("auto", "cpu") and backend == "openvino":
         raise StartupError(f"RERANKER_BACKEND=openvino runs on the CPU, not on RERANKER_DEVICE={settings.device}")
-    yield from _exported(source, backend, settings)
-    if settings.backend == "auto" and settings.precision != "int8" and find_spec("torch") is not None:
+    has_fallback = settings.backend == "auto" and settings.precision != "int8" and find_spec("torch") is not None
+    try:
+        yield from _exported(source, backend, settings)
+    except StartupError as error:
+        if not has_fallback:
+            raise
+        log.warning("Not used: %s", error)
+    if has_fallback:
         yield Candidate("torch", partial(_fall_back_to_torch, source, settings), is_measured=False)
 
 

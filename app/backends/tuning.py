@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.backends import Scorer
 from app.backends.schedule import Schedule, arrange, speed_of
-from app.backends.selftest import self_test
-from app.errors import StartupError, UnusableModel
+from app.backends.selftest import SelfTest, self_test
+from app.errors import StartupError, UnusableModel, first_line
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str])
         return None
     rejected += kept.rejected
     scorer.schedule = kept.schedule
-    return scorer if _passes(scorer, candidate.name, rejected) else None
+    return scorer if _test(scorer, candidate.name, rejected) else None
 
 
 def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candidate, Scorer]:
@@ -116,13 +116,17 @@ def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candid
     """
     errors: list[StartupError] = []
     for group in _by_speed(candidates, errors):
-        loaded = ((candidate, _load(candidate, errors)) for candidate in group)
-        passed = [(each, scorer) for each, scorer in loaded if scorer and _passes(scorer, each.name, rejected)]
+        passed = [
+            (candidate, scorer, test)
+            for candidate in group
+            if (scorer := _load(candidate, errors)) and (test := _test(scorer, candidate.name, rejected))
+        ]
         if passed:
-            candidate, scorer = min(passed, key=lambda each: _error(each[1]))
+            candidate, scorer, test = min(passed, key=lambda each: each[2].distance)
+            scorer.self_test = replace(test, rejected=tuple(rejected))
             for error in errors:
-                log.warning("Not possible: %s", error)
-            log.info("Chosen: %s; self-test: %s", candidate.name, scorer.self_test)
+                log.warning("Not used: %s", error)
+            log.info("Chosen: %s; self-test: %s", candidate.name, test)
             return candidate, scorer
     if rejected:
         raise StartupError(f"no engine computes this model correctly on this machine: {'; '.join(rejected)}")
@@ -152,7 +156,11 @@ def _speeds(candidates: Sequence[Candidate], errors: list[StartupError]) -> dict
         scorer = _load(candidate, errors)
         if scorer is None:
             continue
-        speed = speed_of(scorer)
+        try:
+            speed = speed_of(scorer)
+        except Exception as error:  # an engine that fails has exceptions of its own; the self-test names it
+            log.info("%s was not measured: %s", candidate.name, first_line(error))
+            continue
         if speed is None:
             log.info("Not measured: the machine is too slow or too busy")
             return {}
@@ -175,24 +183,27 @@ def _load(candidate: Candidate, errors: list[StartupError]) -> Scorer | None:
         return None
 
 
-def _passes(scorer: Scorer, name: str, rejected: list[str]) -> bool:
-    """Test the scorer; a failure is logged and added to `rejected`."""
-    test = self_test(scorer)
-    scorer.self_test = replace(test, rejected=tuple(rejected))
-    if not test.passed:
-        log.error("%s computes wrongly on this machine: %s", name, test)
-        rejected.append(f"{name}: {test}")
-    return test.passed
-
-
-def _error(scorer: Scorer) -> float:
-    test = scorer.self_test
-    assert test is not None  # noqa: S101 (it has passed)
-    return test.deviation if test.error is None else test.error
+def _test(scorer: Scorer, name: str, rejected: list[str]) -> SelfTest | None:
+    """The scorer's self-test where it passes; else None, and the reason is logged and added to `rejected`."""
+    try:
+        test = self_test(scorer)
+    except StartupError:
+        raise
+    except Exception as error:  # an engine that fails has exceptions of its own
+        reason = f"it fails: {first_line(error)}"
+    else:
+        scorer.self_test = replace(test, rejected=tuple(rejected))
+        if test.passed:
+            return test
+        reason = str(test)
+    log.error("%s computes wrongly on this machine: %s", name, reason)
+    rejected.append(f"{name}: {reason}")
+    return None
 
 
 def _test_again(scorer: Scorer, tested: Schedule, rejected: list[str]) -> None:
-    """Test the schedule that was measured; where it fails, go back to the one that passed."""
-    if not _passes(scorer, str(scorer.schedule), rejected):
+    """Test the schedule that was measured; where it fails, go back to the one that passed. Raises `StartupError`."""
+    if _test(scorer, str(scorer.schedule), rejected) is None:
         scorer.schedule = tested
-        _passes(scorer, str(tested), rejected)
+        if _test(scorer, str(tested), rejected) is None:
+            raise StartupError(f"the engine does not compute reliably on this machine: {'; '.join(rejected)}")

@@ -1,26 +1,28 @@
 """`python -m training`: train a reranker on the public corpora or on texts of your own."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.recipe import RECIPES, default_base, pick_device
+from training.recipe import RECIPES, bi_encoders, default_base, pick_device
 
 if TYPE_CHECKING:
     from training.calibration import Bin
+    from training.validation import Figures
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 Groups = Annotated[Path, typer.Argument(help="Folder of groups", exists=True, file_okay=False)]
 Output = Annotated[Path, typer.Option(help="Folder to make")]
 Base = Annotated[str | None, typer.Option(help="Bi-encoder to start from: folder or hub id; default all-MiniLM-L6-v2")]
-Share = Annotated[float, typer.Option(help="Of the --base in the layers' weights", min=0, max=1)]
+E5 = Annotated[str | None, typer.Option(help="multilingual-e5 as a second teacher: folder or hub id")]
 Size = Annotated[int, typer.Option(help="Documents of a group", min=2)]
 Rows = Annotated[int, typer.Option(help="Pairs computed at a time", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
@@ -40,6 +42,7 @@ def run(
     data: Annotated[Path, typer.Argument(help="Folder of the public corpora", exists=True, file_okay=False)],
     output: Output,
     base: Base = None,
+    e5: E5 = None,
     start: Annotated[str | None, typer.Option(help="Cross-encoder to go on from (default: the bi-encoder)")] = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -50,7 +53,7 @@ def run(
 
         device = pick_device(device)
         recipe = RECIPES["cuda" if device.startswith("cuda") else "cpu"]
-        _print_reliability(follow(recipe, data, output, base or default_base(), start, device, seed))
+        _print_reliability(follow(recipe, data, output, base or default_base(), e5, start, device, seed))
 
 
 @cli.command()
@@ -58,7 +61,8 @@ def prepare(
     data: Annotated[Path, typer.Argument(help="Folder of the public corpora", exists=True, file_okay=False)],
     output: Output,
     base: Base = None,
-    groups: Annotated[int, typer.Option(help="How many")] = RECIPES["cpu"].groups,
+    e5: E5 = None,
+    questions: Annotated[int, typer.Option(help="Of each corpus at most")] = RECIPES["cpu"].questions,
     size: Size = RECIPES["cpu"].size,
     passages: Annotated[int, typer.Option(help="Of each corpus at most")] = RECIPES["cpu"].passages,
     device: Device = "auto",
@@ -66,13 +70,10 @@ def prepare(
 ) -> None:
     """Make groups of the public corpora."""
     with _told():
-        from training.candidates import Embedder
-        from training.late import LateInteraction
         from training.prepare import prepare
 
-        base, device = base or default_base(), pick_device(device)
-        embed, judge = Embedder(base, device), LateInteraction(base, device).judge
-        prepare(data, output, embed, judge, count=groups, size=size, passages=passages, seed=seed)
+        signals = bi_encoders(base or default_base(), e5, pick_device(device))
+        prepare(data, output, signals, questions=questions, size=size, passages=passages, seed=seed)
 
 
 @cli.command()
@@ -80,19 +81,16 @@ def prepare_own(
     file: Annotated[Path, typer.Argument(help="JSONL of {query, positives, negatives}", exists=True, dir_okay=False)],
     output: Output,
     base: Base = None,
+    e5: E5 = None,
     size: Size = 8,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Make groups of your own texts. Negatives that are missing are found among the other documents."""
     with _told():
-        from training.candidates import Embedder
-        from training.late import LateInteraction
         from training.prepare import prepare_own
 
-        base, device = base or default_base(), pick_device(device)
-        embed, judge = Embedder(base, device), LateInteraction(base, device).judge
-        prepare_own(file, output, embed, judge, size=size, seed=seed)
+        prepare_own(file, output, bi_encoders(base or default_base(), e5, pick_device(device)), size=size, seed=seed)
 
 
 @cli.command()
@@ -117,19 +115,27 @@ def train(
     output: Output,
     start: Annotated[str | None, typer.Option(help="Encoder or cross-encoder to start from: folder or hub id")] = None,
     steps: Annotated[int | None, typer.Option(help="Default: once through all groups")] = None,
+    cool_down: Annotated[
+        int | None, typer.Option(help="Steps at the end in which the learning rate falls; default: a third", min=0)
+    ] = None,
     groups_per_step: Annotated[int, typer.Option(min=1)] = 8,
-    learning_rate: Annotated[float, typer.Option()] = 6e-5,
+    learning_rate: Annotated[float, typer.Option()] = RECIPES["cpu"].learning_rate,
     layers: Annotated[int | None, typer.Option(help="Repeat the layers to have so many, for a teacher")] = None,
     rows: Rows = 16,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Train a cross-encoder and calibrate its scores; started again, it goes on where it stopped."""
-    with _told():
-        from training.loop import Plan
-        from training.recipe import train_folder
+    """Train a cross-encoder and calibrate its scores; started again, it goes on where it stopped.
 
-        plan = Plan(steps or 0, groups_per_step, learning_rate, rows, seed)
+    A training that is to go on later has steps and --cool-down 0. To make a model of it at any time, copy its folder
+    and go on in the copy for some more steps with a --cool-down of as many.
+    """
+    with _told():
+        from training.recipe import train_folder
+        from training.schedule import Plan
+
+        falling = (steps or 0) // 3 if cool_down is None else cool_down
+        plan = Plan(steps or 0, groups_per_step, learning_rate, rows, seed, falling)
         _print_reliability(train_folder(groups, output, start or default_base(), plan, pick_device(device), layers))
 
 
@@ -138,8 +144,6 @@ def average(
     models: Annotated[list[str], typer.Argument(help="Folders of models of one shape")],
     groups: Annotated[Path, typer.Option(help="Folder of groups, to calibrate on", exists=True, file_okay=False)],
     output: Output,
-    base: Annotated[str | None, typer.Option(help="Encoder that the models were made of, to take a share of")] = None,
-    base_share: Share = RECIPES["cpu"].base_share,
     rows: Rows = 16,
     device: Device = "auto",
 ) -> None:
@@ -147,7 +151,34 @@ def average(
     with _told():
         from training.recipe import average_folders
 
-        _print_reliability(average_folders(models, groups, output, rows, pick_device(device), base, base_share))
+        _print_reliability(average_folders(models, groups, output, rows, pick_device(device)))
+
+
+@cli.command()
+def validate(
+    model: Annotated[str, typer.Argument(help="Cross-encoder: folder or hub id")],
+    data: Annotated[Path, typer.Option(help="Folder of the public corpora", exists=True, file_okay=False)],
+    dev: Annotated[Path | None, typer.Option(help="Folder of judged sets, measured too", file_okay=False)] = None,
+    queries: Annotated[int, typer.Option(help="Of each domain", min=1)] = 40,
+    dev_queries: Annotated[int | None, typer.Option(help="Of each judged set; default: all", min=1)] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of a pair that are read", min=8)] = 512,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure a model on the corpora that no training reads, against BM25, and on long documents."""
+    with _told():
+        from training.validation import Judge, compare, dev_sets, domains, long_documents
+
+        judge = Judge(model, pick_device(device), max_length)
+        held_out = dict(domains(data, queries, seed))
+        _print_gains(
+            f"{model}, {max_length} tokens", [compare(name, topics, judge) for name, topics in held_out.items()]
+        )
+        if dev:
+            sets = dev_sets(dev, dev_queries)
+            _print_gains("Judged sets", [compare(name, topics, judge) for name, topics in sets])
+        topics = [topic for each in held_out.values() for topic in each[: -(-queries // len(held_out))]]
+        _print_places(long_documents(topics, judge, seed))
 
 
 @contextmanager
@@ -161,14 +192,40 @@ def _told() -> Iterator[None]:
 
 
 def _print_reliability(bins: "Sequence[Bin]") -> None:
-    table = Table("score", "pairs", "mean score", "relevant", title="Reliability of the scores on held-out groups")
-    for column in table.columns:
-        column.justify = "right"
+    table = _table("Reliability of the scores on held-out groups", "score", "pairs", "mean score", "relevant")
     for each in bins:
         table.add_row(
             f"{each.low:.1f} to {each.high:.1f}", f"{each.pairs:,}", f"{each.mean_score:.3f}", f"{each.relevant:.3f}"
         )
     Console().print(table)
+
+
+def _print_gains(title: str, figures: "Sequence[Figures]") -> None:
+    table = _table(title, "domain", "queries", "BM25", "model", "gain")
+    for each in figures:
+        table.add_row(each.domain, str(each.queries), *_rounded(each.bm25, each.model), f"{each.gain:+.4f}")
+    bm25, model, gains = ([getattr(each, name) for each in figures] for name in ("bm25", "model", "gain"))
+    table.add_section()
+    table.add_row("mean", "", *_rounded(fmean(bm25), fmean(model)), f"{fmean(gains):+.4f}")
+    table.add_row("worst", "", "", "", f"{min(gains):+.4f}")
+    Console().print(table)
+
+
+def _print_places(figures: "Mapping[str, float]") -> None:
+    table = _table("Long documents", *figures)
+    table.add_row(*_rounded(*figures.values()))
+    Console().print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(*columns, title=title)
+    for column in table.columns:
+        column.justify = "right"
+    return table
+
+
+def _rounded(*figures: float) -> list[str]:
+    return [f"{each:.4f}" for each in figures]
 
 
 if __name__ == "__main__":

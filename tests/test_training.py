@@ -23,6 +23,7 @@ from training.corpora import VALIDATION, Corpus, Question, cloze, read_corpora, 
 from training.embedding import Embedder
 from training.groups import Group, read_groups, write_groups
 from training.inference import Floats
+from training.judge import Judge
 from training.lengthening import Lengthener
 from training.loop import CHECKPOINT, Training, listwise
 from training.model import CrossEncoder
@@ -31,7 +32,7 @@ from training.quality import accuracy, score
 from training.recipe import Recipe, follow
 from training.schedule import LENGTHS, LONG, Plan
 from training.teaching import average, teach
-from training.validation import Judge, compare, domains, long_documents
+from training.validation import compare, domains, long_documents
 
 OTHERS = [word for word in WORDS if word not in ("tides", "moon")]
 
@@ -79,6 +80,20 @@ class ByWords:
 
 
 SIGNALS = {"cosines": ByWords()}
+
+
+class Perfect:
+    """Knows what answers, and reads only so many words."""
+
+    tokenizer = make_tokenizer("bert")
+
+    def __init__(self, words: int = 10_000) -> None:
+        self.words = words
+
+    def logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        return [
+            float(f"of {query.split()[-1]} causes" in " ".join(text.split()[: self.words])) for query, text in pairs
+        ]
 
 
 def test_a_model_learns_what_is_relevant(start: str, tmp_path: Path) -> None:
@@ -332,20 +347,6 @@ def test_embeddings_are_the_mean_of_the_states(encoder: str) -> None:
     assert embedder.questions(["sea"]) == pytest.approx(embedder.passages(["moon sea"]), abs=1e-6)
 
 
-class Perfect:
-    """Knows what answers, and reads only so many words."""
-
-    tokenizer = make_tokenizer("bert")
-
-    def __init__(self, words: int = 10_000) -> None:
-        self.words = words
-
-    def logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        return [
-            float(f"of {query.split()[-1]} causes" in " ".join(text.split()[: self.words])) for query, text in pairs
-        ]
-
-
 def test_validation_finds_what_a_model_gains(corpora: Path) -> None:
     [(name, topics)] = domains(corpora, 5, seed=0)
     assert (name, len(topics)) == ("finance_tatqa", 5)
@@ -423,14 +424,16 @@ def test_the_command_says_it_in_one_line(encoder: str, tmp_path: Path) -> None:
 
 
 def test_teachers_give_targets_and_choose_the_hardest(start: str) -> None:
-    teachers = [CrossEncoder(start, "cpu"), CrossEncoder(start, "cpu", layers=3)]
+    teachers = [Perfect(), Judge(start, "cpu", 64)]
     groups = toy_groups(3, seed=5)
-    alone = [np.array(score(teacher, groups, 8)) for teacher in teachers]
-    taught = list(teach(groups, teachers, 8, keep=2))
-    for at, group in enumerate(taught):
-        mean = (alone[0][at] + alone[1][at]) / 2
+    groups[0].query, groups[0].documents[2] = "what causes 7", "moon of 7 causes tides"
+    pairs = [(group.query, document) for group in groups for document in group.documents]
+    expected = np.array([teacher.logits(pairs) for teacher in teachers]).mean(0).reshape(3, 4)
+    taught = list(teach(groups, teachers, keep=2))  # type: ignore[arg-type]
+    assert taught[0].documents[1] == "moon of 7 causes tides"
+    for own, group in zip(expected, taught, strict=True):
         assert group.labels == [1.0, 0.0]
-        assert group.teacher == pytest.approx([mean[0], mean[1:].max()], abs=1e-3)
+        assert group.teacher == pytest.approx([own[0], own[1:].max()], abs=1e-3)
         assert group.targets() == pytest.approx([4 + 0.5 * group.teacher[0], 0.5 * group.teacher[1]])
 
 

@@ -99,14 +99,13 @@ def teach(
     output: Output,
     model: Annotated[list[str], typer.Option(help="Cross-encoder: folder or hub id; several are averaged")],
     keep: Annotated[int | None, typer.Option(help="Keep so many documents of each group, the hardest")] = None,
-    rows: Rows = 64,
     device: Device = "auto",
 ) -> None:
     """Add the scores of trained models to the groups, as targets and to find the hardest documents."""
     with _told():
         from training.recipe import teach_folder
 
-        teach_folder(groups, output, model, keep, rows, pick_device(device))
+        teach_folder(groups, output, model, keep, pick_device(device))
 
 
 @cli.command()
@@ -167,7 +166,8 @@ def validate(
 ) -> None:
     """Measure a model on the corpora that no training reads, against BM25, and on long documents."""
     with _told():
-        from training.validation import Judge, compare, dev_sets, domains, long_documents
+        from training.judge import Judge
+        from training.validation import compare, dev_sets, domains, long_documents
 
         judge = Judge(model, pick_device(device), max_length)
         held_out = dict(domains(data, queries, seed))

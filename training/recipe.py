@@ -84,7 +84,7 @@ def follow(
     if teachers:
         taught = output / "taught"
         if not (taught / "heldout.jsonl.gz").exists():
-            teach_folder(groups, taught, teachers, recipe.size, recipe.rows, device)
+            teach_folder(groups, taught, teachers, recipe.size, device)
         groups = taught
     students = [str(output / f"student-{at}") for at in range(recipe.seeds)]
     for at, student in enumerate(students):
@@ -129,16 +129,17 @@ def train_folder(
     return table
 
 
-def teach_folder(groups: Path, output: Path, models: Sequence[str], keep: int | None, rows: int, device: str) -> None:
+def teach_folder(groups: Path, output: Path, models: Sequence[str], keep: int | None, device: str) -> None:
     """Write the groups with what the models think of their documents."""
     from training.groups import HELD_OUT_FILE, TRAIN_FILE, write_groups
-    from training.model import CrossEncoder
+    from training.judge import Judge
+    from training.schedule import MIDDLE
     from training.teaching import teach
 
-    teachers = [CrossEncoder(model, device) for model in models]
+    teachers = [Judge(model, device, MIDDLE) for model in models]
     output.mkdir(parents=True, exist_ok=True)
     for file, own in zip((TRAIN_FILE, HELD_OUT_FILE), read_folder(groups), strict=True):
-        write_groups(teach(own, teachers, rows, keep), output / file)
+        write_groups(teach(own, teachers, keep), output / file)
 
 
 def average_folders(models: Sequence[str], groups: Path, output: Path, rows: int, device: str) -> "Sequence[Bin]":

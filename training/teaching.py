@@ -1,19 +1,22 @@
 """What one model teaches another: targets for every document, and which documents are the hardest."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 
 from training.groups import Group
+from training.judge import Judge
 from training.model import CrossEncoder
-from training.quality import score
 
 
-def teach(groups: Sequence[Group], teachers: Sequence[CrossEncoder], rows: int, keep: int | None) -> Iterator[Group]:
+def teach(groups: Sequence[Group], teachers: Sequence[Judge], keep: int | None) -> Iterator[Group]:
     """The groups with the mean of the teachers' logits, and of their documents the `keep` hardest."""
-    of_teachers = [score(teacher, groups, rows) for teacher in teachers]
-    for group, *logits in zip(groups, *of_teachers, strict=True):
-        group.teacher = [round(sum(each) / len(each), 4) for each in zip(*logits, strict=True)]
+    pairs = [(group.query, document) for group in groups for document in group.documents]
+    of_teachers = [teacher.logits(pairs) for teacher in teachers]
+    means = iter([round(sum(each) / len(each), 4) for each in zip(*of_teachers, strict=True)])
+    for group in groups:
+        group.teacher = list(islice(means, len(group.documents)))
         yield group.kept(hardest(group, keep)) if keep else group
 
 

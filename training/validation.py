@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,32 +13,13 @@ from app.collection import Topic, read_collection
 from app.measures import measure
 from training.candidates import Words
 from training.corpora import Corpus, Question, read_validation
-from training.inference import encoded, fast, in_batches
+from training.judge import Judge
 from training.lengthening import SPECIAL_TOKENS, Lengthener
 
 CANDIDATES, CUTOFF = 40, 10
 # Long documents: so many of a query's candidates, and tokens of each with its query.
 LONG_CANDIDATES, LONG_TOKENS = 10, 480
 PLACES = {"answer first": 0.0, "answer last": 1.0}
-
-
-class Judge:
-    """A trained cross-encoder."""
-
-    def __init__(self, model: str, device: str, max_length: int) -> None:
-        """`model`: folder or hub id."""
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self._max_length = max_length
-        network = AutoModelForSequenceClassification.from_pretrained(model)
-        self._run = fast(network, self.tokenizer.model_input_names, device)
-
-    def logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Of each (query, document)."""
-        tokens = encoded(self.tokenizer, pairs, self._max_length)
-        found: list[float] = in_batches(self.tokenizer, tokens, self._run)[:, 0].tolist()
-        return found
 
 
 class Figures(NamedTuple):

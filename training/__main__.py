@@ -33,8 +33,8 @@ Seed = Annotated[int, typer.Option(help="Of all that is drawn at random")]
 def setup() -> None:
     """Train a reranker on the public corpora or on texts of your own."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for library in ("httpx", "sentence_transformers", "bm25s"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    for library in ("httpx", "bm25s"):
+        logging.getLogger(library).addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 @cli.command()

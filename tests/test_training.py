@@ -19,7 +19,7 @@ from app.backends.torch import TorchScorer
 from tests.models import CONFIGS, WORDS, make_model, make_tokenizer
 from training.__main__ import cli
 from training.calibration import calibrate, fit, reliability
-from training.corpora import VALIDATION, Corpus, Question, cloze, read_corpora, read_validation
+from training.corpora import Corpus, Question, cloze
 from training.embedding import Embedder
 from training.groups import Group, read_groups, write_groups
 from training.inference import Floats
@@ -31,6 +31,7 @@ from training.prepare import prepare, prepare_own, read_own
 from training.quality import accuracy, score
 from training.recipe import Recipe, follow
 from training.schedule import LENGTHS, LONG, Plan
+from training.sources import VALIDATION, read_corpora, read_validation
 from training.teaching import average, teach
 from training.validation import compare, domains, long_documents
 
@@ -271,7 +272,7 @@ def corpora(tmp_path: Path) -> Path:
                 {
                     "query": f"section {at}",
                     "positives": [f"{name} {text}", f"{name} too {text}"],
-                    "negatives": [f"{name}{f' {at}' * 4}. {texts[at - 1]}"],
+                    "negatives": [f"{name}{f' {at}' * 4}. Bread and stock market of {at}."],
                 }
                 for at, text in enumerate(texts)
             ],
@@ -317,7 +318,7 @@ def test_validation_corpora_are_for_validation_only(corpora: Path) -> None:
     [question] = [each for each in law.questions if each.query == "section 3"]
     assert law.passages[question.index].startswith("law_dc_code The moon of 3")
     assert [law.passages[at][:28] for at in question.also] == ["law_dc_code too The moon of "]
-    assert [law.passages[at][:34] for at in question.negatives] == ["law_dc_code 3 3 3 3. The moon of 2"]
+    assert [law.passages[at][:20] for at in question.negatives] == ["law_dc_code 3 3 3 3."]
 
 
 def test_a_limited_corpus_has_questions_with_their_negatives() -> None:

@@ -1,21 +1,15 @@
 """`python -m training`: train a reranker on the public corpora or on texts of your own."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from training.recipe import RECIPES, bi_encoders, default_base, pick_device
-
-if TYPE_CHECKING:
-    from training.calibration import Bin
-    from training.validation import Figures
+from training.tables import print_gains, print_places, print_reliability
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -53,7 +47,7 @@ def run(
 
         device = pick_device(device)
         recipe = RECIPES["cuda" if device.startswith("cuda") else "cpu"]
-        _print_reliability(follow(recipe, data, output, base or default_base(), e5, start, device, seed))
+        print_reliability(follow(recipe, data, output, base or default_base(), e5, start, device, seed))
 
 
 @cli.command()
@@ -135,7 +129,7 @@ def train(
 
         falling = (steps or 0) // 3 if cool_down is None else cool_down
         plan = Plan(steps or 0, groups_per_step, learning_rate, rows, seed, falling)
-        _print_reliability(train_folder(groups, output, start or default_base(), plan, pick_device(device), layers))
+        print_reliability(train_folder(groups, output, start or default_base(), plan, pick_device(device), layers))
 
 
 @cli.command()
@@ -150,7 +144,7 @@ def average(
     with _told():
         from training.recipe import average_folders
 
-        _print_reliability(average_folders(models, groups, output, rows, pick_device(device)))
+        print_reliability(average_folders(models, groups, output, rows, pick_device(device)))
 
 
 @cli.command()
@@ -171,14 +165,14 @@ def validate(
 
         judge = Judge(model, pick_device(device), max_length)
         held_out = dict(domains(data, queries, seed))
-        _print_gains(
+        print_gains(
             f"{model}, {max_length} tokens", [compare(name, topics, judge) for name, topics in held_out.items()]
         )
         if dev:
             sets = dev_sets(dev, dev_queries)
-            _print_gains("Judged sets", [compare(name, topics, judge) for name, topics in sets])
+            print_gains("Judged sets", [compare(name, topics, judge) for name, topics in sets])
         topics = [topic for each in held_out.values() for topic in each[: -(-queries // len(held_out))]]
-        _print_places(long_documents(topics, judge, seed))
+        print_places(long_documents(topics, judge, seed))
 
 
 @contextmanager
@@ -189,43 +183,6 @@ def _told() -> Iterator[None]:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-
-
-def _print_reliability(bins: "Sequence[Bin]") -> None:
-    table = _table("Reliability of the scores on held-out groups", "score", "pairs", "mean score", "relevant")
-    for each in bins:
-        table.add_row(
-            f"{each.low:.1f} to {each.high:.1f}", f"{each.pairs:,}", f"{each.mean_score:.3f}", f"{each.relevant:.3f}"
-        )
-    Console().print(table)
-
-
-def _print_gains(title: str, figures: "Sequence[Figures]") -> None:
-    table = _table(title, "domain", "queries", "BM25", "model", "gain")
-    for each in figures:
-        table.add_row(each.domain, str(each.queries), *_rounded(each.bm25, each.model), f"{each.gain:+.4f}")
-    bm25, model, gains = ([getattr(each, name) for each in figures] for name in ("bm25", "model", "gain"))
-    table.add_section()
-    table.add_row("mean", "", *_rounded(fmean(bm25), fmean(model)), f"{fmean(gains):+.4f}")
-    table.add_row("worst", "", "", "", f"{min(gains):+.4f}")
-    Console().print(table)
-
-
-def _print_places(figures: "Mapping[str, float]") -> None:
-    table = _table("Long documents", *figures)
-    table.add_row(*_rounded(*figures.values()))
-    Console().print(table)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns, title=title)
-    for column in table.columns:
-        column.justify = "right"
-    return table
-
-
-def _rounded(*figures: float) -> list[str]:
-    return [f"{each:.4f}" for each in figures]
 
 
 if __name__ == "__main__":

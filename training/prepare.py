@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from training.candidates import Pool, Signals
-from training.corpora import Corpus, Row, cloze, paired, read_corpora
+from training.corpora import Corpus, Row, cloze, paired
 from training.groups import HELD_OUT_FILE, TRAIN_FILE, Group, read_rows, write_groups
+from training.sources import read_corpora
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ import numpy as np
 from app.collection import Topic, read_collection
 from app.measures import measure
 from training.candidates import Words
-from training.corpora import Corpus, Question, read_validation
+from training.corpora import Corpus, Question
 from training.judge import Judge
 from training.lengthening import SPECIAL_TOKENS, Lengthener
+from training.sources import read_validation
 
 CANDIDATES, CUTOFF = 40, 10
 # Long documents: so many of a query's candidates, and tokens of each with its query.
@@ -73,12 +74,11 @@ def compare(domain: str, topics: Sequence[Topic], judge: Judge) -> Figures:
 def long_documents(topics: Sequence[Topic], judge: Judge, seed: int) -> dict[str, float]:
     """nDCG@10 with short documents, and with the same in long ones at their beginning and at their end."""
     short = [_shortened(each) for each in topics]
-    texts = [text for each in topics for text in each.documents.values()]
-    lengthener = Lengthener(judge.tokenizer, texts)
+    texts = list(dict.fromkeys(text for each in topics for text in each.documents.values()))
     found = {"short": ndcg(short, ranked(short, judge))}
     for name, at in PLACES.items():
         rng = random.Random(seed)
-        long = [_lengthened(each, lengthener, at, rng) for each in short]
+        long = [_lengthened(each, judge, texts, at, rng) for each in short]
         found[name] = ndcg(long, ranked(long, judge))
     return found
 
@@ -108,7 +108,10 @@ def _shortened(long: Topic) -> Topic:
     return replace(long, documents={name: text for name, text in long.documents.items() if name in kept})
 
 
-def _lengthened(short: Topic, lengthener: Lengthener, at: float, rng: random.Random) -> Topic:
+def _lengthened(short: Topic, judge: Judge, texts: Sequence[str], at: float, rng: random.Random) -> Topic:
+    """With other texts, but for those that answer."""
+    answers = {short.documents[name] for name in short.qrels}
+    lengthener = Lengthener(judge.tokenizer, [text for text in texts if text not in answers])
     room = LONG_TOKENS - SPECIAL_TOKENS - lengthener.tokens(short.query)
-    texts = {name: lengthener.lengthened(text, room, at, rng) for name, text in short.documents.items()}
-    return replace(short, documents=texts)
+    longer = {name: lengthener.lengthened(text, room, at, rng) for name, text in short.documents.items()}
+    return replace(short, documents=longer)

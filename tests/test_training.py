@@ -225,12 +225,12 @@ def test_calibrated_scores_are_shares_and_the_order_stays(start: str) -> None:
 
 def test_a_saved_model_is_served_as_it_was_trained(start: str, tmp_path: Path) -> None:
     model, [group] = CrossEncoder(start, "cpu"), toy_groups(1, seed=4)
+    expected = score(model, [group], 4)[0]
     model.save(tmp_path)
     scorer = TorchScorer(locate_model(str(tmp_path), None), device="cpu", max_length=64, threads=1, precision="fp32")
-    assert scorer.score(scorer.encode(group.query, group.documents)) == pytest.approx(
-        score(model, [group], 4)[0], abs=2e-2
-    )
+    assert scorer.score(scorer.encode(group.query, group.documents)) == pytest.approx(expected, abs=2e-2)
     assert scorer.engine.activation == "sigmoid"
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["truncation"] is None
 
 
 def _write(file: Path, rows: Sequence[dict[str, object]]) -> None:

@@ -67,6 +67,8 @@ class CrossEncoder:
 
         self.model.half().save_pretrained(folder)
         self.model.float()
+        # The length that was read last is none of the model's.
+        self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(folder)
         file = folder / "config.json"
         config = json.loads(file.read_text())

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import random
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,16 +19,21 @@ from app.backends.torch import TorchScorer
 from tests.models import CONFIGS, WORDS, make_model, make_tokenizer
 from training.__main__ import cli
 from training.calibration import calibrate, fit, reliability
-from training.candidates import Floats
-from training.corpora import cloze, read_corpora
+from training.corpora import Corpus, Question, cloze
+from training.embedding import Embedder
 from training.groups import Group, read_groups, write_groups
-from training.late import LateInteraction
-from training.loop import CHECKPOINT, Plan, Training, listwise
+from training.inference import Floats
+from training.judge import Judge
+from training.lengthening import Lengthener
+from training.loop import CHECKPOINT, Training, listwise
 from training.model import CrossEncoder
-from training.prepare import Judge, prepare, prepare_own, read_own
+from training.prepare import prepare, prepare_own, read_own
 from training.quality import accuracy, score
 from training.recipe import Recipe, follow
+from training.schedule import LENGTHS, LONG, Plan
+from training.sources import VALIDATION, read_corpora, read_validation
 from training.teaching import average, teach
+from training.validation import compare, domains, long_documents
 
 OTHERS = [word for word in WORDS if word not in ("tides", "moon")]
 
@@ -63,15 +70,31 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def judge(encoder: str) -> Judge:
-    return LateInteraction(encoder, "cpu").judge
-
-
-def by_words(texts: Sequence[str]) -> Floats:
+class ByWords:
     """Unit vectors that count words."""
-    counts = np.array([[text.lower().split().count(word) for word in WORDS] for text in texts], np.float32) + 1e-3
-    return np.asarray(counts / np.linalg.norm(counts, axis=1, keepdims=True), np.float32)
+
+    def questions(self, texts: Sequence[str]) -> Floats:
+        counts = np.array([[text.lower().split().count(word) for word in WORDS] for text in texts], np.float32) + 1e-3
+        return np.asarray(counts / np.linalg.norm(counts, axis=1, keepdims=True), np.float32)
+
+    passages = questions
+
+
+SIGNALS = {"cosines": ByWords()}
+
+
+class Perfect:
+    """Knows what answers, and reads only so many words."""
+
+    tokenizer = make_tokenizer("bert")
+
+    def __init__(self, words: int = 10_000) -> None:
+        self.words = words
+
+    def logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        return [
+            float(f"of {query.split()[-1]} causes" in " ".join(text.split()[: self.words])) for query, text in pairs
+        ]
 
 
 def test_a_model_learns_what_is_relevant(start: str, tmp_path: Path) -> None:
@@ -107,16 +130,79 @@ def test_a_checkpoint_of_another_plan_is_refused(start: str, tmp_path: Path) -> 
     Training(CrossEncoder(start, "cpu"), Plan(steps=2, checkpoint_every=1), groups, tmp_path).run([])
     assert (tmp_path / CHECKPOINT).exists()
     with pytest.raises(ValueError, match="another plan"):
-        Training(CrossEncoder(start, "cpu"), Plan(steps=3), groups, tmp_path).run([])
+        Training(CrossEncoder(start, "cpu"), Plan(steps=3, seed=1), groups, tmp_path).run([])
+
+
+def test_a_stopped_training_loses_nothing_and_may_go_on_for_longer(start: str, tmp_path: Path) -> None:
+    groups = toy_groups(8, seed=1)
+
+    class Ended(CrossEncoder):
+        def logits(self, pairs: Sequence[tuple[str, str]], max_length: int, rows: int) -> torch.Tensor:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().logits(pairs, max_length, rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        Training(Ended(start, "cpu"), Plan(steps=5), groups, tmp_path).run([])
+    assert torch.load(tmp_path / CHECKPOINT)["step"] == 1
+    Training(CrossEncoder(start, "cpu"), Plan(steps=7, cool_down=3, checkpoint_every=7), groups, tmp_path).run([])
+    assert torch.load(tmp_path / CHECKPOINT)["step"] == 7
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    plan = Plan(steps=1000, learning_rate=1.0, cool_down=100)
+    assert [plan.rate(step) for step in (0, 24, 49, 500, 900, 950, 999)] == pytest.approx(
+        [0.02, 0.5, 1, 1, 1, 0.5, 0.01]
+    )
+    assert Plan(steps=1000, learning_rate=1.0).rate(999) == 1
+
+
+def test_every_group_is_read_once_before_one_is_read_again() -> None:
+    plan, count = Plan(steps=0, groups_per_step=8), 57
+    steps = plan.steps_for(2 * count)
+    read = [at for step in range(steps) for at in plan.reading(step, count).groups]
+    assert sorted(read[:count]) == sorted(read[count : 2 * count]) == list(range(count))
+    assert read[:count] != read[count : 2 * count]
+    assert len(read) - 2 * count < 8
+    assert LENGTHS.count(LONG) / len(LENGTHS) == 0.2
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
+def test_a_lengthened_document_is_where_it_should_be(at: float) -> None:
+    lengthener = Lengthener(make_tokenizer("bert"), ["bread stock market", "plant"])
+    words = lengthener.lengthened("moon causes tides", 23, at, random.Random(0)).split()
+    assert len(words) == 23
+    assert words.index("moon") == round(20 * at)
+    assert set(words) - {"moon", "causes", "tides"} <= {"bread", "stock", "market", "plant"}
+    assert lengthener.lengthened("moon causes tides", 2, at, random.Random(0)) == "moon causes"
+
+
+def test_long_documents_leave_room_for_the_query() -> None:
+    tokenizer = make_tokenizer("bert")
+    group = Group("what causes tides", ["moon", "gravity of sea", "a " * 90], [1.0, 0.0, 0.0])
+    places = set()
+    for seed in range(20):
+        documents = Lengthener(tokenizer, ["bread", "market and stock"]).documents(group, 60, random.Random(seed))
+        assert {len(tokenizer(group.query, document)["input_ids"]) for document in documents} == {60}
+        places.add(documents[0].split().index("moon"))
+    assert {0, 53} < places
+
+
+def test_positions_are_trained_and_words_are_not(start: str, tmp_path: Path) -> None:
+    model = CrossEncoder(start, "cpu")
+    before = {name: each.clone() for name, each in model.model.state_dict().items()}
+    Training(model, Plan(steps=4, learning_rate=1e-2), toy_groups(8, seed=1), tmp_path).run([])
+    changed = {name for name, each in model.model.state_dict().items() if not torch.equal(each, before[name])}
+    assert "bert.embeddings.position_embeddings.weight" in changed
+    assert "bert.embeddings.word_embeddings.weight" not in changed
 
 
 def test_the_loss_is_least_at_the_targets() -> None:
-    group = Group("q", ["a", "b"], [1.0, 0.0], cosines=[0.8, 0.5], bm25=[0.2, 1.0], late=[0.5, 0.4])
-    assert group.targets() == pytest.approx([4 + 2.4 + 0.2 + 7, 1.5 + 1 + 5.6])
-    right = torch.tensor([3.0, -2.5])
+    group = Group("q", ["a", "b"], [1.0, 0.0], bm25=[0.2, 1.0], cosines=[0.8, 0.5], e5=[0.9, 0.8], teacher=[2.0, 1.0])
+    assert group.targets() == pytest.approx([4 + 0.5 + 3.2 + 22.5 + 1, 2.5 + 2 + 20 + 0.5])
+    right = torch.tensor([3.0, -3.2])
     assert listwise(right, [group]) < listwise(right.flip(0), [group])
     # The same distances, so the divergence is nothing and the labels alone are left.
-    assert listwise(right, [group]) == pytest.approx(0.2 * np.mean(np.log1p(np.exp([-3.0, -2.5]))), rel=1e-5)
+    assert listwise(right, [group]) == pytest.approx(0.2 * np.mean(np.log1p(np.exp([-3.0, -3.2]))), rel=1e-5)
 
 
 def test_calibrated_scores_are_shares_and_the_order_stays(start: str) -> None:
@@ -139,12 +225,12 @@ def test_calibrated_scores_are_shares_and_the_order_stays(start: str) -> None:
 
 def test_a_saved_model_is_served_as_it_was_trained(start: str, tmp_path: Path) -> None:
     model, [group] = CrossEncoder(start, "cpu"), toy_groups(1, seed=4)
+    expected = score(model, [group], 4)[0]
     model.save(tmp_path)
     scorer = TorchScorer(locate_model(str(tmp_path), None), device="cpu", max_length=64, threads=1, precision="fp32")
-    assert scorer.score(scorer.encode(group.query, group.documents)) == pytest.approx(
-        score(model, [group], 4)[0], abs=2e-2
-    )
+    assert scorer.score(scorer.encode(group.query, group.documents)) == pytest.approx(expected, abs=2e-2)
     assert scorer.engine.activation == "sigmoid"
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["truncation"] is None
 
 
 def _write(file: Path, rows: Sequence[dict[str, object]]) -> None:
@@ -154,7 +240,7 @@ def _write(file: Path, rows: Sequence[dict[str, object]]) -> None:
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> Path:
-    """Two of the public corpora, very small."""
+    """Some of the public corpora, very small: one of them is for validation, and two are not read."""
     folder = tmp_path / "data"
     folder.mkdir()
     texts = [
@@ -178,37 +264,41 @@ def corpora(tmp_path: Path) -> Path:
             for at, text in enumerate(texts)
         ],
     )
+    (folder / "broad").mkdir()
+    for name in ("law_dc_code", "finance_tatqa", "ml_de_docs", "pmc_trial_title_abstract"):
+        _write(
+            folder / "broad" / f"{name}.jsonl.gz",
+            [
+                {
+                    "query": f"section {at}",
+                    "positives": [f"{name} {text}", f"{name} too {text}"],
+                    "negatives": [f"{name}{f' {at}' * 4}. Bread and stock market of {at}."],
+                }
+                for at, text in enumerate(texts)
+            ],
+        )
     return folder
 
 
-def test_groups_of_the_corpora(corpora: Path, judge: Judge, tmp_path: Path) -> None:
-    prepare(
-        corpora,
-        tmp_path / "groups",
-        by_words,  # type: ignore[arg-type]
-        judge,
-        count=200,
-        size=4,
-        passages=1000,
-        seed=0,
-    )
+def test_groups_of_the_corpora(corpora: Path, tmp_path: Path) -> None:
+    prepare(corpora, tmp_path / "groups", SIGNALS, questions=30, size=4, passages=1000, seed=0)
     train = list(read_groups(tmp_path / "groups" / "train.jsonl.gz"))
     held_out = list(read_groups(tmp_path / "groups" / "heldout.jsonl.gz"))
-    assert {group.source for group in train} <= {"squad", "squad-cloze", "pubmedqa", "pubmedqa-cloze"}
-    assert {"squad", "pubmedqa"} <= {group.source for group in train}
+    read = ("squad", "pubmedqa", "law_dc_code")
+    assert {group.source for group in train} == {f"{name}{kind}" for name in read for kind in ("", "-cloze")}
     asked = [group for group in train if group.source == "squad"]
     assert len(asked) > 20
     for group in asked:
         number = group.query.split()[-1]
         assert f"of {number} causes" in group.documents[0]
         assert not any(f"of {int(number) % 10}" in document for document in group.documents[1:])
-        assert len(group.documents) == len(group.labels) == len(group.cosines) == len(group.bm25) == len(group.late)
+        assert len(group.documents) == len(group.labels) == len(group.cosines) == len(group.bm25)
     assert held_out
-    assert not {group.query for group in train} & {group.query for group in held_out}
+    assert not {(group.source, group.query) for group in train} & {(group.source, group.query) for group in held_out}
 
 
 def test_a_cloze_question_asks_for_the_rest(corpora: Path) -> None:
-    [corpus, _] = read_corpora(corpora, 1000, random.Random(0))
+    corpus, *_ = read_corpora(corpora, 1000, random.Random(0))
     sentence = "Of light and energy the plant of the sea makes bread"
     corpus.passages[0] = f"Light. Sea. {sentence}. Bread."
     asked = [
@@ -218,14 +308,88 @@ def test_a_cloze_question_asks_for_the_rest(corpora: Path) -> None:
     assert {each.positive for each in asked} == {"Light. Sea. Bread.", corpus.passages[0]}
 
 
-def test_texts_of_ones_own(judge: Judge, tmp_path: Path) -> None:
+def test_validation_corpora_are_for_validation_only(corpora: Path) -> None:
+    rng = random.Random(0)
+    trained = {corpus.name: corpus for corpus in read_corpora(corpora, 1000, rng)}
+    assert trained.keys() == {"squad", "pubmedqa", "law_dc_code"}
+    assert [corpus.name for corpus in read_validation(corpora, rng)] == ["finance_tatqa"]
+    assert not trained.keys() & set(VALIDATION)
+    law = trained["law_dc_code"]
+    [question] = [each for each in law.questions if each.query == "section 3"]
+    assert law.passages[question.index].startswith("law_dc_code The moon of 3")
+    assert [law.passages[at][:28] for at in question.also] == ["law_dc_code too The moon of "]
+    assert [law.passages[at][:20] for at in question.negatives] == ["law_dc_code 3 3 3 3."]
+
+
+def test_a_limited_corpus_has_questions_with_their_negatives() -> None:
+    questions = [Question(f"q{at}", f"p{at}", at, (100 + at, 200 + at), also=(300 + at,)) for at in range(100)]
+    corpus = Corpus("some", [f"p{at}" for at in range(400)], questions)
+    limited = corpus.limited(40, random.Random(0))
+    assert len(limited.passages) == 40
+    assert len(limited.questions) == 10
+    for question in limited.questions:
+        at = int(question.query[1:])
+        assert limited.passages[question.index] == f"p{at}"
+        assert [limited.passages[each] for each in question.negatives] == [f"p{100 + at}", f"p{200 + at}"]
+        assert [limited.passages[each] for each in question.also] == [f"p{300 + at}"]
+
+
+def test_embeddings_are_the_mean_of_the_states(encoder: str) -> None:
+    """Against torch in float32, text by text and without padding."""
+    tokenizer, model = make_tokenizer("bert"), BertModel.from_pretrained(encoder).eval()
+    texts = ["moon " * 40, "the sea", "what causes tides", "bread"]
+    embedder = Embedder(encoder, "cpu", ("moon ", ""))
+    with torch.inference_mode():
+        means = torch.stack(
+            [model(**tokenizer(each, return_tensors="pt")).last_hidden_state[0].mean(0) for each in texts]
+        )
+    expected = torch.nn.functional.normalize(means, dim=1).numpy()
+    assert embedder.passages(texts) == pytest.approx(expected, abs=0.03)
+    assert embedder.questions(["sea"]) == pytest.approx(embedder.passages(["moon sea"]), abs=1e-6)
+
+
+def test_validation_finds_what_a_model_gains(corpora: Path) -> None:
+    [(name, topics)] = domains(corpora, 5, seed=0)
+    assert (name, len(topics)) == ("finance_tatqa", 5)
+    for topic in topics:
+        assert len(topic.documents) == 40
+        assert len(topic.qrels.keys() & topic.documents.keys()) == 2
+    figures = compare(name, topics, Perfect())  # type: ignore[arg-type]
+    assert figures.model == 1 > figures.bm25
+    assert figures.gain == pytest.approx(1 - figures.bm25)
+
+
+def test_what_is_read_of_long_documents_shows(corpora: Path) -> None:
+    [(_, topics)] = domains(corpora, 5, seed=0)
+    whole = long_documents(topics, Perfect(), seed=0)  # type: ignore[arg-type]
+    assert whole == {"short": 1, "answer first": 1, "answer last": 1}
+    half = long_documents(topics, Perfect(words=100), seed=0)  # type: ignore[arg-type]
+    assert half["answer first"] == 1 > half["answer last"]
+
+
+def test_a_judge_scores_as_the_model_does(start: str) -> None:
+    pairs = [("what causes tides", "the moon"), ("moon", "bread " * 60), ("sea", "plant and sea")]
+    expected = CrossEncoder(start, "cpu").logits(pairs, 64, 8).tolist()
+    assert Judge(start, "cpu", 64).logits(pairs) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_command_prints_the_gains(corpora: Path, start: str) -> None:
+    answer = CliRunner().invoke(
+        cli, ["validate", start, "--data", str(corpora), "--queries", "3", "--device", "cpu", "--max-length", "64"]
+    )
+    assert answer.exit_code == 0, answer.output
+    for wanted in ("finance_tatqa", "mean", "worst", "answer last"):
+        assert wanted in answer.output
+
+
+def test_texts_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     rows = [
         {"query": "what causes tides", "positives": ["the moon", "gravity of the moon"], "negatives": ["stock market"]},
         *({"query": f"{word} of plant", "positive": f"a plant and {word}"} for word in OTHERS),
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
-    prepare_own(file, tmp_path / "groups", by_words, judge, size=4, seed=0)  # type: ignore[arg-type]
+    prepare_own(file, tmp_path / "groups", SIGNALS, size=4, seed=0)
     both = [*read_groups(tmp_path / "groups/train.jsonl.gz"), *read_groups(tmp_path / "groups/heldout.jsonl.gz")]
     tides = [group for group in both if group.query == "what causes tides"]
     assert sorted(group.documents[0] for group in tides) == ["gravity of the moon", "the moon"]
@@ -260,43 +424,18 @@ def test_the_command_says_it_in_one_line(encoder: str, tmp_path: Path) -> None:
     assert "own.jsonl:1" in answer.output
 
 
-def test_late_interaction_is_of_the_nearest_tokens(encoder: str, judge: Judge) -> None:
-    """Against the same computed here, text by text and without padding, in float32."""
-    tokenizer, model = make_tokenizer("bert"), BertModel.from_pretrained(encoder)
-
-    def vectors(text: str) -> torch.Tensor:
-        with torch.inference_mode():
-            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-        return torch.nn.functional.normalize(states, dim=-1)
-
-    groups = [
-        Group("what causes tides", ["the moon causes tides", " ".join(OTHERS)], [1.0, 0.0], source="one"),
-        Group("moon", ["moon", "the sea"], [1.0, 0.0], source="two"),
-    ]
-    judged = list(judge(groups))
-    assert [group.query for group in judged] == [group.query for group in groups]
-    for group in judged:
-        of_query = vectors(group.query)[1:-1]
-        expected = [float((of_query @ vectors(text).T).amax(1).mean()) for text in group.documents]
-        assert group.late == pytest.approx(expected, abs=0.02)
-        assert group.targets()[0] == pytest.approx(4 + 14 * group.late[0])
-
-
-def test_a_query_of_no_tokens_has_late_interaction_with_nothing(judge: Judge) -> None:
-    [judged] = judge([Group("", ["moon", "the sea"], [1.0, 0.0])])
-    assert judged.late == [0.0, 0.0]
-
-
 def test_teachers_give_targets_and_choose_the_hardest(start: str) -> None:
-    teachers = [CrossEncoder(start, "cpu"), CrossEncoder(start, "cpu", layers=3)]
+    teachers = [Perfect(), Judge(start, "cpu", 64)]
     groups = toy_groups(3, seed=5)
-    alone = [np.array(score(teacher, groups, 8)) for teacher in teachers]
-    taught = list(teach(groups, teachers, 8, keep=2))
-    for at, group in enumerate(taught):
-        mean = (alone[0][at] + alone[1][at]) / 2
+    groups[0].query, groups[0].documents[2] = "what causes 7", "moon of 7 causes tides"
+    pairs = [(group.query, document) for group in groups for document in group.documents]
+    expected = np.array([teacher.logits(pairs) for teacher in teachers]).mean(0).reshape(3, 4)
+    taught = list(teach(groups, teachers, keep=2))  # type: ignore[arg-type]
+    assert taught[0].documents[1] == "moon of 7 causes tides"
+    for own, group in zip(expected, taught, strict=True):
         assert group.labels == [1.0, 0.0]
-        assert group.teacher == pytest.approx([mean[0], mean[1:].max()], abs=1e-3)
-        assert group.targets() == pytest.approx([4 + group.teacher[0], group.teacher[1]])
+        assert group.teacher == pytest.approx([own[0], own[1:].max()], abs=1e-3)
+        assert group.targets() == pytest.approx([4 + 0.5 * group.teacher[0], 0.5 * group.teacher[1]])
 
 
 def test_the_average_of_models(start: str, tmp_path: Path) -> None:
@@ -307,29 +446,17 @@ def test_the_average_of_models(start: str, tmp_path: Path) -> None:
     torch.testing.assert_close(average(models).model.classifier.weight.detach(), weight + 0.5)
 
 
-def test_a_share_of_the_base_comes_back_in_the_layers_only(start: str) -> None:
-    model, base = CrossEncoder(start, "cpu"), CrossEncoder(start, "cpu")
-    with torch.no_grad():
-        for each in base.model.parameters():
-            each.add_(1)
-    before = {name: each.clone() for name, each in model.model.state_dict().items()}
-    changed = {name: each - before[name] for name, each in average([model], base, 0.25).model.state_dict().items()}
-    for name, difference in changed.items():
-        expected = 0.25 if name.startswith("bert.encoder.layer.") else 0.0
-        torch.testing.assert_close(difference, torch.full_like(difference, expected))
-
-
 def test_the_whole_recipe_in_one_command(corpora: Path, encoder: str, tmp_path: Path) -> None:
     recipe = Recipe(
-        groups=60, size=3, passages=30, groups_per_step=8, rows=32, learning_rate=1e-3, seeds=2, teachers=1,
+        questions=10, passages=30, size=3, groups_per_step=8, rows=32, learning_rate=1e-3, seeds=2, teachers=1,
         teacher_layers=3, pool=5,
     )  # fmt: skip
-    bins = follow(recipe, corpora, tmp_path / "out", encoder, None, "cpu", 0)
+    bins = follow(recipe, corpora, tmp_path / "out", encoder, encoder, None, "cpu", 0)
     assert sum(each.pairs for each in bins) > 0
     model = CrossEncoder(str(tmp_path / "out" / "model"), "cpu")
     assert model.model.config.num_hidden_layers == 2
     made = (tmp_path / "out" / "student-0" / "model.safetensors").stat().st_mtime_ns
-    follow(recipe, corpora, tmp_path / "out", encoder, None, "cpu", 0)
+    follow(recipe, corpora, tmp_path / "out", encoder, encoder, None, "cpu", 0)
     assert (tmp_path / "out" / "student-0" / "model.safetensors").stat().st_mtime_ns == made
 
 

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Weights of a document's label, of the bi-encoder's cosine, of BM25 (as a share of the best) and of late interaction in
-# the target logits.
-LABEL, COSINE, BM25, LATE = 4.0, 3.0, 1.0, 14.0
-# Of a target that a larger model has given.
-TEACHER = 1.0
+# Weights of a document's label, of BM25 (as a share of the best), of the cosines of the bi-encoders and of a trained
+# cross-encoder's logit in the target logits. Cosines of multilingual-e5 lie close together.
+LABEL, BM25, COSINE, E5, TEACHER = 4.0, 2.5, 4.0, 25.0, 0.5
 # The groups of a folder.
 TRAIN_FILE, HELD_OUT_FILE = "train.jsonl.gz", "heldout.jsonl.gz"
 
@@ -24,26 +22,27 @@ class Group:
     documents: list[str]
     labels: list[float]
     """1 for a relevant document, 0 for others."""
-    cosines: list[float] = field(default_factory=list)
     bm25: list[float] = field(default_factory=list)
-    late: list[float] = field(default_factory=list)
-    """Late interaction of the bi-encoder's token vectors."""
+    cosines: list[float] = field(default_factory=list)
+    """Of the bi-encoder."""
+    e5: list[float] = field(default_factory=list)
+    """Cosines of multilingual-e5."""
     teacher: list[float] = field(default_factory=list)
-    """Logits of a larger reranker."""
+    """Logits of a trained cross-encoder."""
     source: str = ""
 
     def kept(self, documents: list[int]) -> "Group":
         """Of the documents only these."""
         signals = {
             name: [getattr(self, name)[at] for at in documents] if getattr(self, name) else []
-            for name in ("documents", "labels", "cosines", "bm25", "late", "teacher")
+            for name in ("documents", "labels", "bm25", "cosines", "e5", "teacher")
         }
         return Group(query=self.query, source=self.source, **signals)
 
     def targets(self) -> list[float]:
         """Target logits, fused from all that is known: a label alone knows nothing of how wrong the others are."""
         fused = [LABEL * label for label in self.labels]
-        signals = ((COSINE, self.cosines), (BM25, self.bm25), (LATE, self.late), (TEACHER, self.teacher))
+        signals = ((BM25, self.bm25), (COSINE, self.cosines), (E5, self.e5), (TEACHER, self.teacher))
         for weight, signal in signals:
             if signal:
                 fused = [total + weight * value for total, value in zip(fused, signal, strict=True)]

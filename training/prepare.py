@@ -2,60 +2,45 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.candidates import Embedder, Pool
-from training.corpora import Corpus, Question, cloze, read_corpora
+from training.candidates import Pool, Signals
+from training.corpora import Corpus, Row, cloze, paired
 from training.groups import HELD_OUT_FILE, TRAIN_FILE, Group, read_rows, write_groups
+from training.sources import read_corpora
 
 log = logging.getLogger(__name__)
 
-# Adds to groups what one more signal says of their documents.
-Judge = Callable[[Iterable[Group]], Iterator[Group]]
-
-# The share of each source in the groups. Cloze questions stand for the domains that nobody has asked about.
-SHARES = {
-    "squad": 0.38,
-    "squad-cloze": 0.12,
-    "medquad": 0.12,
-    "medquad-cloze": 0.06,
-    "pubmedqa": 0.045,
-    "pubmedqa-cloze": 0.045,
-    "docs_opensearch": 0.08,
-    "docs_opensearch-cloze": 0.04,
-    "docs_powershell": 0.06,
-    "docs_powershell-cloze": 0.05,
-}
-# Held-out groups of a source, as a share of its training groups, and at least.
-HELD_OUT_SHARE, HELD_OUT_LEAST = 0.01, 20
+# For each ordinary question so many cloze questions, which stand for what nobody has asked about.
+CLOZE_SHARE = 0.4
+# How much more of a corpus than of the others: people asked its questions, and search engines get such.
+TIMES = {"squad": 2}
+# Held-out groups of a corpus, as a share of its training groups.
+HELD_OUT_SHARE = 0.04
 
 
-def prepare(
-    data: Path, output: Path, embed: Embedder, judge: Judge, *, count: int, size: int, passages: int, seed: int
-) -> None:
-    """Write about `count` groups of `size` documents of the public corpora in `data`, and some held out.
+def prepare(data: Path, output: Path, signals: Signals, *, questions: int, size: int, passages: int, seed: int) -> None:
+    """Write groups of `size` documents for so many questions of each corpus in `data`, and some held out.
 
-    `judge` adds what late interaction says of the documents (`LateInteraction.judge`); `passages`: how many of each
-    corpus are read and embedded at most. Raises `ValueError` for a folder with none.
+    `passages`: how many of each corpus are read and embedded at most. Raises `ValueError` for a folder with none.
     """
     rng = random.Random(seed)
     train: list[Group] = []
     held_out: list[Group] = []
     for corpus in read_corpora(data, passages, rng):
-        pool = Pool(corpus.passages, embed(corpus.passages))
-        for each in (corpus, cloze(corpus, rng)):
-            wanted = round(count * SHARES[each.name])
-            train += _some(each, pool, embed, wanted, size, rng, held_out=False)
-            few = max(HELD_OUT_LEAST, round(wanted * HELD_OUT_SHARE))
-            held_out += _some(each, pool, embed, few, size, rng, held_out=True)
+        pool = Pool(corpus.passages, signals)
+        wanted = questions * TIMES.get(corpus.name, 1)
+        for each, count in ((corpus, wanted), (cloze(corpus, rng), round(wanted * CLOZE_SHARE))):
+            train += _some(each, pool, count, size, rng, held_out=False)
+            held_out += _some(each, pool, max(1, round(count * HELD_OUT_SHARE)), size, rng, held_out=True)
     if not train:
         raise ValueError(f"{data}: none of the corpora is there")
-    _write(output, judge, train, held_out, rng)
+    _write(output, train, held_out, rng)
 
 
-def prepare_own(file: Path, output: Path, embed: Embedder, judge: Judge, *, size: int, seed: int) -> None:
+def prepare_own(file: Path, output: Path, signals: Signals, *, size: int, seed: int) -> None:
     """Write groups from JSONL of `{query, positives, negatives}`, a twentieth of them held out.
 
     A positive may be one text or several, negatives may be missing: they are found among the other texts. Raises
@@ -63,44 +48,41 @@ def prepare_own(file: Path, output: Path, embed: Embedder, judge: Judge, *, size
     """
     corpus = read_own(file)
     rng = random.Random(seed)
-    pool = Pool(corpus.passages, embed(corpus.passages))
+    pool = Pool(corpus.passages, signals)
     train, held_out = (
-        list(_some(corpus, pool, embed, len(corpus.questions), size, rng, held_out=held_out))
-        for held_out in (False, True)
+        list(_some(corpus, pool, len(corpus.questions), size, rng, held_out=held_out)) for held_out in (False, True)
     )
-    _write(output, judge, train, held_out, rng)
+    _write(output, train, held_out, rng)
 
 
-def _some(
-    corpus: Corpus, pool: Pool, embed: Embedder, count: int, size: int, rng: random.Random, *, held_out: bool
-) -> Iterator[Group]:
+def _some(corpus: Corpus, pool: Pool, count: int, size: int, rng: random.Random, *, held_out: bool) -> Iterator[Group]:
     questions = [question for question in corpus.questions if corpus.is_held_out(question) == held_out]
-    return pool.groups(corpus.name, questions[:count], embed, size, rng)
+    return pool.groups(corpus.name, questions[:count], size, rng)
 
 
-def _write(output: Path, judge: Judge, train: list[Group], held_out: list[Group], rng: random.Random) -> None:
+def _write(output: Path, train: list[Group], held_out: list[Group], rng: random.Random) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    for file, own in ((TRAIN_FILE, train), (HELD_OUT_FILE, held_out)):
-        groups = list(judge(own))
+    for file, groups in ((TRAIN_FILE, train), (HELD_OUT_FILE, held_out)):
         rng.shuffle(groups)
         log.info("%s: %d groups", output / file, write_groups(groups, output / file))
 
 
 def read_own(file: Path) -> Corpus:
     """All texts of the file as passages, each once, and a question for each positive. Raises `ValueError`."""
-    at: dict[str, int] = {}
-    questions = []
-    for number, row in read_rows(file):
-        query = row.get("query")
-        positives = _texts(row, ("positives", "positive"), file, number)
-        if not isinstance(query, str) or not query.strip() or not positives:
-            raise ValueError(f"{file}:{number}: query and positives: a text each is required")
-        negatives = tuple(at.setdefault(text, len(at)) for text in _texts(row, ("negatives", "negative"), file, number))
-        answers = tuple(text.lower() for text in positives)
-        questions += [Question(query, text, at.setdefault(text, len(at)), negatives, answers) for text in positives]
-    if not questions:
+    corpus = paired("own", (each for number, row in read_rows(file) for each in _own_rows(row, file, number)))
+    if not corpus.questions:
         raise ValueError(f"{file}: has no rows")
-    return Corpus("own", list(at), questions)
+    return corpus
+
+
+def _own_rows(row: dict[str, Any], file: Path, number: int) -> Iterator[Row]:
+    """The question once for each text that answers it."""
+    query, positives = row.get("query"), _texts(row, ("positives", "positive"), file, number)
+    if not isinstance(query, str) or not query.strip() or not positives:
+        raise ValueError(f"{file}:{number}: query and positives: a text each is required")
+    negatives = _texts(row, ("negatives", "negative"), file, number)
+    for text in positives:
+        yield Row(query, [text, *(other for other in positives if other != text)], negatives)
 
 
 def _texts(row: dict[str, Any], names: Sequence[str], file: Path, number: int) -> list[str]:

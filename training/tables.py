@@ -1,0 +1,52 @@
+"""What the commands print."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.calibration import Bin
+    from training.validation import Figures
+
+
+def print_reliability(bins: "Sequence[Bin]") -> None:
+    """Of calibrated scores."""
+    table = _table("Reliability of the scores on held-out groups", "score", "pairs", "mean score", "relevant")
+    for each in bins:
+        table.add_row(
+            f"{each.low:.1f} to {each.high:.1f}", f"{each.pairs:,}", f"{each.mean_score:.3f}", f"{each.relevant:.3f}"
+        )
+    Console().print(table)
+
+
+def print_gains(title: str, figures: "Sequence[Figures]") -> None:
+    """Of a model over BM25 in each domain, their mean and the worst."""
+    table = _table(title, "domain", "queries", "BM25", "model", "gain")
+    for each in figures:
+        table.add_row(each.domain, str(each.queries), *_rounded(each.bm25, each.model), f"{each.gain:+.4f}")
+    bm25, model, gains = ([getattr(each, name) for each in figures] for name in ("bm25", "model", "gain"))
+    table.add_section()
+    table.add_row("mean", "", *_rounded(fmean(bm25), fmean(model)), f"{fmean(gains):+.4f}")
+    table.add_row("worst", "", "", "", f"{min(gains):+.4f}")
+    Console().print(table)
+
+
+def print_places(figures: Mapping[str, float]) -> None:
+    """What an answer is worth by its place in a long document."""
+    table = _table("Long documents", *figures)
+    table.add_row(*_rounded(*figures.values()))
+    Console().print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(*columns, title=title)
+    for column in table.columns:
+        column.justify = "right"
+    return table
+
+
+def _rounded(*figures: float) -> list[str]:
+    return [f"{each:.4f}" for each in figures]

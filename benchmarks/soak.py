@@ -27,6 +27,8 @@ SETTINGS = LIMITS | {
     "RERANKER_MAX_PARALLEL": "2",
     "RERANKER_MAX_QUEUE": "6",
     "RERANKER_QUEUE_TIMEOUT": "0.3",
+    # What routes without this field do has to be known: the same as those that ask for it.
+    "RERANKER_LONG_DOCUMENTS": "truncate",
     "CACHE_MAX_ENTRIES": "100",
     "CACHE_TTL_SECONDS": "2",
     "CLEAR_CACHE_INTERVAL": "1",

@@ -131,6 +131,12 @@ def test_a_tokenizer_that_has_changed_is_found(tmp_path: Path) -> None:
         self_test(scorer)
 
 
+@pytest.fixture
+def alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All configurations are as fast: which of them are tested does not depend on what else the machine does."""
+    monkeypatch.setattr("app.backends.tuning.speed_of", lambda _: 1000.0)
+
+
 def candidate(name: str, wrong: Wrong, **fields: str) -> Candidate:
     def load() -> WrongScorer:
         scorer = WrongScorer(wrong)
@@ -144,6 +150,7 @@ def right(*_: int) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("alike")
 def test_the_next_configuration_serves_where_the_first_is_wrong(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,6 +178,7 @@ def test_what_was_kept_and_is_wrong_now_is_chosen_again(tmp_path: Path) -> None:
     assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).engine.configuration == "second"
 
 
+@pytest.mark.usefixtures("alike")
 def test_a_configuration_that_fails_is_not_used(tmp_path: Path) -> None:
     def fail(*_: int) -> bool:
         raise RuntimeError("could not create a primitive")
@@ -205,6 +213,7 @@ def test_where_openvino_cannot_be_loaded_torch_serves(tmp_path: Path, monkeypatc
         load_scorer(Settings(export_dir=tmp_path, backend="openvino"))
 
 
+@pytest.mark.usefixtures("alike")
 def test_where_none_is_right_nothing_serves(tmp_path: Path) -> None:
     candidates = [candidate(name, lambda _, width: width == 64) for name in ("a", "b")]
     with pytest.raises(StartupError, match="no engine computes this model correctly on this machine") as raised:
@@ -227,6 +236,7 @@ def wrong_when(monkeypatch: pytest.MonkeyPatch, is_wrong: Callable[[OpenVinoScor
     monkeypatch.setattr(OpenVinoScorer, "score", wrong)
 
 
+@pytest.mark.usefixtures("alike")
 async def test_a_wrong_kernel_is_named_where_operators_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

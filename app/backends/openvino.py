@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 
 # Small parts run side by side, one on each stream, as fast as large ones run one after the other.
 PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
+MOST_TESTED_TOKENS = 2048
+
+# The first access to an array sets up OpenVINO's use of numpy. Two threads that are the first at once block each other
+# for ever: one waits for the interpreter's lock, the other one has it and waits for the set-up.
+_ = ov.Tensor(np.zeros(1, np.float32)).data
 
 Arithmetic = Literal["bf16", "f16", "f32"]
 PRECISIONS: dict[Arithmetic, Precision] = {"bf16": "bf16", "f16": "fp16", "f32": "fp32"}
@@ -178,8 +183,8 @@ class OpenVinoScorer:
         return sum(min(bucket_length(length), self.engine.max_length) for length in lengths)
 
     def shapes(self) -> list[Shape]:
-        """The shapes of the parts that the schedule allows."""
-        return shapes(self.engine.max_length, self._schedule.part_tokens or PART_TOKENS)
+        """The shapes of the parts that the schedule allows, but for very large ones, which take seconds."""
+        return shapes(self.engine.max_length, min(self._schedule.part_tokens or PART_TOKENS, MOST_TESTED_TOKENS))
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""

@@ -179,7 +179,7 @@ class OpenVinoScorer:
         return pad(pairs, self._pad_token_id, width)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Each pair is padded to the width of its own length."""
+        """The padded width of a pair depends only on its own length."""
         return sum(min(bucket_length(length), self.engine.max_length) for length in lengths)
 
     def shapes(self) -> list[Shape]:

@@ -1,6 +1,5 @@
 """The self-test: an engine is compared with its reference logits on the machine and in the shapes that it serves."""
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,15 +13,13 @@ from app.backends.probes import Known, ProbeSet
 from app.errors import StartupError
 from app.tokenization import Pair
 
-log = logging.getLogger(__name__)
-
 # Largest difference of a logit from the same weights in float32 arithmetic, by what an engine computes in. Right ones
 # were seen to be off by 1e-5, 0.01, 0.1 and 0.2, wrong ones by 0.7 and more.
 BOUNDS = {"fp32": 0.02, "fp16": 0.1, "bf16": 0.25, "int8": 0.4}
 # The bounds are for logits of up to this size, as most rerankers have them; rounding errors grow with the logits.
 USUAL_LOGIT = 8.0
-# After this time of all threads a round that has not begun is left out; the corner widths are always tested. It is CPU
-# time: on a busy machine as much is tested as on a quiet one.
+# CPU seconds for each thread. When they are spent, the remaining rounds are skipped; corner widths are always tested.
+# CPU time is used so that a busy machine tests as much as a quiet one.
 SECONDS = 0.4
 # Tokens of one call, where the engine may be given several shapes at once.
 ROUND_TOKENS = 3072

@@ -44,7 +44,7 @@ def find_or_export(source: ModelSource, backend: Backend, precision: Precision, 
 
 
 def exported_folder(source: ModelSource, backend: Backend, precision: Precision, store: Path) -> Path:
-    """Where the export is: beside the model where it came with it, else in the store, whether it is there or not."""
+    """Where the export belongs: in the model's folder if it came with it, else in the store. It may not exist yet."""
     if source.is_local:
         shipped = Path(source.location) / f"{backend}-{precision}"
         if is_artefact(shipped):

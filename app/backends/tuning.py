@@ -158,7 +158,7 @@ def _speeds(candidates: Sequence[Candidate], errors: list[StartupError]) -> dict
             continue
         try:
             speed = speed_of(scorer)
-        except Exception as error:  # an engine that fails has exceptions of its own; the self-test names it
+        except Exception as error:  # libraries raise various types; the self-test reports it
             log.info("%s was not measured: %s", candidate.name, first_line(error))
             continue
         if speed is None:
@@ -189,7 +189,7 @@ def _test(scorer: Scorer, name: str, rejected: list[str]) -> SelfTest | None:
         test = self_test(scorer)
     except StartupError:
         raise
-    except Exception as error:  # an engine that fails has exceptions of its own
+    except Exception as error:  # libraries raise various types
         reason = f"it fails: {first_line(error)}"
     else:
         scorer.self_test = replace(test, rejected=tuple(rejected))

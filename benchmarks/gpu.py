@@ -119,6 +119,8 @@ def measure_shape(
             except Exception as error:
                 row.remark = f"failed: {error}"
             rows.append(row)
+            # On stderr at once: a run that is cut off has told what it knows.
+            progress.console.print(f"{shape}, {name}: {told(row)}")
             clean(device)
             progress.advance(bar)
     tokenizer = TorchScorer(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit())
@@ -130,6 +132,12 @@ def measure_shape(
         "parity": parity(folder, str(device), queries),
         "contenders": [summary(row, sizes) for row in rows],
     }
+
+
+def told(row: Row) -> str:
+    """Its documents a second on each workload, or what went wrong."""
+    speeds = (f"{name} {median(rounds):.0f} docs/s" for name, rounds in row.documents_per_second.items())
+    return ", ".join(speeds) or row.remark or "nothing measured"
 
 
 def clean(device: torch.device) -> None:

@@ -307,12 +307,11 @@ def _refuse_truncated(attempt: Attempt, passages: Sequence[Passage], pairs: Sequ
         return
     query = attempt.query
     reason = (
-        "or than max_tokens_per_doc, and the request asks not to truncate"
+        "or max_tokens_per_doc, and the request does not allow truncation"
         if query.long_documents
-        else "and the service cuts documents only where the request asks for it (RERANKER_LONG_DOCUMENTS)"
+        else "and the service does not truncate unless a request asks for it (RERANKER_LONG_DOCUMENTS=refuse)"
     )
     for passage, pair in zip(passages, pairs, strict=True):
         if pair.truncated:
-            raise InvalidRequest(
-                f"{query.names[1]}[{passage.document}]: is longer than the window leaves beside the query, {reason}"
-            )
+            name = f"{query.names[1]}[{passage.document}]"
+            raise InvalidRequest(f"{name}: the query and this document exceed the model's window {reason}")

@@ -119,8 +119,8 @@ def measure_shape(
             except Exception as error:
                 row.remark = f"failed: {error}"
             rows.append(row)
-            # On stderr at once: a run that is cut off has told what it knows.
-            progress.console.print(f"{shape}, {name}: {told(row)}")
+            # Printed to stderr now, so that an interrupted run still reports the contenders that finished.
+            progress.console.print(f"{shape}, {name}: {speed_line(row)}")
             clean(device)
             progress.advance(bar)
     tokenizer = TorchScorer(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit())
@@ -134,10 +134,10 @@ def measure_shape(
     }
 
 
-def told(row: Row) -> str:
-    """Its documents a second on each workload, or what went wrong."""
-    speeds = (f"{name} {median(rounds):.0f} docs/s" for name, rounds in row.documents_per_second.items())
-    return ", ".join(speeds) or row.remark or "nothing measured"
+def speed_line(row: Row) -> str:
+    """Documents per second on each workload, or the reason for the failure."""
+    measured = (f"{name} {median(rounds):.0f} docs/s" for name, rounds in row.documents_per_second.items())
+    return ", ".join(measured) or row.remark or "nothing measured"
 
 
 def clean(device: torch.device) -> None:

@@ -211,7 +211,7 @@ async def test_who_asks_not_to_truncate_is_refused(
         scored = len(scorer.batches)
         response = await client.post(path, json=body)
     assert response.status_code == 422
-    assert "[2]: is longer than the window leaves" in response.text
+    assert "[2]: the query and this document exceed the model's window" in response.text
     assert len(scorer.batches) == scored
 
 

@@ -63,9 +63,9 @@ async def test_the_setting_goes_before_the_model(serve: Serve, path: str, body: 
     async with serve(long_documents="refuse") as client:
         refused = await client.post(path, json=body)
     assert refused.status_code == 422
-    assert "[0]: is longer than the window leaves" in refused.text
+    assert "[0]: the query and this document exceed the model's window" in refused.text
     assert "RERANKER_LONG_DOCUMENTS" in refused.text
-    assert "request asks not to" not in refused.text
+    assert "request does not allow" not in refused.text
 
 
 async def test_operators_see_the_default_of_the_model(serve: Serve) -> None:
@@ -97,7 +97,7 @@ async def test_the_request_goes_before_the_setting(
         if expected is None:
             response = await client.post(path, json=body)
             assert response.status_code == 422
-            assert "the request asks not to truncate" in response.text
+            assert "the request does not allow truncation" in response.text
         else:
             assert await logit(client, path, body) == expected
 

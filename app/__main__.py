@@ -5,10 +5,10 @@ import os
 import sys
 from typing import NoReturn
 
-from app.backends.model_source import check_folder, locate_model
 from app.config import Settings, load_settings, unknown_variables
+from app.engines.models.source import check_folder, locate_model
 from app.errors import StartupError
-from app.logs import configure_logging
+from app.telemetry.logs import configure_logging
 
 log = logging.getLogger("app")
 
@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> int:
         log.warning("%s is not a setting of this service and has no effect", name)
     if arguments:
         return _check(settings)
+    from app.api.server import serve
     from app.main import create_app
-    from app.server import serve
 
     return serve(
         create_app(settings), settings.host, settings.port, settings.shutdown_timeout, settings.max_connections

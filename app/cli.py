@@ -11,8 +11,8 @@ from rich.text import Text
 
 from app import __version__
 from app.__main__ import run
-from app.evaluate import main as evaluate
-from app.export import main as export
+from app.evaluation.command import main as evaluate
+from app.export.command import main as export
 from reranker_client import Client, Ranking, RerankError
 from reranker_client.client import DEFAULT_URL
 

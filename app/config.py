@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartupError
-from app.hardware import cpu_limit
+from app.machine.hardware import cpu_limit
 
 PREFIX = "RERANKER_"
 # Read by the scripts and by clients, not by the service.

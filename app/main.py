@@ -17,33 +17,34 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
-from app.admission import Admission
-from app.api import native, nim, operations, tei, vllm
+from app.api import operations
 from app.api.body import Bodies
+from app.api.dialects import native, nim, tei, vllm
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
 from app.api.service import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
-from app.backends import Scorer
-from app.backends.load import load_scorer
-from app.batcher import Batcher
-from app.cache import ScoreCache
 from app.config import Settings, load_settings, traces_exporter
+from app.engines.load import load_scorer
+from app.engines.protocol import Scorer
 from app.errors import EngineBroken, StartupError
-from app.hardware import cpu_limit
-from app.heartbeat import watch
-from app.lifecycle import Lifecycle
-from app.metrics import Metrics
-from app.prefilter import Prefilter, load_embeddings
-from app.ranking import Limits
-from app.reranker import Reranker
-from app.supervisor import Supervisor
-from app.threads import start_threads
+from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.machine.hardware import cpu_limit
+from app.machine.threads import start_threads
+from app.serving.admission import Admission
+from app.serving.batcher import Batcher
+from app.serving.cache import ScoreCache
+from app.serving.heartbeat import watch
+from app.serving.lifecycle import Lifecycle
+from app.serving.ranking import Limits
+from app.serving.reranker import Reranker
+from app.serving.supervisor import Supervisor
+from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from app.shared_cache import SharedCache
-    from app.tracing import Tracing
+    from app.serving.shared_cache import SharedCache
+    from app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
             expose_headers=["Retry-After", "X-Request-Id", DEGRADED_HEADER, PREFILTERED_HEADER, *TIMING_HEADERS],
         )
     if tracing:
-        from app.tracing import SpanDetails
+        from app.telemetry.tracing import SpanDetails
 
         app.add_middleware(SpanDetails, provider=tracing.provider)
     add_error_handlers(app, settings.overload_status)
@@ -103,7 +104,7 @@ def _tracing() -> "Tracing | None":
     if exporter is None:
         return None
     try:
-        from app.tracing import Tracing
+        from app.telemetry.tracing import Tracing
 
         return Tracing(exporter)
     except ImportError as error:
@@ -224,7 +225,7 @@ async def _prefilter(settings: Settings, threads: Executor) -> Prefilter:
 async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> "SharedCache | None":
     if settings.cache_url is None or not settings.prediction_cache:
         return None
-    from app.shared_cache import SharedCache
+    from app.serving.shared_cache import SharedCache
 
     shared = SharedCache(settings.cache_url.get_secret_value(), settings.cache_ttl, metrics)
     stack.push_async_callback(shared.close)

@@ -19,9 +19,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from app.backends.model_source import EMBEDDED
-from app.hardware import cpu_limit
-from app.parity import ndcg
+from app.engines.models.source import EMBEDDED
+from app.export.parity import ndcg
+from app.machine.hardware import cpu_limit
 from benchmarks.ceiling import matmul_ceiling
 from benchmarks.contenders import CONTENDERS, WORK, Contender, ContenderDied, make_contender, running
 from benchmarks.load import progress_bar

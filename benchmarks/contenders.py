@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from app.export import export_model
+from app.export.command import export_model
 from benchmarks.shapes import SHAPES
 
 HERE = Path(__file__).parent

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from app.backends.artefact import Manifest, is_artefact
-from app.backends.batch import bucket_length
-from app.backends.model_source import EMBEDDED
-from app.backends.openvino import PART_TOKENS, Configuration, OpenVinoScorer, configurations
-from app.backends.probes import Known
-from app.backends.selftest import BOUNDS, USUAL_LOGIT
+from app.engines.models.artefact import Manifest, is_artefact
+from app.engines.models.source import EMBEDDED
+from app.engines.openvino import PART_TOKENS, Configuration, OpenVinoScorer, configurations
+from app.engines.padding import bucket_length
+from app.engines.probes import Known
+from app.engines.selftest import BOUNDS, USUAL_LOGIT
 from app.errors import StartupError
-from app.hardware import cpu_features, cpu_name
+from app.machine.hardware import cpu_features, cpu_name
 from benchmarks.ceiling import matmul_ceiling
 
 WIDTHS = (16, 32, 48, 64, 96, 128, 256, 512, 1152)

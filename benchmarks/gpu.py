@@ -20,10 +20,10 @@ from rich import box
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from app.backends.model_source import EMBEDDED, locate_model
-from app.backends.torch import TorchScorer, pick_device
-from app.hardware import cpu_limit
-from app.tokenization import Pair
+from app.engines.models.source import EMBEDDED, locate_model
+from app.engines.tokenization import Pair
+from app.engines.torch import TorchScorer, pick_device
+from app.machine.hardware import cpu_limit
 from benchmarks.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours
 from benchmarks.load import print_table, progress_bar
 from benchmarks.shapes import SHAPES, make_shape, pair_flops

@@ -12,15 +12,15 @@ from typing import Any
 
 from sentence_transformers import CrossEncoder
 
-from app.backends.model_source import locate_model
-from app.backends.schedule import arrange
-from app.backends.torch import DTYPES, TorchScorer
 from app.config import Settings
-from app.hardware import cpu_limit
-from app.lifecycle import Phase
+from app.engines.models.source import locate_model
+from app.engines.schedule import arrange
+from app.engines.torch import DTYPES, TorchScorer
+from app.machine.hardware import cpu_limit
 from app.main import create_app
-from app.ranking import RerankQuery
-from app.reranker import Reranker
+from app.serving.lifecycle import Phase
+from app.serving.ranking import RerankQuery
+from app.serving.reranker import Reranker
 from benchmarks.load import run as run_load
 from benchmarks.service import documents_per_second, service
 from benchmarks.texts import requests

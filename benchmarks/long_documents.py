@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from app.backends import Scorer
-from app.backends.load import load_scorer
 from app.config import load_settings
+from app.engines.load import load_scorer
+from app.engines.protocol import Scorer
 from app.errors import StartupError
-from app.parity import ndcg
+from app.export.parity import ndcg
 from benchmarks.texts import read_sets
 
 PLACES = ("short", "first", "middle", "last")

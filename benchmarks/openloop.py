@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from app.backends.model_source import EMBEDDED
+from app.engines.models.source import EMBEDDED
 from benchmarks.contenders import environment
 from benchmarks.load import REFUSALS, make_bodies, print_table, run
 from benchmarks.service import service

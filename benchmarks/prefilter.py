@@ -21,8 +21,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from app.parity import ndcg
-from app.prefilter import Method, Prefilter, load_embeddings
+from app.export.parity import ndcg
+from app.first_stage.prefilter import Method, Prefilter, load_embeddings
 from benchmarks.load import print_table, progress_bar
 from benchmarks.service import service
 from benchmarks.shapes import SHAPES, make_shape

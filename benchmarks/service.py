@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from app.backends.model_source import EMBEDDED
+from app.engines.models.source import EMBEDDED
 from benchmarks.load import Run, make_bodies, print_table, run
 
 # The contender runs in this process: the same window, the same threads, its own defaults otherwise.

@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.server import server_config
 from app.config import Settings
 from app.main import create_app
-from app.server import server_config
 from tests.fakes import FakeScorer
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]

@@ -13,23 +13,47 @@ MODULES = {
 }
 # Nearer to the outside first: a module may import from its own row and from rows below.
 LAYERS = [
-    {"app.cli"},
+    {"app.cli", "app.export.__main__"},
     {"app.__main__"},
-    {"app.evaluate"},
-    {"app.main", "app.server", "app.export"},
-    {"app.connections"},
-    {"app.convert", "app.parity"},
-    {"app.narrow"},
-    {"app.collection", "app.measures", "app.chart"},
+    {"app.evaluation.command"},
+    {"app.main", "app.api.server", "app.export.command"},
+    {"app.api.connections"},
+    {"app.export.convert", "app.export.parity"},
+    {"app.export.first_token"},
+    {"app.evaluation.collection", "app.evaluation.measures", "app.evaluation.chart"},
     {"app.api"},
-    {"app.reranker"},
-    {"app.ranking", "app.windows"},
-    {"app.heartbeat", "app.supervisor"},
-    {"app.batcher", "app.cache", "app.admission", "app.shared_cache", "app.prefilter"},
-    {"app.lexical", "app.embeddings", "app.queues"},
-    {"app.backends"},
-    {"app.metrics", "app.config", "app.tokenization", "app.words"},
-    {"app.lifecycle", "app.logs", "app.hardware", "app.threads", "app.tracing", "app.gpu"},
+    {"app.serving.reranker"},
+    {"app.serving.ranking", "app.serving.windows"},
+    {"app.serving.heartbeat", "app.serving.supervisor"},
+    {
+        "app.serving.batcher",
+        "app.serving.cache",
+        "app.serving.admission",
+        "app.serving.shared_cache",
+        "app.first_stage.prefilter",
+    },
+    {
+        "app.first_stage.lexical",
+        "app.first_stage.embeddings",
+        "app.first_stage.sentence_embeddings",
+        "app.serving.queues",
+    },
+    {"app.engines"},
+    {"app.telemetry.metrics", "app.config", "app.engines.tokenization", "app.first_stage.words"},
+    {
+        "app.serving.lifecycle",
+        "app.export",
+        "app.evaluation",
+        "app.serving",
+        "app.first_stage",
+        "app.telemetry",
+        "app.machine",
+        "app.telemetry.logs",
+        "app.machine.hardware",
+        "app.machine.threads",
+        "app.telemetry.tracing",
+        "app.machine.gpu",
+    },
     {"app.errors"},
     {"app"},
 ]
@@ -70,18 +94,18 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_libraries_stay_in_their_rooms(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
-    if module not in ("app.main", "app.server", "app.connections") and not module.startswith("app.api"):
+    if module not in ("app.main", "app.api.server", "app.api.connections") and not module.startswith("app.api"):
         assert not roots & {"fastapi", "starlette"}
     if module not in (
-        "app.backends.torch",
-        "app.backends.checkpoint",
-        "app.backends.packing",
-        "app.backends.preprocessing",
-        "app.backends.sentence_embeddings",
-        "app.convert",
+        "app.engines.torch",
+        "app.engines.checkpoint",
+        "app.engines.packing",
+        "app.engines.preprocessing",
+        "app.first_stage.sentence_embeddings",
+        "app.export.convert",
     ):
         assert not roots & HEAVY
-    if module not in ("app.main", "app.__main__", "app.backends.load", "app.export", "app.evaluate"):
+    if module not in ("app.main", "app.__main__", "app.engines.load", "app.export.command", "app.evaluation.command"):
         assert "app.config" not in imports(MODULES[module]), (
             "only the composition, the engine factory, the export and the evaluation see Settings"
         )

@@ -7,7 +7,7 @@ import pytest
 
 from app.config import Settings, load_settings, unknown_variables
 from app.errors import StartupError
-from app.hardware import cpu_limit
+from app.machine.hardware import cpu_limit
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.hardware import cpu_limit
-from app.lifecycle import Phase
+from app.machine.hardware import cpu_limit
 from app.main import create_app
+from app.serving.lifecycle import Phase
 from tests.conftest import Serve, until
 from tests.fakes import FakeScorer
 
@@ -66,7 +66,7 @@ async def test_a_loop_that_dies_stops_the_service(scorer: FakeScorer, monkeypatc
     app = create_app(Settings(), scorer)
     async with app.router.lifespan_context(app):
         await until(lambda: app.state.lifecycle.phase is Phase.READY)
-        monkeypatch.setattr("app.batcher.take_batch", lambda *_: 1 / 0)
+        monkeypatch.setattr("app.serving.batcher.take_batch", lambda *_: 1 / 0)
         [future] = app.state.reranker.batcher.submit(scorer.encode("a", ["a"]))
         with pytest.raises(Exception, match="stopped"):
             await future
@@ -82,5 +82,5 @@ async def test_the_sweep_runs_regularly(scorer: FakeScorer) -> None:
 def test_nobody_is_told_that_it_runs(tmp_path: Path) -> None:
     """OpenVINO would send its makers an event, and keep an id for it in the home folder."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", "import app.backends.openvino"], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", "import app.engines.openvino"], check=True, env=environment)
     assert list(tmp_path.iterdir()) == []

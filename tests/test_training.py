@@ -14,8 +14,8 @@ import torch
 from transformers import BertModel
 from typer.testing import CliRunner
 
-from app.backends.model_source import locate_model
-from app.backends.torch import TorchScorer
+from app.engines.models.source import locate_model
+from app.engines.torch import TorchScorer
 from tests.models import CONFIGS, WORDS, make_model, make_tokenizer
 from training.__main__ import cli
 from training.calibration import calibrate, fit, reliability

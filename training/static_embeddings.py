@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import cross_entropy, normalize
 
-from app.embeddings import SHIPPED, Vocabulary
-from app.words import Lexicon
+from app.first_stage.embeddings import SHIPPED, Vocabulary
+from app.first_stage.words import Lexicon
 
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 DIMENSIONS = 256

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.collection import Topic, read_collection
-from app.measures import measure
+from app.evaluation.collection import Topic, read_collection
+from app.evaluation.measures import measure
 from training.candidates import Words
 from training.corpora import Corpus, Question
 from training.judge import Judge

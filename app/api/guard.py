@@ -19,8 +19,8 @@ from app.api.headers import security_headers
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
 from app.errors import RateLimited, Refused, RerankerError, Unauthorized
-from app.logs import request_id as logged_id
-from app.metrics import Metrics
+from app.telemetry.logs import request_id as logged_id
+from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("app.access")
 

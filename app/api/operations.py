@@ -10,8 +10,8 @@ from prometheus_client.exposition import choose_encoder
 from app import __version__
 from app.api.errors import ErrorBody
 from app.api.service import unreadiness
-from app.metrics import Metrics
-from app.reranker import Reranker
+from app.serving.reranker import Reranker
+from app.telemetry.metrics import Metrics
 
 router = APIRouter(tags=["operations"])
 

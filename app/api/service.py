@@ -9,12 +9,12 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
-from app.backends import Engine
+from app.engines.protocol import Engine
 from app.errors import InvalidRequest, Unavailable
-from app.lifecycle import Lifecycle, Phase
-from app.prefilter import Method
-from app.ranking import Ranking, RerankQuery
-from app.reranker import Reranker
+from app.first_stage.prefilter import Method
+from app.serving.lifecycle import Lifecycle, Phase
+from app.serving.ranking import Ranking, RerankQuery
+from app.serving.reranker import Reranker
 
 REASONS = {
     Phase.LOADING: "The model is still loading",

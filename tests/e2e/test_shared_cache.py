@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cache import Score
-from app.metrics import Metrics
-from app.shared_cache import REST_SECONDS, SharedCache
+from app.serving.cache import Score
+from app.serving.shared_cache import REST_SECONDS, SharedCache
+from app.telemetry.metrics import Metrics
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, service
 
@@ -130,7 +130,7 @@ def test_other_values_in_redis_are_no_scores(tmp_path: Path, value: str) -> None
 async def test_many_at_once_and_a_large_request_are_no_reason_to_leave_redis_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.shared_cache.SECONDS", 5)  # here it is about connections, not about a busy machine
+    monkeypatch.setattr("app.serving.shared_cache.SECONDS", 5)  # here it is about connections, not about a busy machine
     scores = {number.to_bytes(16): Score(float(number), 10, truncated=False) for number in range(10_000)}
     metrics, port = Metrics(), free_port()
     with redis(tmp_path, port):

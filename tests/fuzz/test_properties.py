@@ -15,16 +15,16 @@ from pydantic import TypeAdapter, ValidationError
 from tokenizers import Tokenizer
 
 from app.api.body import parsed_bytes
+from app.api.dialects.native import RerankRequest
+from app.api.dialects.nim import NimRequest
+from app.api.dialects.tei import AnyRequest, TeiRequest
+from app.api.dialects.vllm import ScoreRequest
 from app.api.errors import explain
-from app.api.native import RerankRequest
-from app.api.nim import NimRequest
-from app.api.tei import AnyRequest, TeiRequest
-from app.api.vllm import ScoreRequest
-from app.backends.model_source import EMBEDDED
-from app.backends.openvino import bucket_length, parts
-from app.cache import ScoreCache
-from app.queues import take_batch
-from app.tokenization import PairTokenizer
+from app.engines.models.source import EMBEDDED
+from app.engines.openvino import bucket_length, parts
+from app.engines.tokenization import PairTokenizer
+from app.serving.cache import ScoreCache
+from app.serving.queues import take_batch
 from tests.fuzz import counted
 from tests.fuzz.service import HEADERS, ROUTES, SEEDS, Service
 

@@ -1,0 +1,277 @@
+"""Connections: how many there are, how long each may take for what, and how much it may send that is no body.
+
+uvicorn bounds neither the number nor the size of headers, nor the time that they or the reading of an answer take.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import httptools
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.api.body import discard
+from app.api.errors import error_response
+from app.telemetry.metrics import Metrics
+
+# Of the head of a request, and of what surrounds the chunks of a body.
+MAX_HEAD_BYTES = 65_536
+# Requests that a client sent before it has the answer to the first.
+MAX_PIPELINED = 8
+# Connections over the limit on which health checks are answered, and all else is told that it is too many.
+SPARE_CONNECTIONS = 128
+# What says where a body ends.
+FRAMING = {b"content-length", b"transfer-encoding"}
+HEALTH_PATHS = {"/health", "/health/live", "/health/ready"}
+HEAD_SECONDS, SPARE_HEAD_SECONDS = 10.0, 2.0
+# An answer must be taken within this time.
+ANSWER_SECONDS = 60.0
+# After a refusal what still comes is thrown away for this long, so that its sender gets to read the answer.
+LINGER_SECONDS = 2.0
+TICK_SECONDS = 1.0
+# Of one answer that wait for more of it.
+MAX_GATHERED_BYTES = 65_536
+MALFORMED = (400, "malformed", "What was sent is not a request of HTTP/1.1")
+HEAD_TOO_LARGE = (431, "head_too_large", f"The head of a request may have {MAX_HEAD_BYTES} bytes")
+HEAD_TIMEOUT = (408, "head_timeout", f"The head of the request did not arrive within {HEAD_SECONDS:g} s")
+TOO_PIPELINED = (429, "pipelined", f"At most {MAX_PIPELINED} requests may wait for the answer to another")
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, with bounds. Owns what one client has sent and not finished."""
+
+    def __init__(self, *args: Any, max_connections: int, metrics: Metrics, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_connections = max_connections
+        self._metrics = metrics
+        self._problem = MALFORMED
+        self._refused = False
+        self._spare = False
+        self._silent = True
+        """Whether nothing came yet."""
+        self._in_body = False
+        self._resuming = False
+        """Whether a parser is given the head of a request that the one before has read already."""
+        self._bodiless = 0
+        """Bytes since the last that were part of a body."""
+        self._head_deadline: float | None = None
+        self._answer_deadline: float | None = None
+        self._tick: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Over the limit it is a spare one; over that too it is closed."""
+        super().connection_made(_Gathered(transport, self.loop))  # type: ignore[arg-type]
+        self._metrics.open_connections.inc()
+        self._spare = len(self.connections) > self._max_connections
+        self._expect_head()
+        self._look()
+        if len(self.connections) > self._max_connections + SPARE_CONNECTIONS:
+            self._metrics.rejections.labels("connections").inc()
+            transport.abort()
+        elif self._spare:
+            self.app = _OnlyHealth(self.app, self._max_connections, self._metrics)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called once, whoever ended it."""
+        self._metrics.open_connections.dec()
+        if self._tick is not None:
+            self._tick.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, unless the client was already told that it is wrong."""
+        if self._refused:
+            return
+        if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
+        self._silent = False
+        self._bodiless += len(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
+        if self._bodiless > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(*HEAD_TOO_LARGE)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade()
+            self._feed(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(*self._problem)
+
+    def _decline_upgrade(self) -> None:
+        """Have what follows the head read as the body that it is, by another parser.
+
+        httptools leaves it to the protocol that was asked for, and nothing says that it is not spoken here. Clients
+        that ask so and send their body at once: Java's own on plain HTTP, `curl --http2`.
+        """
+        framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._resuming = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+        self._resuming = False
+
+    def on_message_begin(self) -> None:
+        """The next request, maybe in the same piece as the end of the one before."""
+        if self._resuming:
+            return
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the URL."""
+        if not self._resuming:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of the head; trailers of a body are ignored."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, if its head is within the bounds."""
+        if self._resuming:
+            return
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._stop(HEAD_TOO_LARGE)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._stop(TOO_PIPELINED)
+        self._head_deadline = self._answer_deadline = None
+        self._bodiless = 0
+        super().on_headers_complete()
+        self._in_body = True
+        if self._spare:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._bodiless = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        if self.parser.should_upgrade():
+            return  # only of its head
+        self._in_body = False
+        self._bodiless = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A client that goes on sending a body that nobody waits for is not listened to."""
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete:
+            self.transport.close()
+        if self._head_deadline is not None and not self._refused:
+            self._expect_head()  # nothing was read while a request waited for this one
+
+    def _stop(self, problem: tuple[int, str, str]) -> None:
+        """Make the parser stop."""
+        self._problem = problem
+        raise httptools.HttpParserError(problem[2])
+
+    def _refuse(self, status: int, kind: str, message: str) -> None:
+        """Answer in place of the application, unless an answer is on its way; then close."""
+        self._metrics.rejections.labels(kind).inc()
+        self._refused = True
+        waiting = self.cycle is not None and not self.cycle.response_complete
+        answered = waiting and (self.cycle.response_started or not self._in_body or bool(self.pipeline))
+        if waiting:
+            self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
+            self.cycle.message_event.set()
+        if answered or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.transport.write(_response(status, kind, message, dict(self.server_state.default_headers)))
+        self.transport.write_eof()
+        self._head_deadline = self.loop.time() + LINGER_SECONDS
+
+    def _expect_head(self) -> None:
+        self._head_deadline = self.loop.time() + (SPARE_HEAD_SECONDS if self._spare else HEAD_SECONDS)
+
+    def _look(self) -> None:
+        """Every second: what takes too long is ended."""
+        now = self.loop.time()
+        self._tick = self.loop.call_later(TICK_SECONDS, self._look)
+        if not self.transport.get_write_buffer_size():
+            self._answer_deadline = None
+        elif self._answer_deadline is None:
+            self._answer_deadline = now + ANSWER_SECONDS
+        if now > (self._answer_deadline or now):
+            self._metrics.rejections.labels("slow_reader").inc()
+            self.transport.abort()
+        elif now > (self._head_deadline or now) and not self.pipeline:
+            self._end_head()
+
+    def _end_head(self) -> None:
+        if self._refused or self._silent:
+            self.transport.close()
+        else:
+            self._refuse(*HEAD_TIMEOUT)
+
+
+class _Gathered:
+    """A transport that sends in one piece what little is written in one turn of the event loop.
+
+    uvicorn writes the head of an answer and then its body. A process that is killed between the two would leave a proxy
+    with a head that it has passed on, and can take the request to no other replica.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written = bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it at the end of this turn, or at once what is much: the transport says when it is too much."""
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written += data
+        if len(self._written) > MAX_GATHERED_BYTES:
+            self._send()
+
+    def write_eof(self) -> None:
+        """Nothing comes after what was written."""
+        self._send()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close when all is sent."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written and not self._transport.is_closing():
+            self._transport.write(bytes(self._written))
+        self._written.clear()
+
+
+def _response(status: int, kind: str, message: str, default_headers: Mapping[bytes, bytes]) -> bytes:
+    response = error_response(uuid.uuid4().hex, status, kind, message, {"Connection": "close"})
+    headers = [*default_headers.items(), *response.raw_headers]
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return STATUS_LINE[status] + lines + b"\r\n" + bytes(response.body)
+
+
+class _OnlyHealth:
+    """What answers on a spare connection."""
+
+    def __init__(self, app: ASGIApp, max_connections: int, metrics: Metrics) -> None:
+        self._app = app
+        self._message = f"All {max_connections} connections are taken (RERANKER_MAX_CONNECTIONS)"
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in HEALTH_PATHS:
+            await self._app(scope, receive, send)
+            return
+        self._metrics.rejections.labels("connections").inc()
+        await discard(scope, receive)
+        headers = {"Retry-After": "1", "Connection": "close"}
+        await error_response(uuid.uuid4().hex, 503, "connections", self._message, headers)(scope, receive, send)

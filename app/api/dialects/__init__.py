@@ -1,0 +1,1 @@
+"""Dialects: one file for each API that clients of other services speak."""

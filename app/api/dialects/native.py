@@ -1,0 +1,270 @@
+"""The native dialect, which is that of Cohere, Jina, vLLM and Infinity too: extra fields disturb none of them."""
+
+import asyncio
+import time
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import APIRouter, Request, Response
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from app.api.body import JsonRoute
+from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
+from app.api.errors import ERROR_RESPONSES
+from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
+from app.api.service import answer, milliseconds, rank, usage
+from app.engines.tokenization import LongDocuments
+from app.serving.ranking import Ranking, RerankQuery
+
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
+
+ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
+
+EXAMPLE_REQUEST: dict[str, Any] = {
+    "query": "Which planet has the most moons?",
+    "documents": [
+        "Mars has two small moons, Phobos and Deimos, discovered in 1877.",
+        "Saturn has 146 confirmed moons, more than any other planet in the Solar System.",
+        {"id": "p3", "text": "A moonstone is a gemstone of the feldspar group.", "metadata": {"source": "gems.md"}},
+    ],
+    "top_k": 2,
+    "return_documents": True,
+}
+EXAMPLE_RESPONSE: dict[str, Any] = {
+    "id": "3f0e2f6d5f0b4c0f9a52c6a1d3c4b5e6",
+    "object": "rerank",
+    "model": "reranker-minilm-l6-v1",
+    "created": 1795339693,
+    "results": [
+        {
+            "index": 1,
+            "relevance_score": 0.395915687084198,
+            "document": {"text": "Saturn has 146 confirmed moons, more than any other planet in the Solar System."},
+        },
+        {
+            "index": 0,
+            "relevance_score": 0.15951719880104065,
+            "document": {"text": "Mars has two small moons, Phobos and Deimos, discovered in 1877."},
+        },
+    ],
+    "usage": {"prompt_tokens": 77, "total_tokens": 77},
+    "meta": {
+        "documents": 3,
+        "scored": 3,
+        "cached": 0,
+        "prefiltered": 0,
+        "truncated": 0,
+        "degraded": False,
+        "timings_ms": {"queue": 0.024, "prefilter": 0.0, "tokenize": 0.834, "inference": 22.254, "total": 23.386},
+        "billed_units": {"search_units": 1},
+    },
+}
+
+
+class RerankRequest(RequestBody):
+    """What to rank. Unknown fields are ignored and `null` means unset."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
+
+    query: Annotated[Query, Field(description="The question or search text")]
+    documents: Annotated[
+        Documents,
+        Field(
+            json_schema_extra={"minItems": 1},
+            validation_alias=AliasChoices("documents", "passages", "texts"),
+            description="The passages to order; `passages` and `texts` are other names for it",
+        ),
+    ]
+    top_k: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("top_k", "top_n"),
+            description="How many results to return; default: all",
+        ),
+    ] = None
+    return_documents: Annotated[bool, Field(description="Echo the documents")] = False
+    raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
+    score_threshold: Annotated[
+        float | None, Field(allow_inf_nan=False, description="Drop results with a lower `relevance_score`")
+    ] = None
+    rank_fields: Annotated[
+        list[Text], Field(min_length=1, max_length=100, description="Fields that the model reads, as YAML")
+    ] = TEXT_FIELDS
+    max_tokens_per_doc: TokenLimit = None
+    long_documents: Annotated[
+        LongDocuments | None,
+        Field(
+            description="Documents longer than the window: cut; or scored by the best of their overlapping windows "
+            "(each of at most `max_tokens_per_doc`), with its place in `window`; or refused. Default: "
+            "RERANKER_LONG_DOCUMENTS; with a `max_tokens_per_doc` shorter than the window `truncate`"
+        ),
+    ] = None
+    return_prefiltered: Annotated[
+        bool, Field(description="Results for the documents too that the first stage has left out, behind all others")
+    ] = True
+    max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows of a document")] = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be rendered."""
+        return self.rank_fields == TEXT_FIELDS
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
+        if not self.is_plain:
+            check_rendering(self.documents, self.rank_fields)
+        return RerankQuery(
+            query=self.query,
+            documents=[document.as_text(index, self.rank_fields) for index, document in enumerate(self.documents)],
+            max_tokens_per_doc=self.max_tokens_per_doc,
+            long_documents=self.long_documents,
+            max_windows=self.max_chunks_per_doc,
+        )
+
+
+class Window(BaseModel):
+    """A part of a document, in characters."""
+
+    start: int
+    end: int
+
+
+class Result(BaseModel):
+    """One ranked document. `document` is there only when asked for, and then always an object."""
+
+    index: int
+    relevance_score: float
+    id: str | int | None = None
+    document: Document | None = None
+    unscored: Annotated[
+        Literal[True] | None,
+        Field(description="No model has read it: its place comes from words it shares, or from the first stage"),
+    ] = None
+    prefiltered: Annotated[Literal[True] | None, Field(description="The first stage has left it out")] = None
+    window: Annotated[
+        Window | None,
+        Field(
+            description="Where the best window is, of a document that was read in several; of all documents where the "
+            "request asks for `chunk_max`"
+        ),
+    ] = None
+
+
+class TimingsMs(BaseModel):
+    """Milliseconds: waiting for a slot, in the first stage, tokenising, waiting for and in the engine, and in all."""
+
+    queue: float
+    prefilter: float
+    tokenize: float
+    inference: float
+    total: float
+
+
+class BilledUnits(BaseModel):
+    """For clients that count Cohere's units."""
+
+    search_units: int = 1
+
+
+class Meta(BaseModel):
+    """What was done for this request."""
+
+    documents: int
+    scored: int
+    cached: int
+    prefiltered: int
+    truncated: int
+    degraded: Literal[False] | str = False
+    timings_ms: TimingsMs
+    billed_units: BilledUnits = BilledUnits()
+
+
+class RerankResponse(BaseModel):
+    """The ranking, best first; ties in the order of the request."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_RESPONSE]})
+
+    id: str
+    object: Literal["rerank"] = "rerank"
+    model: str
+    created: int
+    results: list[Result]
+    usage: Usage
+    meta: Meta
+
+    @classmethod
+    def of(cls, request: RerankRequest, ranking: Ranking, model: str, request_id: str) -> Self:
+        """Serialise a ranking as the request asks."""
+        timings = ranking.timings
+        return cls(
+            id=request_id,
+            model=model,
+            created=int(time.time()),
+            results=results(request, ranking),
+            usage=usage(ranking),
+            meta=Meta(
+                documents=len(request.documents),
+                scored=ranking.scored,
+                cached=ranking.pairs - ranking.scored,
+                prefiltered=len(ranking.prefiltered),
+                truncated=ranking.truncated,
+                degraded=ranking.degraded or False,
+                timings_ms=TimingsMs(
+                    queue=milliseconds(timings.queue),
+                    prefilter=milliseconds(timings.prefilter),
+                    tokenize=milliseconds(timings.tokenize),
+                    inference=milliseconds(timings.inference),
+                    total=milliseconds(timings.total),
+                ),
+            ),
+        )
+
+
+def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
+    """The results in order, at most `top_k`. A threshold is for scores of the model: it leaves out what the model was
+    not to read, and keeps what it could not read."""
+    scores = ranking.logits if request.raw_scores else ranking.scores
+    threshold = request.score_threshold
+    dropped = ranking.prefiltered if threshold is not None or not request.return_prefiltered else frozenset()
+    kept = [
+        index
+        for index in ranking.order()
+        if index not in dropped and (threshold is None or index in ranking.unscored or scores[index] >= threshold)
+    ]
+    return [_result(request, ranking, index, scores[index]) for index in kept[: request.top_k]]
+
+
+def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) -> Result:
+    document = request.documents[index]
+    return Result(
+        index=index,
+        relevance_score=score,
+        id=document.id,
+        document=document if request.return_documents else None,
+        unscored=True if index in ranking.unscored else None,
+        prefiltered=True if index in ranking.prefiltered else None,
+        window=_window(request, ranking, index),
+    )
+
+
+def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | None:
+    """Of a document that was split the best window, and of one that fits all of it, if the request asks for windows."""
+    document, span = request.documents[index], ranking.windows[index]
+    # Of a document that was rendered there is no place that its sender could look up.
+    if document.text is None or not document.is_plain(request.rank_fields):
+        return None
+    if span is None and request.long_documents == "chunk_max" and index not in ranking.unscored:
+        span = 0, len(document.text)
+    return Window(start=span[0], end=span[1]) if span else None
+
+
+async def rerank(body: RerankRequest, request: Request) -> Response:
+    """Order `documents` by their relevance to `query`."""
+    # Rendering takes its time, and it is Python: on a thread it lets others have their turn.
+    query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
+    ranking, engine = await rank(request, body, query)
+    return answer(ranking, RerankResponse.of(body, ranking, engine.model, request.state.request_id))
+
+
+for path in ROUTES:
+    router.post(path, response_model=RerankResponse, responses=ERROR_RESPONSES, summary="Rank documents")(rerank)

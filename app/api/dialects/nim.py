@@ -1,0 +1,74 @@
+"""NVIDIA NIM's `/v1/ranking`: logits, best first."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, FailFast, Field
+
+from app.api.body import JsonRoute
+from app.api.errors import ERROR_RESPONSES
+from app.api.fields import Query, RequestBody, Text, Usage
+from app.api.service import answer, rank, usage
+from app.engines.tokenization import LongDocuments
+from app.serving.ranking import MAX_DOCUMENTS, RerankQuery
+
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
+
+LONG_DOCUMENTS: dict[str, LongDocuments] = {"END": "truncate", "NONE": "refuse"}
+
+
+class NimText(BaseModel):
+    """A text as an object."""
+
+    text: Text
+
+
+class NimQuery(BaseModel):
+    """A query as an object."""
+
+    text: Query
+
+
+class NimRequest(RequestBody):
+    """What to rank."""
+
+    query: NimQuery
+    passages: Annotated[list[NimText], FailFast(), Field(json_schema_extra={"minItems": 1}, max_length=MAX_DOCUMENTS)]
+    truncate: Annotated[
+        Literal["NONE", "END"] | None,
+        Field(
+            description="Passages longer than the window: `END` cuts them, `NONE` is an error; default: "
+            "RERANKER_LONG_DOCUMENTS"
+        ),
+    ] = None
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs."""
+        return RerankQuery(
+            self.query.text,
+            [passage.text for passage in self.passages],
+            long_documents=LONG_DOCUMENTS[self.truncate] if self.truncate else None,
+            names=("query.text", "passages"),
+        )
+
+
+class NimRank(BaseModel):
+    """One ranked passage."""
+
+    index: int
+    logit: float
+
+
+class NimResponse(BaseModel):
+    """The ranking, best first."""
+
+    rankings: list[NimRank]
+    usage: Usage
+
+
+@router.post("/v1/ranking", response_model=NimResponse, responses=ERROR_RESPONSES, summary="Rank passages, as NIM does")
+async def ranking(body: NimRequest, request: Request) -> Response:
+    """Order `passages` by their relevance to `query`."""
+    ranked, _ = await rank(request, body, body.to_query())
+    rankings = [NimRank(index=index, logit=ranked.logits[index]) for index in ranked.order()]
+    return answer(ranked, NimResponse(rankings=rankings, usage=usage(ranked)))

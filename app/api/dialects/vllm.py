@@ -1,0 +1,80 @@
+"""vLLM's `/score`: scores in the order of the request, for one query or one for each document."""
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
+
+from app.api.body import JsonRoute
+from app.api.errors import ERROR_RESPONSES
+from app.api.fields import Query, RequestBody, Texts, TokenLimit, Usage
+from app.api.service import answer, rank, usage
+from app.serving.ranking import RerankQuery
+
+router = APIRouter(tags=["rerank"], route_class=JsonRoute)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+TextOrTexts = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+QueryOrQueries = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_type=Query | list[Query])]
+
+
+class ScoreRequest(RequestBody):
+    """Pairs to score: the one text of `text_1` with each of `text_2`, or the two lists side by side."""
+
+    text_1: Annotated[
+        QueryOrQueries,
+        Field(json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_1", "queries", "data_1")),
+    ]
+    text_2: Annotated[
+        TextOrTexts,
+        Field(
+            json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_2", "documents", "items", "data_2")
+        ),
+    ]
+    raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
+    max_tokens_per_doc: TokenLimit = None
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs."""
+        query = self.text_1[0] if len(self.text_1) == 1 else self.text_1
+        return RerankQuery(query, self.text_2, self.max_tokens_per_doc, names=("text_1", "text_2"))
+
+
+class ScoreData(BaseModel):
+    """The score of one pair."""
+
+    index: int
+    object: Literal["score"] = "score"
+    score: float
+
+
+class ScoreResponse(BaseModel):
+    """The scores, in the order of the request."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[ScoreData]
+    usage: Usage
+
+
+@router.post("/score", response_model=ScoreResponse, responses=ERROR_RESPONSES, summary="Score pairs, in input order")
+@router.post("/v1/score", response_model=ScoreResponse, responses=ERROR_RESPONSES, summary="Score pairs, as /score")
+async def score(body: ScoreRequest, request: Request) -> Response:
+    """Score each of `text_2` against `text_1`."""
+    ranking, engine = await rank(request, body, body.to_query())
+    scores = ranking.logits if body.raw_scores else ranking.scores
+    response = ScoreResponse(
+        id=request.state.request_id,
+        created=int(time.time()),
+        model=engine.model,
+        data=[ScoreData(index=index, score=score) for index, score in enumerate(scores)],
+        usage=usage(ranking),
+    )
+    return answer(ranking, response)

@@ -1,0 +1,112 @@
+"""The server process: uvicorn, with a drain before the end and an exit status that tells the truth."""
+
+import logging
+import resource
+import socket
+import time
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.api.connections import SPARE_CONNECTIONS, Connection
+from app.serving.lifecycle import Lifecycle, Phase
+from app.serving.reranker import Reranker
+
+log = logging.getLogger(__name__)
+
+# After the drain only answers on their way out are left.
+LAST_ANSWERS_SECONDS = 5
+BACKLOG = 2048
+# Beside connections: libraries, the model, threads' own.
+OTHER_FILES = 256
+
+
+class Server(uvicorn.Server):
+    """Drains on the first signal: unready, no new requests, those in work finished. Stops at once on the second."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, shutdown_timeout: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._shutdown_timeout = shutdown_timeout
+        self._drain_started: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
+        """Signal handler. Keeps the signal to itself, so that a drained process exits with status 0."""
+        if self._drain_started is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._drain_started = time.monotonic()
+        self._lifecycle.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: whether to stop listening now."""
+        return await super().on_tick(counter) or self._lifecycle.phase is Phase.FAILED or self._drained()
+
+    @property
+    def exit_status(self) -> int:
+        """1 when the service never came up, else 0."""
+        return 1 if self._lifecycle.phase is Phase.FAILED else 0
+
+    @property
+    def _lifecycle(self) -> Lifecycle:
+        lifecycle: Lifecycle = self._app.state.lifecycle
+        return lifecycle
+
+    def _drained(self) -> bool:
+        if self._drain_started is None:
+            return False
+        reranker: Reranker | None = self._app.state.reranker
+        if reranker is None or not (left := reranker.admission.active + reranker.admission.waiting):
+            return True
+        if time.monotonic() - self._drain_started < self._shutdown_timeout:
+            return False
+        log.warning("RERANKER_SHUTDOWN_TIMEOUT=%g s is over: %d requests get a 503", self._shutdown_timeout, left)
+        reranker.batcher.close()
+        return True
+
+
+def server_config(app: FastAPI, max_connections: int, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    connection = partial(Connection, max_connections=max_connections, metrics=app.state.metrics)
+    return uvicorn.Config(
+        app,
+        http=connection,  # type: ignore[arg-type] # called as the class would be
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        **options,
+    )
+
+
+def serve(app: FastAPI, host: str, port: int, shutdown_timeout: float, max_connections: int) -> int:
+    """Run until stopped; returns the exit status of the process."""
+    _allow_files(max_connections + SPARE_CONNECTIONS + OTHER_FILES)
+    try:
+        listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
+    except OSError as error:
+        log.error("Cannot listen on RERANKER_HOST=%s RERANKER_PORT=%d: %s", host, port, error.strerror or error)
+        return 1
+    config = server_config(app, max_connections, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS)
+    server = Server(config, app, shutdown_timeout)
+    server.run([listener])
+    log.info("Stopped")
+    return server.exit_status
+
+
+def _allow_files(count: int) -> None:
+    """A connection is an open file, and shells often allow a thousand."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < count:
+        log.warning("RERANKER_MAX_CONNECTIONS needs %d open files, the system allows %d", count, allowed)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,140 @@
+"""Exports that a model's repository carries, in the layout of Hugging Face's Optimum: used without a conversion."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, scratch_folder
+from app.engines.models.source import ModelSource
+from app.errors import first_line
+from app.machine.hardware import cpu_features
+
+log = logging.getLogger(__name__)
+
+HUB_SECONDS = 10
+# Without one of these instructions sums of int8 products of the signed kind overflow.
+ONNX_INT8 = {
+    "avx512_vnni": "onnx/model_qint8_avx512_vnni.onnx",
+    "asimddp": "onnx/model_qint8_arm64.onnx",
+    "avx2": "onnx/model_quint8_avx2.onnx",
+}
+# Positions are counted from after the padding index.
+OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+DEFAULT_ACTIVATION = "torch.nn.modules.activation.Sigmoid"
+
+Fetch = Callable[[str], Path | None]
+
+
+def find_export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> bool:
+    """Make `folder` an artefact of what the repository carries; False when it carries nothing that can be served."""
+    fetch, revision = _local(source) if source.is_local else _hub(source)
+    model_file = next(filter(fetch, _candidates(backend, precision)), None)
+    if model_file is None:
+        return False
+    manifest = _describe(source, revision, backend, precision, fetch)
+    if manifest is None:
+        log.info("%s carries %s, which cannot be served as it is: exporting it anew", source.name, model_file)
+        return False
+    with scratch_folder(folder) as scratch:
+        artefact = scratch / "artefact"
+        artefact.mkdir()
+        for name, target in _files(model_file, MODEL_FILES[backend]).items():
+            found = fetch(name)
+            if found is not None:
+                shutil.copy(found, artefact / target)
+        manifest.write(artefact)
+        artefact.rename(folder)
+    log.info(
+        "Using %s, which %s carries; how near its ranking is to the original's was not measured",
+        model_file,
+        source.name,
+    )
+    return True
+
+
+def _candidates(backend: Backend, precision: Precision) -> list[str]:
+    """Files that serve, the fastest first."""
+    if backend == "openvino":
+        return ["openvino/openvino_model_qint8_quantized.xml" if precision == "int8" else "openvino/openvino_model.xml"]
+    if precision == "int8":
+        return [file for feature, file in ONNX_INT8.items() if feature in cpu_features()]
+    return ["onnx/model_O2.onnx", "onnx/model.onnx"]
+
+
+def _files(model_file: str, target: str) -> dict[str, str]:
+    """The model's file, those that hold its weights, and the tokenizer: names there and here."""
+    weights = {f"{model_file}_data": f"{Path(model_file).name}_data"}
+    if model_file.endswith(".xml"):
+        weights = {model_file.removesuffix("xml") + "bin": target.removesuffix("xml") + "bin"}
+    return {model_file: target, **weights, "tokenizer.json": "tokenizer.json"}
+
+
+def _local(source: ModelSource) -> tuple[Fetch, None]:
+    def fetch(name: str) -> Path | None:
+        file = Path(source.location) / name
+        return file if file.is_file() else None
+
+    return fetch, None
+
+
+def _hub(source: ModelSource) -> tuple[Fetch, str | None]:
+    """Asks the hub once what there is; where it cannot be asked, what its cache has counts."""
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    try:
+        info = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
+        there = {sibling.rfilename for sibling in info.siblings or []}
+        revision = info.sha
+    except Exception as error:  # offline, unreachable, unknown: each has an exception of its own
+        log.info("The hub does not tell what %s carries: %s", source.name, first_line(error))
+        there, revision = set(), source.revision
+
+    def fetch(name: str) -> Path | None:
+        if name in there:
+            return Path(hf_hub_download(source.location, name, revision=revision))
+        cached = try_to_load_from_cache(source.location, name, revision=revision)
+        return Path(cached) if isinstance(cached, str) else None
+
+    return fetch, revision
+
+
+def _describe(
+    source: ModelSource, revision: str | None, backend: Backend, precision: Precision, fetch: Fetch
+) -> Manifest | None:
+    """What an export of ours would say of the model; None where its inputs or outputs are not the usual ones."""
+    config, tokenizer = _read(fetch("config.json")), _read(fetch("tokenizer_config.json"))
+    prompts = _read(fetch("config_sentence_transformers.json")).get("prompts") or {}
+    labels = {int(index): label for index, label in config.get("id2label", {}).items()}
+    activation = _activation(config)
+    architecture = (config.get("architectures") or [""])[0]
+    usual = architecture.endswith("ForSequenceClassification") and len(labels) == 1 and not any(prompts.values())
+    if not usual or activation is None or fetch("tokenizer.json") is None:
+        return None
+    pad_token_id = config.get("pad_token_id") or 0
+    offset = pad_token_id + 1 if config.get("model_type") in OFFSET_POSITIONS else 0
+    limits = (config.get("max_position_embeddings", 0) - offset, tokenizer.get("model_max_length", 0))
+    return Manifest(
+        backend=backend,
+        precision=precision,
+        model=source.name,
+        revision=revision,
+        max_length=int(min(limit for limit in (*limits, 131072) if limit > 0)),
+        activation=activation,
+        labels=labels,
+        pad_token_id=pad_token_id,
+        calibration="unknown: came with the model" if precision == "int8" else None,
+    )
+
+
+def _activation(config: dict[str, Any]) -> Literal["sigmoid", "identity"] | None:
+    name = config.get("sentence_transformers", {}).get("activation_fn")
+    name = name or config.get("sbert_ce_default_activation_function") or DEFAULT_ACTIVATION
+    kind = name.rsplit(".", maxsplit=1)[-1].lower()
+    return cast(Literal["sigmoid", "identity"], kind) if kind in ("sigmoid", "identity") else None
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    return dict(json.loads(file.read_text())) if file else {}

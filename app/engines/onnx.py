@@ -1,0 +1,127 @@
+"""The ONNX Runtime engine: an exported model on the CPU, or on CUDA where its GPU build is installed."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+from app.engines.models.artefact import MODEL_FILES, Manifest
+from app.engines.models.source import digest
+from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad, warm_up_pairs
+from app.engines.protocol import Engine
+from app.engines.schedule import Schedule
+from app.engines.selftest import SelfTest
+from app.engines.tokenization import Pair, PairTokenizer
+from app.errors import OutOfMemory, StartupError, first_line
+
+log = logging.getLogger(__name__)
+
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16384
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class OnnxScorer:
+    """Owns the session. Logits are float32."""
+
+    def __init__(self, folder: Path, max_length: int | None, threads: int, device: str = "cpu") -> None:
+        """Load an exported model; `device` is `auto`, `cpu` or `cuda[:N]`. Raises `StartupError`."""
+        manifest = Manifest.read(folder)
+        limit = min(max_length or manifest.max_length, manifest.max_length)
+        self._pad_token_id = manifest.pad_token_id
+        self._activation = ACTIVATIONS[manifest.activation]
+        tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
+        self.encode, self.windows = tokenizer.encode, tokenizer.windows
+        self._session = _open(folder / MODEL_FILES["onnx"], threads, device)
+        self._inputs = [node.name for node in self._session.get_inputs()]
+        on_gpu = self._session.get_providers()[0] == CUDA
+        number = device.partition(":")[2] or "0"
+        memory = f"gpu:{number}" if on_gpu else "cpu:0"
+        # Without it the arena of the CPU keeps what the largest batch so far needed.
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", memory)
+        # Activations are rounded with one scale for all that is computed at a time: only a pair that is computed alone
+        # has the same score in every batch.
+        self._rows_at_once = 1 if manifest.precision == "int8" else None
+        self.probes = manifest.probes
+        self.self_test: SelfTest | None = None
+        self.schedule = Schedule(batch_tokens=GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
+        self.engine = Engine(
+            model=manifest.model,
+            revision=manifest.revision,
+            contents=digest(folder),
+            device=f"cuda:{number}" if on_gpu else "cpu",
+            backend="onnx",
+            precision=manifest.precision,
+            compiled=False,
+            threads=threads,
+            max_length=limit,
+            declared_length=manifest.max_length,
+            activation=manifest.activation,
+            labels=manifest.labels,
+            long_documents=manifest.long_documents,
+        )
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        """Float32 logits of one batch. Raises `OutOfMemory`."""
+        rows = self._rows_at_once or len(pairs)
+        return [logit for first in range(0, len(pairs), rows) for logit in self._infer(pairs[first : first + rows])]
+
+    def _infer(self, pairs: Sequence[Pair]) -> list[float]:
+        arrays = pad(pairs, self._pad_token_id)
+        try:
+            [logits] = self._session.run(None, {name: arrays[name] for name in self._inputs}, self._options)
+        except Exception as error:  # its exceptions have no base of their own
+            if "alloc" in str(error):
+                raise OutOfMemory("The batch does not fit the device's memory") from error
+            raise
+        scores: list[float] = np.asarray(logits, np.float32).reshape(-1).tolist()
+        return scores
+
+    def shapes(self) -> list[Shape]:
+        """Any shape may come; these are some of them."""
+        return common_shapes(self.engine.max_length, self.schedule.batch_tokens)
+
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """Rows × longest row, or the tokens themselves where each pair is computed alone."""
+        return sum(lengths) if self._rows_at_once == 1 else len(lengths) * max(lengths)
+
+    def activate(self, logits: Sequence[float]) -> list[float]:
+        """The model's own activation, in float32."""
+        activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()
+        return activated
+
+    def warm_up(self) -> None:
+        """Run a few lengths once."""
+        for pair in warm_up_pairs(self._pad_token_id, self.engine.max_length):
+            self.score([pair])
+
+    def clear_memory(self) -> None:
+        """Nothing to give back: every run shrinks the arena."""
+
+    def cancel(self) -> None:
+        """Running inferences end after the operation they are at."""
+        self._options.terminate = True
+
+
+def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
+    """A session on the provider that the device asks for; one that is not there is an error, not another provider."""
+    if device.startswith("cuda") and CUDA not in ort.get_available_providers():
+        raise StartupError(
+            f"RERANKER_DEVICE={device}: this ONNX Runtime has {', '.join(ort.get_available_providers())}; "
+            "install onnxruntime-gpu in its place"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    number = device.partition(":")[2] or "0"
+    on_gpu = device.startswith("cuda") or (device == "auto" and CUDA in ort.get_available_providers())
+    providers: list[str | tuple[str, dict[str, str]]] = [(CUDA, {"device_id": number}), CPU] if on_gpu else [CPU]
+    try:
+        session = ort.InferenceSession(str(model), options, providers=providers)
+    except Exception as error:  # its exceptions have no base of their own
+        raise StartupError(f"{model} cannot be loaded: {first_line(error)}") from error
+    if device.startswith("cuda") and session.get_providers()[0] != CUDA:
+        raise StartupError(f"RERANKER_DEVICE={device}: ONNX Runtime fell back to {session.get_providers()[0]}")
+    return session

@@ -1,0 +1,209 @@
+"""A batch without padding: all pairs in one row, each attending to itself only.
+
+Where that changes no score, which is tried on the loaded model itself, the engine computes the tokens that there are
+and no others.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from sentence_transformers import CrossEncoder
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from app.engines.checkpoint import first_position
+from app.engines.tokenization import Pair
+from app.errors import first_line
+
+log = logging.getLogger(__name__)
+
+ATTENTION = "reranker_packed"
+# The kernel works on so many queries at a time, so rounding the longest length up costs nothing; and a compiled model
+# sees fewer different numbers.
+BLOCK = 128
+# Logits of the same pair in another batch differ by so many roundings of the model's precision, and not by more.
+ROUNDINGS, LEAST_TOLERANCE = 32, 1e-4
+FULL = 0
+
+
+@torch.library.custom_op("reranker::packed_attention", mutates_args=())  # type: ignore[untyped-decorator]
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int) -> Tensor:
+    """The reference, and what runs on a CPU: attention of each segment to itself.
+
+    Shapes: q, k, v (tokens, heads, channels), `starts` (segments + 1,). `window`: tokens to each side that are seen, 0
+    for all.
+    """
+    return torch.cat(
+        [
+            _segment(query[start:end], key[start:end], value[start:end], scale, window)
+            for start, end in pairwise(starts.tolist())
+        ]
+    )
+
+
+@packed_attention.register_fake  # type: ignore[untyped-decorator]
+def _(query: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
+def _segment(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
+    """Of one segment; shapes (tokens, heads, channels)."""
+    seen = None
+    if window:
+        places = torch.arange(len(query))
+        seen = (places[:, None] - places).abs() <= window
+    query, key, value = (each.transpose(0, 1) for each in (query, key, value))
+    return scaled_dot_product_attention(query, key, value, seen, scale=scale).transpose(0, 1)
+
+
+def _attend(
+    _module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """As transformers calls it, shapes (1, heads, tokens, channels); a model that does not pass the segments on has no
+    way to call it at all."""
+    # Its windows count the token itself.
+    window = sliding_window - 1 if sliding_window else FULL
+    q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
+    if query.device.type == "cuda":
+        return _on_cuda(q, k, v, cu_seq_lens_q, max_length_q, scaling, window)[None], None
+    return packed_attention(q, k, v, cu_seq_lens_q, scaling, window)[None], None
+
+
+def _on_cuda(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
+) -> Tensor:
+    """The same by torch's kernel, for half precision."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    seen = (window, window) if window else (-1, -1)
+    # No look at the scale: a compiled model has it as a symbol, and would fall into pieces here.
+    attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=seen)
+    return cast(Tensor, attended)
+
+
+AttentionInterface.register(ATTENTION, _attend)
+
+
+class Packed:
+    """The forward pass of a classifier on pairs in one row."""
+
+    packed = True
+
+    def __init__(self, model: CrossEncoder, inputs: Sequence[str]) -> None:
+        """`inputs`: names of the tensors that the model's tokenizer makes."""
+        self._device = model.device
+        self._classifier: Any = model[0].model
+        self._first_position = first_position(model)
+        self._has_types = "token_type_ids" in inputs
+        self._call: Callable[..., Any] = self._classifier
+
+    def __call__(self, pairs: Sequence[Pair]) -> Tensor:
+        """Logits, shape (pairs,), in the model's precision."""
+        lengths = np.array([pair.length for pair in pairs], np.int32)
+        starts = np.concatenate([[0], lengths.cumsum()])
+        tokens = int(starts[-1])
+        positions = np.arange(tokens) - np.repeat(starts[:-1], lengths) + self._first_position
+        ids, types = ([getattr(pair, name) for pair in pairs] for name in ("ids", "type_ids"))
+        # One transfer for all of it.
+        host = np.concatenate([*ids, *types, positions, starts], dtype=np.int64)
+        row, segments = to_device(host, self._device).split([3 * tokens, len(starts)])
+        id_row, type_row, position_row = row.view(3, 1, tokens)
+        logits: Tensor = self._call(
+            input_ids=id_row,
+            position_ids=position_row,
+            **({"token_type_ids": type_row} if self._has_types else {}),
+            cu_seq_lens_q=segments.int(),
+            max_length_q=-(-int(lengths.max()) // BLOCK) * BLOCK,
+        ).logits
+        return logits.reshape(len(pairs))
+
+    def compile(self) -> None:
+        """Compile it; the first call pays."""
+        self._call = torch.compile(self._classifier, dynamic=True)
+
+    def restore(self) -> None:
+        """Go on as it was before."""
+        self._call = self._classifier
+
+
+def pack(model: CrossEncoder, inputs: Sequence[str], probes: Sequence[Pair], expected: Tensor) -> Packed | None:
+    """The model's forward pass without padding, where it gives the `expected` logits; else None, the model unchanged.
+
+    Shapes: `expected` (probes,). The probes have to be of different lengths.
+    """
+    classifier: Any = model[0].model
+    before = classifier.config._attn_implementation
+    reasons = []
+    for attach in (_first_tokens, _means):
+        packed = Packed(model, inputs)
+        hook = None
+        try:
+            if not classifier.is_backend_compatible():
+                raise TypeError("its attention cannot be replaced")
+            classifier.set_attn_implementation(ATTENTION)
+            hook = attach(classifier)
+            given = packed(probes).float()
+            if alike(given, expected, classifier.dtype):
+                return packed
+            reasons.append(f"other scores ({(given - expected).abs().max():.2g} apart)")
+        except Exception as error:
+            reasons.append(first_line(error))
+        if hook:
+            hook.remove()
+        classifier.set_attn_implementation(before)
+    log.info("Batches are padded, this model does not run without: %s", "; ".join(dict.fromkeys(reasons)))
+    return None
+
+
+def alike(given: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits are the same but for what a computation in `dtype` leaves open."""
+    tolerance = max(LEAST_TOLERANCE, ROUNDINGS * torch.finfo(dtype).eps)
+    return bool(torch.allclose(given, expected, rtol=tolerance, atol=tolerance))
+
+
+def _first_tokens(classifier: Any) -> Any:
+    """Behind the last layer only the first token of each segment goes on, as a batch of one token each."""
+    layers = max((each for each in classifier.base_model.modules() if isinstance(each, torch.nn.ModuleList)), key=len)
+
+    def pool(_: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        first = hidden[0, kwargs["cu_seq_lens_q"][:-1]][:, None]
+        return (first, *output[1:]) if isinstance(output, tuple) else first
+
+    return layers[-1].register_forward_hook(pool, with_kwargs=True)
+
+
+def _means(classifier: Any) -> Any:
+    """Behind the encoder the mean of each segment goes on, as if it were of one token."""
+
+    def pool(_: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        hidden, starts = output.last_hidden_state[0], kwargs["cu_seq_lens_q"]
+        lengths = starts.diff()
+        segments = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths, output_size=len(hidden))
+        sums = hidden.new_zeros((len(lengths), hidden.shape[1]), dtype=torch.float32)
+        sums = sums.index_add(0, segments, hidden.float())
+        output.last_hidden_state = (sums / lengths[:, None]).to(hidden.dtype)[:, None]
+        return output
+
+    return classifier.base_model.register_forward_hook(pool, with_kwargs=True)
+
+
+def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """On CUDA from pinned memory, so that the next batch is prepared while it travels."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,163 @@
+"""The self-test: an engine is compared with its reference logits on the machine and in the shapes that it serves."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from time import perf_counter, process_time
+from typing import Any, Protocol
+
+from app.engines.padding import CORNER_WIDTHS, Shape, bucket_length
+from app.engines.probes import Known, ProbeSet
+from app.engines.tokenization import Pair
+from app.errors import StartupError
+
+# Largest difference of a logit from the same weights in float32 arithmetic, by what an engine computes in. Right ones
+# were seen to be off by 1e-5, 0.01, 0.1 and 0.2, wrong ones by 0.7 and more.
+BOUNDS = {"fp32": 0.02, "fp16": 0.1, "bf16": 0.25, "int8": 0.4}
+# The bounds are for logits of up to this size, as most rerankers have them; rounding errors grow with the logits.
+USUAL_LOGIT = 8.0
+# CPU seconds for each thread. When they are spent, the remaining rounds are skipped; corner widths are always tested.
+# CPU time is used so that a busy machine tests as much as a quiet one.
+SECONDS = 0.4
+# Tokens of one call, where the engine may be given several shapes at once.
+ROUND_TOKENS = 3072
+
+
+class Testable(Protocol):
+    """What is tested: an engine."""
+
+    self_test: "SelfTest | None"
+
+    @property
+    def engine(self) -> Any: ...
+
+    @property
+    def probes(self) -> ProbeSet | None: ...
+
+    def shapes(self) -> list[Shape]: ...
+
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]: ...
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What came of it. Differences are of logits."""
+
+    deviation: float
+    """Largest difference from the same weights in float32 arithmetic."""
+    bound: float
+    """What the deviation may be."""
+    width: int
+    """The padded width, in tokens, at which the deviation is the largest."""
+    error: float | None
+    """Largest difference from the float32 original; None where its logits are not known."""
+    pairs: int
+    seconds: float
+    rejected: tuple[str, ...] = ()
+    """Configurations that failed it before this one, each with what was wrong."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine may serve. A deviation that is not a number fails."""
+        return self.deviation <= self.bound
+
+    @property
+    def distance(self) -> float:
+        """The error, or the deviation where the original is not known: what is compared between configurations."""
+        return self.deviation if self.error is None else self.error
+
+    def __str__(self) -> str:
+        return f"logits are off by up to {self.deviation:.3g} at {self.width} tokens (bound {self.bound:.3g})"
+
+    def summary(self) -> dict[str, Any]:
+        """For `/health` and `/info`."""
+        error = None if self.error is None else round(self.error, 4)
+        return {
+            "passed": self.passed,
+            "deviation": round(self.deviation, 4),
+            "bound": round(self.bound, 4),
+            "error": error,
+            "pairs": self.pairs,
+            "rejected": list(self.rejected),
+        }
+
+
+def self_test(engine: Testable, known: Sequence[Known] | None = None, seconds: float = SECONDS) -> SelfTest:
+    """Score the known pairs in the engine's shapes, as many as fit the time. Raises `StartupError`.
+
+    Without `known` they are the engine's own probes. Where there are none, pairs are compared with themselves, scored
+    alone.
+    """
+    started, budget = perf_counter(), process_time() + seconds * engine.engine.threads
+    known = known or _known(engine)
+    pool: dict[int, list[Known]] = defaultdict(list)
+    # The first of a width fills it.
+    for each in sorted(known, key=lambda each: -each.pair.length):
+        pool[min(bucket_length(each.pair.length), engine.engine.max_length)].append(each)
+    worst, width, error, pairs = 0.0, 0, 0.0, 0
+    for required, shapes in _rounds(engine, sorted(pool)):
+        if not required and process_time() > budget:
+            break
+        batch = [each for shape in shapes for each in islice(cycle(pool[shape.width]), shape.rows)]
+        logits = engine.score([each.pair for each in batch])
+        for each, logit in zip(batch, logits, strict=True):
+            deviation = abs(logit - each.expected) if math.isfinite(logit) else math.inf
+            if deviation > worst or not width:
+                worst, width = deviation, min(bucket_length(each.pair.length), engine.engine.max_length)
+            if each.original is not None and math.isfinite(logit):
+                error = max(error, abs(logit - each.original))
+        pairs += len(batch)
+    scale = max(1.0, max(abs(each.expected) for each in known) / USUAL_LOGIT)
+    is_known = known[0].original is not None
+    bound = BOUNDS[engine.engine.precision] * scale
+    return SelfTest(worst, bound, width, error if is_known else None, pairs, perf_counter() - started)
+
+
+def _known(engine: Testable) -> list[Known]:
+    if engine.probes is not None:
+        try:
+            known = engine.probes.known(engine, engine.engine.max_length)
+        except ValueError as error:
+            raise StartupError(f"The tokenizer of {engine.engine.model} has changed: {error}") from None
+        if known:
+            return known
+    lengths = [length for length in CORNER_WIDTHS if length < engine.engine.max_length] + [engine.engine.max_length]
+    text = " ".join(["The moon's gravity causes the tides of the sea."] * 60)
+    pairs = [
+        engine.encode("what causes tides", [text], max(1, length + step - 16))[0]
+        for length in lengths[:8]
+        for step in (0, 8)
+    ]
+    return [Known(pair, engine.score([pair])[0], None) for pair in pairs]
+
+
+def _rounds(engine: Testable, widths: Sequence[int]) -> Iterator[tuple[bool, list[Shape]]]:
+    """Shapes that are scored at a time, and whether they always are: corner widths alone, then full, then others.
+
+    An engine that pads a batch to its longest pair is given one shape at a time.
+    """
+    shapes = [shape for shape in engine.shapes() if shape.width in widths]
+    most = {shape.width: shape.rows for shape in sorted(shapes)}
+    corners = {min(widths), *widths}.intersection({min(widths), *CORNER_WIDTHS})
+
+    def rank(shape: Shape) -> int:
+        is_full, is_corner = shape.rows == most[shape.width], shape.width in corners
+        if is_corner and shape.rows == 1:
+            return 0
+        return 1 if is_full and is_corner else 2 if is_full else 3
+
+    batch: list[Shape] = []
+    for shape in sorted(shapes, key=rank):
+        # Two shapes of one width would be one batch.
+        fits = engine.engine.splits and all(other.width != shape.width for other in batch)
+        tokens = sum(other.rows * other.width for other in [*batch, shape])
+        if batch and not (fits and tokens <= ROUND_TOKENS and bool(rank(batch[0])) == bool(rank(shape))):
+            yield not rank(batch[0]), batch
+            batch = []
+        batch.append(shape)
+    if batch:
+        yield not rank(batch[0]), batch

@@ -1,0 +1,209 @@
+"""Which of an engine's configurations serves: the most exact of the fast ones, measured and tested on this machine.
+
+What is found, with the schedule, is kept in one file for each model, machine and settings.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.engines.protocol import Scorer
+from app.engines.schedule import Schedule, arrange, speed_of
+from app.engines.selftest import SelfTest, self_test
+from app.errors import StartupError, UnusableModel, first_line
+
+log = logging.getLogger(__name__)
+
+# A configuration that is slower than the fastest by at most this is as good, and the most exact of those is chosen.
+AS_FAST = 0.9
+# No further configuration is measured after this time.
+SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to serve the model."""
+
+    name: str
+    load: Callable[[], Scorer]
+    """Raises `StartupError`."""
+    is_measured: bool = True
+    """Whether its speed is measured; the others are only used where those are wrong or cannot be loaded."""
+
+
+class Tuning(BaseModel):
+    """What was found for one model on one machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    configuration: str
+    """The candidate's name."""
+    schedule: Schedule
+    device_name: str | None = None
+    rejected: tuple[str, ...] = ()
+
+
+class TuningFile:
+    """Where a tuning is kept; that it cannot be read or written is no failure."""
+
+    def __init__(self, folder: Path, *identity: object) -> None:
+        digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
+        self.path = folder / f"tuning-{digest}.json"
+
+    def read(self) -> Tuning | None:
+        """What was kept, if it can be used."""
+        try:
+            return Tuning.model_validate_json(self.path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, tuning: Tuning) -> None:
+        """Keep it for the next start."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(tuning.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            log.info("The measurement is not kept: RERANKER_EXPORT_DIR is not writable: %s", error.strerror)
+
+
+def tune(candidates: Sequence[Candidate], asked: Callable[[Scorer], dict[str, int]], file: TuningFile) -> Scorer:
+    """The scorer to serve with, tested and with its schedule; `asked`: fields of the schedule that the settings fix.
+
+    Raises `StartupError` where no candidate can be loaded and computes correctly.
+    """
+    rejected: list[str] = []
+    if (kept := file.read()) and (scorer := _as_kept(kept, candidates, rejected)):
+        log.info("Measured earlier (%s): %s; %s", file.path, kept.configuration, kept.schedule)
+        return scorer
+    candidate, scorer = choose(candidates, rejected)
+    tested = scorer.schedule
+    to_keep = arrange(scorer, asked(scorer))
+    if scorer.schedule != tested:
+        _test_again(scorer, tested, rejected)
+    if to_keep:
+        engine, rejections = scorer.engine, tuple(rejected)
+        file.write(
+            Tuning(
+                configuration=candidate.name,
+                schedule=scorer.schedule,
+                device_name=engine.device_name,
+                rejected=rejections,
+            )
+        )
+    return scorer
+
+
+def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str]) -> Scorer | None:
+    """The scorer that was found earlier, tested again; None where it cannot be had or fails now."""
+    candidate = next((candidate for candidate in candidates if candidate.name == kept.configuration), None)
+    scorer = _load(candidate, []) if candidate else None
+    if candidate is None or scorer is None or scorer.engine.device_name != kept.device_name:
+        return None
+    rejected += kept.rejected
+    scorer.schedule = kept.schedule
+    return scorer if _test(scorer, candidate.name, rejected) else None
+
+
+def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candidate, Scorer]:
+    """The most exact candidate within 10 % of the fastest; where those are wrong, the next fastest that is right.
+
+    What fails the self-test is added to `rejected`. Raises `StartupError` where none is left.
+    """
+    errors: list[StartupError] = []
+    for group in _by_speed(candidates, errors):
+        passed = [
+            (candidate, scorer, test)
+            for candidate in group
+            if (scorer := _load(candidate, errors)) and (test := _test(scorer, candidate.name, rejected))
+        ]
+        if passed:
+            candidate, scorer, test = min(passed, key=lambda each: each[2].distance)
+            scorer.self_test = replace(test, rejected=tuple(rejected))
+            for error in errors:
+                log.warning("Not used: %s", error)
+            log.info("Chosen: %s; self-test: %s", candidate.name, test)
+            return candidate, scorer
+    if rejected:
+        raise StartupError(f"no engine computes this model correctly on this machine: {'; '.join(rejected)}")
+    raise errors[0]
+
+
+def _by_speed(candidates: Sequence[Candidate], errors: list[StartupError]) -> Iterator[list[Candidate]]:
+    """The candidates as fast as the fastest, then the others, faster ones first, then those that are not measured."""
+    speeds = _speeds(candidates, errors)
+    fastest = max(speeds.values(), default=0.0)
+    contenders = [candidate for candidate in candidates if speeds.get(candidate.name, 0.0) >= AS_FAST * fastest > 0]
+    if contenders:
+        yield contenders
+    others = [candidate for candidate in candidates if candidate not in contenders]
+    for candidate in sorted(others, key=lambda each: -speeds.get(each.name, 0.0)):
+        yield [candidate]
+
+
+def _speeds(candidates: Sequence[Candidate], errors: list[StartupError]) -> dict[str, float]:
+    """Tokens per second of the candidates to measure, by name; none where there is no choice or the machine is slow."""
+    speeds: dict[str, float] = {}
+    measured = [candidate for candidate in candidates if candidate.is_measured]
+    started = perf_counter()
+    for candidate in measured if len(measured) > 1 else []:
+        if perf_counter() - started > SECONDS:
+            break
+        scorer = _load(candidate, errors)
+        if scorer is None:
+            continue
+        try:
+            speed = speed_of(scorer)
+        except Exception as error:  # libraries raise various types; the self-test reports it
+            log.info("%s was not measured: %s", candidate.name, first_line(error))
+            continue
+        if speed is None:
+            log.info("Not measured: the machine is too slow or too busy")
+            return {}
+        speeds[candidate.name] = speed
+    if speeds:
+        figures = "; ".join(f"{speed:.0f} tokens/s with {name}" for name, speed in speeds.items())
+        log.info("Measured in %.1f s: %s", perf_counter() - started, figures)
+    return speeds
+
+
+def _load(candidate: Candidate, errors: list[StartupError]) -> Scorer | None:
+    """The candidate's scorer, or None with the reason in `errors`. Raises `UnusableModel`: no other would do better."""
+    try:
+        return candidate.load()
+    except UnusableModel:
+        raise
+    except StartupError as error:
+        if str(error) not in map(str, errors):
+            errors.append(error)
+        return None
+
+
+def _test(scorer: Scorer, name: str, rejected: list[str]) -> SelfTest | None:
+    """The scorer's self-test where it passes; else None, and the reason is logged and added to `rejected`."""
+    try:
+        test = self_test(scorer)
+    except StartupError:
+        raise
+    except Exception as error:  # libraries raise various types
+        reason = f"it fails: {first_line(error)}"
+    else:
+        scorer.self_test = replace(test, rejected=tuple(rejected))
+        if test.passed:
+            return test
+        reason = str(test)
+    log.error("%s computes wrongly on this machine: %s", name, reason)
+    rejected.append(f"{name}: {reason}")
+    return None
+
+
+def _test_again(scorer: Scorer, tested: Schedule, rejected: list[str]) -> None:
+    """Test the schedule that was measured; where it fails, go back to the one that passed. Raises `StartupError`."""
+    if _test(scorer, str(scorer.schedule), rejected) is None:
+        scorer.schedule = tested
+        if _test(scorer, str(tested), rejected) is None:
+            raise StartupError(f"the engine does not compute reliably on this machine: {'; '.join(rejected)}")

@@ -1,0 +1,1 @@
+"""`reranker evaluate`: how well a service ranks queries with judged documents."""

@@ -1,0 +1,1 @@
+"""`python -m app.export`: a cross-encoder as an artefact that is served without torch."""

@@ -1,0 +1,8 @@
+"""`python -m app.export`."""
+
+import typer
+
+from app.export.command import main
+
+if __name__ == "__main__":
+    typer.run(main)

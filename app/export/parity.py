@@ -1,0 +1,110 @@
+"""Whether an exported model ranks as its original does."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from app.engines.models.artefact import Parity
+from app.engines.protocol import Scorer
+from app.evaluation.collection import Row, UnusableCollection, read_rows
+
+CALIBRATION = Path(__file__).parent / "calibration.jsonl"
+# Of a large model a part of the own texts tells enough: so long, but not fewer groups.
+PROBE_SECONDS, PROBE_GROUPS = 60.0, 8
+NDCG_AT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A query and documents to compare rankings on; `grades` are the documents' judgments, where there are any."""
+
+    query: str
+    documents: list[str]
+    grades: list[float] | None = None
+
+
+def own_entries() -> list[tuple[str, str]]:
+    """The texts that ship with the project: queries, each with its passage."""
+    rows = map(json.loads, CALIBRATION.read_text().splitlines())
+    return [(row["query"], row["passage"]) for row in rows]
+
+
+def own_texts() -> list[Group]:
+    """Of each query its passage, others, and longer ones made of several."""
+    entries = own_entries()
+    passages = [passage for _, passage in entries]
+
+    def following(start: int, count: int) -> list[str]:
+        return [passages[(start + step) % len(passages)] for step in range(count)]
+
+    return [
+        Group(query, [*following(at, 12), " ".join(following(at, 3)), " ".join(following(at + 5, 8))])
+        for at, (query, _) in enumerate(entries)
+    ]
+
+
+def read_groups(file: Path) -> list[Group]:
+    """Groups of a JSONL file, whose `qrels` may be missing. Raises `UnusableCollection`."""
+    groups = [_group(row) for _, row in read_rows(file)]
+    if not groups:
+        raise UnusableCollection(f"{file}: has no queries")
+    return groups
+
+
+def _group(row: Row) -> Group:
+    grades = [float(row.qrels.get(document.id, 0)) for document in row.documents] if row.qrels is not None else None
+    return Group(row.query, [document.text for document in row.documents], grades)
+
+
+def compare(reference: Scorer, exported: Scorer, judged: Sequence[Group] | None, console: Console) -> Parity:
+    """Both engines on the judged groups, or on the project's own texts."""
+    taus: list[float] = []
+    gains: list[float] = []
+    differences, count = [0.0], 0
+    started = perf_counter()
+    for group in track(judged or own_texts(), "Comparing with the float32 original", console=console):
+        if not judged and len(taus) >= PROBE_GROUPS and perf_counter() - started > PROBE_SECONDS:
+            break
+        original, converted = logits(reference, group), logits(exported, group)
+        taus.append(_kendall_tau(original, converted))
+        differences.append(float(np.abs(np.subtract(reference.activate(original), exported.activate(converted))).max()))
+        count += len(original)
+        if group.grades and any(group.grades):
+            gains.append(ndcg(group.grades, converted) - ndcg(group.grades, original))
+    return Parity(
+        pairs=count,
+        kendall_tau=float(np.mean(taus)),
+        max_score_difference=max(differences),
+        ndcg_difference=float(np.mean(gains)) if gains else None,
+    )
+
+
+def logits(scorer: Scorer, group: Group, rows: int = 4) -> list[float]:
+    """Logits of one group, in small batches of similar length."""
+    pairs = scorer.encode(group.query, group.documents)
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].length)
+    scores = [0.0] * len(pairs)
+    for start in range(0, len(order), rows):
+        chosen = order[start : start + rows]
+        for index, logit in zip(chosen, scorer.score([pairs[index] for index in chosen]), strict=True):
+            scores[index] = logit
+    return scores
+
+
+def ndcg(grades: Sequence[float], scores: Sequence[float]) -> float:
+    """nDCG@10 with gain 2^grade - 1, ideal over the documents at hand."""
+    from sklearn.metrics import ndcg_score
+
+    return float(ndcg_score([[2**grade - 1 for grade in grades]], [scores], k=NDCG_AT))
+
+
+def _kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(first, second).statistic) if len(first) > 1 else 1.0

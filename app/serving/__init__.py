@@ -1,0 +1,1 @@
+"""The path of a request, and the life of the engine that serves it."""

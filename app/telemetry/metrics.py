@@ -1,0 +1,207 @@
+"""The figures an operator watches: one registry per process, as Prometheus text and as a JSON summary."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from app.machine.gpu import Gpu
+from app.machine.hardware import memory_limit
+from app.serving.lifecycle import Lifecycle, Phase
+
+if TYPE_CHECKING:
+    from app.serving.ranking import Ranking
+    from app.serving.reranker import Reranker
+
+# A creation time beside each counter doubles the page and no dashboard reads it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+
+class Metrics:
+    """Owns all counters. Gauges read the owner of their state at scrape time."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._started = time.monotonic()
+        ProcessCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Scoring requests answered, by HTTP status", ["status"])
+        self.rejections = self._counter("rejections", "Requests refused, by reason", ["reason"])
+        self.disconnects = self._counter("disconnects", "Requests whose client left before the answer")
+        self.documents = self._counter("documents", "Documents ranked, by where the score came from", ["source"])
+        self.truncated = self._counter("truncated_documents", "Documents cut to fit the model's window")
+        self.tokens = self._counter("tokens", "Tokens given to the model: of the texts, and padding", ["kind"])
+        self.shared_lookups = self._counter("shared_cache_lookups", "Scores asked of the shared cache", ["result"])
+        self.shared_failures = self._counter("shared_cache_failures", "Times that the shared cache did not answer")
+        self.failed_batches = self._counter("failed_batches", "Batches on which the model failed")
+        self.out_of_memory = self._counter("out_of_memory", "Batches that did not fit the memory and were halved")
+        self.reloads = self._counter("reloads", "Times that the engine was loaded again because it hung or failed")
+        self.degraded = self._counter(
+            "degraded", "Requests answered in the order of shared words, by reason", ["reason"]
+        )
+        self.prefiltered = self._counter("prefiltered_documents", "Documents that the first stage kept from the model")
+        self.prefilter_seconds = self._histogram("prefilter_seconds", "First stage, of requests that have one")
+        self.request_seconds = self._histogram("request_seconds", "From admission to scores, of ranked requests")
+        self.queue_seconds = self._histogram("queue_seconds", "Wait for a slot, of ranked requests")
+        self.tokenize_seconds = self._histogram("tokenize_seconds", "Tokenising, of ranked requests")
+        self.inference_seconds = self._histogram("inference_seconds", "Time of one batch on the model")
+        self.batch_tokens = self._histogram("batch_tokens", "Tokens of one batch, padding included", TOKENS)
+        self._gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
+        self._gauge("memory_limit_bytes", "Memory this process may use").set(memory_limit())
+        self.open_connections = self._gauge("open_connections", "Connections of clients")
+        self.buffered_bytes = self._gauge("buffered_bytes", "Memory that bodies of requests in work take, about")
+        self._ready = self._gauge("ready", "1 when requests are served, else 0")
+        self.gpu: Gpu | None = None
+        """The card that the model is on, where there is one and the driver tells of it."""
+        self._engine = Info("reranker_engine", "What really runs", registry=self.registry)
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the process started serving."""
+        return time.monotonic() - self._started
+
+    def watch(self, reranker: "Reranker", lifecycle: Lifecycle) -> None:
+        """Read the gauges from the assembled service."""
+        engine, admission, cache = reranker.scorer.engine, reranker.admission, reranker.cache
+        loop = asyncio.get_running_loop()
+        self._engine.info({name: str(value) for name, value in engine.summary().items()})
+        self._ready.set_function(lambda: float(lifecycle.phase is Phase.READY and reranker.batcher.alive))
+        for name, meaning, read in (
+            ("active_requests", "Requests in work", lambda: admission.active),
+            ("waiting_requests", "Requests waiting for a slot", lambda: admission.waiting),
+            ("max_parallel", "Slots", lambda: admission.max_parallel),
+            ("max_queue", "Places to wait", lambda: admission.max_queue),
+            ("pending_pairs", "Pairs waiting for a batch", lambda: reranker.batcher.pending),
+            ("batch_token_budget", "Tokens that a batch may have", lambda: reranker.batcher.token_budget),
+            ("tokens_per_second", "Tokens that the engine computes while it works", lambda: reranker.batcher.speed),
+            ("silence_seconds", "Time since a batch succeeded", lambda: reranker.batcher.silence),
+            ("flights", "Pairs that requests wait for", lambda: cache.in_flight),
+            ("cache_entries", "Scores in the cache", lambda: len(cache)),
+            ("self_test_deviation", "Largest difference of a logit from float32", partial(_of_self_test, reranker, 0)),
+            ("self_test_bound", "What that difference may be", partial(_of_self_test, reranker, 1)),
+            ("self_test_rejected", "Configurations that failed the self-test", partial(_of_self_test, reranker, 2)),
+            ("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
+        ):
+            self._gauge(name, meaning).set_function(read)
+        if engine.device.startswith("cuda"):
+            self._watch_gpu(Gpu.find(int(engine.device.partition(":")[2] or 0), engine.device_uuid))
+
+    def _watch_gpu(self, gpu: Gpu | None) -> None:
+        """Not a number while the driver does not tell."""
+        self.gpu = gpu
+        for field, meaning in (
+            ("memory_used_bytes", "Memory of the GPU in use, by all processes"),
+            ("memory_total_bytes", "Memory of the GPU"),
+            ("utilization", "Share of the time that the GPU computed in, 0 to 1"),
+        ):
+            self._gauge(f"gpu_{field}", meaning).set_function(partial(_figure, gpu, field))
+
+    def observe_batch(self, tokens: int, padded: int, seconds: float) -> None:
+        """Count one batch of so many tokens, and so many with the padding."""
+        self.tokens.labels("text").inc(tokens)
+        self.tokens.labels("padding").inc(padded - tokens)
+        self.batch_tokens.observe(padded)
+        self.inference_seconds.observe(seconds)
+
+    def observe_ranking(self, ranking: "Ranking") -> None:
+        """Count one ranked request."""
+        self.documents.labels("model").inc(ranking.scored)
+        self.documents.labels("cache").inc(ranking.pairs - ranking.scored)
+        if ranking.prefiltered:
+            self.prefiltered.inc(len(ranking.prefiltered))
+            self.prefilter_seconds.observe(ranking.timings.prefilter)
+        if ranking.degraded:
+            self.documents.labels("words").inc(len(ranking.unscored - ranking.prefiltered))
+            self.degraded.labels(ranking.degraded).inc()
+            return
+        self.truncated.inc(ranking.truncated)
+        self.queue_seconds.observe(ranking.timings.queue)
+        self.tokenize_seconds.observe(ranking.timings.tokenize)
+        self.request_seconds.observe(ranking.timings.total)
+
+    def summary(self) -> dict[str, Any]:
+        """The same figures for people and scripts: sums, averages and rates since the start."""
+        by_status = self._by_label("requests", "status")
+        documents = self._by_label("documents", "source")
+        tokens = self._by_label("tokens", "kind")
+        total, succeeded = sum(by_status.values()), by_status.get("200", 0.0)
+        return {
+            "uptime_seconds": round(self.uptime, 3),
+            "requests": {
+                "total": int(total),
+                "succeeded": int(succeeded),
+                "success_rate": _ratio(succeeded, total),
+                "by_status": {status: int(count) for status, count in by_status.items()},
+                "disconnected": int(self._value("disconnects_total")),
+            },
+            "rejections": {reason: int(count) for reason, count in self._by_label("rejections", "reason").items()},
+            "average_wait_seconds": self._average("queue_seconds"),
+            "average_processing_seconds": self._average("request_seconds"),
+            "average_inference_seconds": self._average("inference_seconds"),
+            "concurrency": {
+                name: int(self._value(name))
+                for name in ("active_requests", "waiting_requests", "max_parallel", "max_queue", "pending_pairs")
+            },
+            "cache": {
+                "entries": int(self._value("cache_entries")),
+                "hits": int(documents.get("cache", 0)),
+                "misses": int(documents.get("model", 0)),
+                "hit_rate": _ratio(documents.get("cache", 0.0), sum(documents.values())),
+            },
+            "batches": {
+                "count": int(self._value("inference_seconds_count")),
+                "failed": int(self._value("failed_batches_total")),
+                "tokens": int(sum(tokens.values())),
+                "padding_ratio": _ratio(tokens.get("padding", 0.0), sum(tokens.values())),
+            },
+            "truncated_documents": int(self._value("truncated_documents_total")),
+        }
+
+    def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"reranker_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"reranker_{name}", meaning, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+        return Histogram(f"reranker_{name}", meaning, buckets=buckets, registry=self.registry)
+
+    def _value(self, name: str) -> float:
+        return self.registry.get_sample_value(f"reranker_{name}") or 0.0
+
+    def _average(self, histogram: str) -> float | None:
+        return _ratio(self._value(f"{histogram}_sum"), self._value(f"{histogram}_count"))
+
+    def _by_label(self, name: str, label: str) -> dict[str, float]:
+        family = next(family for family in self.registry.collect() if family.name == f"reranker_{name}")
+        return {
+            sample.labels[label]: sample.value for sample in family.samples if sample.name == f"reranker_{name}_total"
+        }
+
+
+def _of_self_test(reranker: "Reranker", figure: int) -> float:
+    """Deviation, bound, or number of rejected configurations; not a number where the engine was not tested."""
+    test = reranker.scorer.self_test
+    return (test.deviation, test.bound, len(test.rejected))[figure] if test else float("nan")
+
+
+def _figure(gpu: Gpu | None, field: str) -> float:
+    figure = getattr(gpu.read() if gpu else None, field, None)
+    return float("nan") if figure is None else float(figure)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return round(part / whole, 6) if whole else None

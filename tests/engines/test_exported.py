@@ -1,0 +1,500 @@
+"""Export, and the engines that serve what was exported, against the torch engine."""
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from sentence_transformers import CrossEncoder
+
+from app.config import Settings
+from app.engines.load import cpu_precisions, load_artefact, load_scorer
+from app.engines.models.artefact import Manifest, scratch_folder
+from app.engines.models.source import EMBEDDED, ModelSource
+from app.engines.models.store import find_or_export
+from app.engines.openvino import PART_TOKENS, OpenVinoScorer, bucket_length, parts
+from app.engines.protocol import Scorer
+from app.engines.schedule import Schedule
+from app.errors import EngineBroken, StartupError, UnusableModel
+from app.evaluation.collection import UnusableCollection
+from app.export.command import export_model
+from app.export.parity import Group, logits, ndcg, read_groups
+from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:Converting a tensor:Warning"),
+]
+
+GROUP = Group(
+    "what causes the tides",
+    [
+        "moon gravity causes tides",
+        "",
+        "bread",
+        "the sea and the moon " * 30,
+        "stock market",
+        "light and energy of a plant",
+    ],
+)
+
+
+def near(first: list[float], second: list[float], tolerance: float) -> bool:
+    return bool(np.abs(np.subtract(first, second)).max() <= tolerance)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_float32_exports_equal_torch(tmp_path: Path, family: str, backend: Any) -> None:
+    folder = make_model(tmp_path / family, family)
+    manifest = export_model(str(folder), backend, "fp32", tmp_path / "out")
+    reference = load_scorer(Settings(backend="torch", model=str(folder)))
+    exported = load_artefact(tmp_path / "out", 512, 2)
+    assert near(logits(reference, GROUP), logits(exported, GROUP), 1e-5)
+    assert manifest.parity is not None
+    assert manifest.parity.kendall_tau > 0.99
+    assert manifest.parity.max_score_difference < 1e-5
+    assert (exported.engine.max_length, exported.engine.precision, exported.engine.backend) == (64, "fp32", backend)
+    assert near(reference.activate([2.0, -900.0]), exported.activate([2.0, -900.0]), 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_int8_exports_rank_as_torch(tmp_path: Path, backend: Any) -> None:
+    folder = make_model(tmp_path / "bert")
+    calibration = tmp_path / "texts.jsonl"
+    calibration.write_text("\n".join([json.dumps({"query": GROUP.query, "documents": GROUP.documents})] * 3))
+    manifest = export_model(str(folder), backend, "int8", tmp_path / "out", calibration=calibration, force=True)
+    assert manifest.calibration == "texts.jsonl"
+    size = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    assert size < 2_000_000
+    reference = load_scorer(Settings(backend="torch", model=str(folder)))
+    exported = load_artefact(tmp_path / "out", 512, 2)
+    assert near(logits(reference, GROUP), logits(exported, GROUP), 0.02)
+
+
+def test_the_shipped_export_ranks_as_the_original(tmp_path: Path) -> None:
+    exported = load_scorer(Settings(backend="openvino", precision="int8", export_dir=tmp_path))
+    assert (exported.engine.backend, exported.engine.precision) == ("openvino", "int8")
+    reference = load_scorer(Settings(backend="torch"))
+    first, second = logits(reference, GROUP), logits(exported, GROUP)
+    assert int(np.argmax(first)) == int(np.argmax(second)) == 0
+    assert near(reference.activate(first), exported.activate(second), 0.15)
+    manifest = Manifest.read(EMBEDDED / "openvino-int8")
+    assert manifest.parity is not None
+    assert manifest.parity.kendall_tau >= 0.95
+
+
+def make_scorer(kind: str, folder: Path) -> Scorer:
+    """The embedded model on an engine of this kind; ONNX int8 of a tiny model with scores far apart."""
+    if kind == "torch":
+        return load_scorer(Settings(backend="torch", export_dir=folder))
+    if kind == "onnx int8":
+        model = make_model(folder / "tiny", spread=0.5)
+        export_model(str(model), "onnx", "int8", folder / "out", force=True)
+        return load_artefact(folder / "out", None, 2)
+    return load_artefact(EMBEDDED / f"openvino-{kind}", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("int8", 0.05), ("bf16", 0.02), ("torch", 0.02), ("onnx int8", 0.05)], ids=str
+)
+def test_a_score_does_not_depend_on_its_company(tmp_path: Path, kind: str, tolerance: float) -> None:
+    scorer = make_scorer(kind, tmp_path)
+    words = "the moon and the gravity of the sea causes tides , bread and light of a plant".split()  # noqa: SIM905
+    documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(63)] + ["", "moon", "the sea " * 500]
+    pairs = scorer.encode("what causes tides", documents)
+    alone = np.array([scorer.score([pair])[0] for pair in pairs])
+    crowds = {
+        "all at once": scorer.score(pairs),
+        "in another order": scorer.score(pairs[::-1])[::-1],
+        "20 at a time": [logit for at in range(0, len(pairs), 20) for logit in scorer.score(pairs[at : at + 20])],
+        "between long ones": [scorer.score([pairs[-1], pair, pairs[-1]])[1] for pair in pairs],
+        "on two threads": list(ThreadPoolExecutor(2).map(lambda pair: scorer.score([pair])[0], pairs))
+        if scorer.engine.batches_at_once > 1
+        else alone,
+    }
+    assert np.ptp(alone) > 10 * tolerance
+    for name, logits_there in crowds.items():
+        assert np.abs(alone - logits_there).max() <= tolerance, name
+        far_apart = np.subtract.outer(alone, alone) > 0.1
+        assert (np.subtract.outer(logits_there, logits_there)[far_apart] > 0).all(), name
+
+
+def test_every_pair_is_in_one_part_of_bounded_size() -> None:
+    lengths = [3, 512, 17, 64, 65, 200, 31, 90, 128, 256, 5, 5, 5, 5, 5, 5, 5, 5]
+    split = parts(lengths, PART_TOKENS)
+    assert sorted(index for part in split for index in part) == list(range(len(lengths)))
+    for part in split:
+        [width] = {bucket_length(lengths[index]) for index in part}  # whatever else is in the batch
+        assert len(part) == 1 or len(part) * width <= PART_TOKENS
+
+
+def test_there_are_few_shapes() -> None:
+    shapes = {
+        (rows, bucket_length(length))
+        for length in range(1, 513)
+        for rows in range(1, 1 + max(1, PART_TOKENS // bucket_length(length)))
+    }
+    assert len(shapes) < 100
+    assert len({bucket_length(length) for length in range(1, 8193)}) < 60
+
+
+def test_padding_behind_a_local_attention_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding tokens that see no other token are nothing to the real ones, whatever attends to them later."""
+    monkeypatch.setattr(CONFIGS["modernbert"], "num_hidden_layers", 4)
+    monkeypatch.setattr(
+        CONFIGS["modernbert"],
+        "layer_types",
+        ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    )
+    folder = make_model(tmp_path / "deep", "modernbert", spread=0.2)
+    export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+    documents = ["moon " * count for count in (8, 10, 11, 27, 30)]
+    theirs = CrossEncoder(str(folder), device="cpu").predict(
+        [(GROUP.query, document) for document in documents], activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+    exported = load_artefact(tmp_path / "out", None, 2)
+    assert near(exported.score(exported.encode(GROUP.query, documents)), theirs.tolist(), 1e-4)
+
+
+def test_no_setting_of_the_window_reads_documents_as_the_model_does(tmp_path: Path) -> None:
+    CONFIGS["modernbert"].max_position_embeddings = 1024
+    try:
+        folder = make_model(tmp_path / "long", "modernbert", spread=0.2, window=1024)
+    finally:
+        CONFIGS["modernbert"].max_position_embeddings = 64
+    settings = {"model": str(folder), "export_dir": tmp_path / "store", "precision": "fp32"}
+    documents = ["the moon and the gravity of the sea " * count for count in (5, 20, 70, 80, 200)]
+    theirs = CrossEncoder(str(folder), device="cpu").predict(
+        [(GROUP.query, document) for document in documents], activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+    scorer = load_scorer(Settings(backend="openvino", **settings))
+    assert (scorer.engine.max_length, scorer.engine.declared_length) == (1024, 1024)
+    pairs = scorer.encode(GROUP.query, documents)
+    assert max(pair.length for pair in pairs) == 1024
+    assert near(scorer.score(pairs), theirs.tolist(), 1e-4)
+    shorter = load_scorer(Settings(backend="openvino", max_length=128, **settings))
+    assert (shorter.engine.max_length, shorter.engine.declared_length) == (128, 1024)
+    assert len(list((tmp_path / "store").glob("long-*/manifest.json"))) == 1
+
+
+def test_the_window_may_be_smaller_than_the_exports() -> None:
+    scorer = load_artefact(EMBEDDED / "openvino-int8", 64, 1)
+    [pair] = scorer.encode("tides", ["word " * 500])
+    assert pair.length == scorer.engine.max_length == 64
+
+
+def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
+    code = (
+        "import sys; from pathlib import Path; from app.engines.load import load_scorer;"
+        "from app.config import Settings;"
+        "import app.main, app.api.server; s = load_scorer(Settings(backend='openvino', precision='int8')); s.warm_up();"
+        "sys.exit(bool({'torch', 'transformers', 'sentence_transformers', 'nncf'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=EMBEDDED.parent.parent, check=False).returncode == 0
+
+
+def test_a_model_that_cannot_be_compiled_is_a_failed_start_and_later_a_broken_engine(tmp_path: Path) -> None:
+    folder = shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
+    scorer = load_artefact(folder, 64, 1)
+    (folder / "openvino_model.xml").unlink()
+    with pytest.raises(StartupError, match="cannot be compiled"):
+        scorer.schedule = scorer.schedule.model_copy(update={"streams": 2})
+    with pytest.raises(EngineBroken, match="After a failed inference"):
+        scorer.score(scorer.encode("what causes tides", ["the moon"]))
+
+
+def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
+    scorer = load_scorer(Settings(model=str(tmp_path / "exported"), export_dir=tmp_path / "store"))
+    assert scorer.engine.backend == "openvino"
+    assert scorer.engine.model == "reranker-minilm-l6-v1"
+
+
+@pytest.mark.parametrize("content", ["{}", "not json", '{"format": 2}'])
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(StartupError, match="no exported model that this version can read"):
+        load_artefact(tmp_path, 512, 1)
+
+
+def test_a_model_is_exported_once_and_reused(tmp_path: Path) -> None:
+    source = ModelSource("tiny", str(make_model(tmp_path / "tiny")), None, is_local=True)
+    with pytest.raises(
+        StartupError, match=r"cannot be exported for openvino fp16: .*openvino with fp16 is not supported$"
+    ):
+        find_or_export(source, "openvino", "fp16", tmp_path / "store")
+    first = find_or_export(source, "openvino", "fp32", tmp_path / "store")
+    made = (first / "manifest.json").stat().st_mtime_ns
+    assert find_or_export(source, "openvino", "fp32", tmp_path / "store") == first
+    assert (first / "manifest.json").stat().st_mtime_ns == made
+    make_model(tmp_path / "tiny", "electra")
+    assert find_or_export(source, "openvino", "fp32", tmp_path / "store") != first
+
+
+def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "tiny")
+    code = (
+        "from app.engines.load import load_scorer; from app.config import Settings;"
+        "from pathlib import Path; import sys;"
+        "s = load_scorer(Settings(model=sys.argv[1], backend='openvino', precision='fp32', "
+        "export_dir=Path(sys.argv[2])));"
+        "print(s.engine.backend)"
+    )
+    command = [sys.executable, "-c", code, str(model), str(tmp_path / "store")]
+    starts = [
+        subprocess.Popen(command, cwd=EMBEDDED.parent.parent, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [start.communicate()[0].strip() for start in starts] == ["openvino", "openvino"]
+    assert len(list((tmp_path / "store").glob("tiny-openvino-fp32-*/manifest.json"))) == 1
+    assert not list((tmp_path / "store").glob(".export-*"))
+
+
+def test_what_an_export_left_that_was_killed_is_gone_after_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "artefact"
+    with suppress(KeyboardInterrupt), scratch_folder(target) as scratch:
+        (scratch / "model").write_text("half")
+        shutil.copytree(scratch, tmp_path / "as it was")
+        raise KeyboardInterrupt
+    (tmp_path / "as it was").rename(scratch)  # a process that is killed cleans nothing up
+    with scratch_folder(target) as scratch:
+        assert not list(scratch.iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_of_one_name_have_scores_of_their_own(tmp_path: Path) -> None:
+    fingerprints = set()
+    for folder in ("a", "b"):
+        make_model(tmp_path / folder / "model", spread=0.02 + len(fingerprints) / 100)
+        settings = Settings(model=str(tmp_path / folder / "model"), backend="torch", export_dir=tmp_path / "store")
+        fingerprints |= {load_scorer(settings).engine.fingerprint for _ in range(2)}
+    assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize("torch", ["missing", "without a GPU"])
+def test_a_gpu_that_nothing_here_can_use_is_told_and_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, torch: str
+) -> None:
+    monkeypatch.setattr("app.engines.load.has_gpu", lambda: True)
+    if torch == "missing":
+        monkeypatch.setattr("app.engines.load.find_spec", lambda _: None)
+    assert load_scorer(Settings()).engine.backend == "openvino"
+    assert "There is a GPU" in caplog.text
+
+
+def test_what_only_torch_has_is_told_to_be_slower(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(model=str(make_model(tmp_path / "tiny")), precision="fp16", export_dir=tmp_path / "store")
+    assert load_scorer(settings).engine.backend == "torch"
+    assert "slower on a CPU than OpenVINO" in caplog.text
+
+
+def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "store").write_text("a file where a folder should be")
+    scorer = load_scorer(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))
+    assert scorer.engine.backend == "torch"
+    assert "Going on with torch" in caplog.text
+    with pytest.raises(StartupError, match="RERANKER_EXPORT_DIR"):
+        load_scorer(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
+
+
+def test_a_model_that_no_engine_could_use_is_refused_without_a_fallback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UnusableModel, match="no relevance head"):
+        load_scorer(Settings(model=str(make_bi_encoder(tmp_path / "bi")), export_dir=tmp_path / "store"))
+    assert "Going on with torch" not in caplog.text
+
+
+def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"model": str(pickled(make_model(tmp_path / "old"))), "export_dir": tmp_path / "store"}
+    settings |= {"backend": "openvino", "precision": "fp32"}
+    with pytest.raises(UnusableModel, match="RERANKER_ALLOW_PICKLE"):
+        export_model(str(settings["model"]), "openvino", "fp32", tmp_path / "out")
+    monkeypatch.setenv("RERANKER_ALLOW_PICKLE", "true")  # the export's own process reads it
+    assert load_scorer(Settings(**settings)).engine.backend == "openvino"
+
+
+def test_an_export_that_ranks_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_model(tmp_path / "tiny")
+    monkeypatch.setattr("app.export.parity._kendall_tau", lambda *_: 0.5)
+    with pytest.raises(StartupError, match=r"ranks differently: Kendall tau 0\.500 < 0\.95"):
+        export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export_model(str(folder), "openvino", "fp32", tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(StartupError, match="exists already"):
+        export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+
+
+def test_a_labelled_file_gives_the_difference_in_ndcg(tmp_path: Path) -> None:
+    rows = [
+        {
+            "query": GROUP.query,
+            "documents": [{"id": str(index), "text": text} for index, text in enumerate(GROUP.documents)],
+            "qrels": {"0": 2, "3": 1},
+        }
+    ]
+    labelled = tmp_path / "labelled.jsonl"
+    labelled.write_text("\n".join(map(json.dumps, rows)))
+    folder = make_model(tmp_path / "tiny")
+    manifest = export_model(str(folder), "openvino", "fp32", tmp_path / "out", evaluation=labelled)
+    assert manifest.parity is not None
+    assert manifest.parity.ndcg_difference == pytest.approx(0, abs=1e-6)
+    assert ndcg([2, 0, 1], [3.0, 1.0, 2.0]) == pytest.approx(1)
+    assert ndcg([2, 0, 1], [1.0, 3.0, 2.0]) < 0.8
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--backend", "tpu"], ["--backend", "onnx", "--precision", "bf16"], ["--precision", "int4"]]
+)
+def test_the_command_line_refuses_what_there_is_not(tmp_path: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "app.export", "--output", str(tmp_path / "out"), *arguments]
+    result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "is not supported" in result.stderr
+
+
+def test_the_command_line_says_in_one_line_why_it_failed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app.export", "/no/such/model", "--output", str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "no such folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "openvino", "device": "cuda"}, "runs on the CPU"),
+        ({"backend": "torch", "precision": "int8"}, "RERANKER_PRECISION=int8 needs"),
+        ({"backend": "onnx", "device": "cuda", "precision": "fp32"}, "onnxruntime-gpu"),
+    ],
+)
+def test_impossible_combinations_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    model = str(make_model(tmp_path / "tiny"))
+    with pytest.raises(StartupError, match=message):
+        load_scorer(Settings(model=model, export_dir=tmp_path / "store", **settings))
+
+
+@pytest.mark.parametrize(
+    ("features", "backend", "precisions"),
+    [
+        ({"avx512_vnni", "avx512_bf16"}, "openvino", ["int8", "bf16"]),
+        ({"avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}, "openvino", ["bf16", "int8"]),
+        ({"avx_vnni"}, "openvino", ["int8", "fp32"]),
+        ({"avx2"}, "openvino", ["fp32", "int8"]),
+        ({"amx_int8"}, "onnx", ["int8", "fp32"]),
+        ({"avx2"}, "onnx", ["fp32", "int8"]),
+    ],
+)
+def test_the_precision_that_is_tried_first_follows_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, features: Any, backend: Any, precisions: list[str]
+) -> None:
+    monkeypatch.setattr("app.engines.load.cpu_features", lambda: features)
+    assert cpu_precisions(backend) == precisions
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_memory_stays_flat_over_20_000_requests_of_random_shapes(tmp_path: Path, backend: Any) -> None:
+    export_model(str(make_model(tmp_path / "tiny")), backend, "fp32", tmp_path / "out")
+    code = (
+        "import random, sys; from pathlib import Path; from app.engines.load import load_artefact;"
+        "s = load_artefact(Path(sys.argv[1]), 64, 2); r = random.Random(1);"
+        "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6;"
+        "make = lambda: s.encode('tides', ['moon ' * r.randint(0, 80) for _ in range(r.randint(1, 6))]);"
+        "some = lambda count: [s.score(make()) for _ in range(count)];"
+        "some(2000); before = rss(); some(20000); print(rss() - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 20
+
+
+def test_judged_queries_may_be_compressed_and_what_is_none_is_told_shortly(tmp_path: Path) -> None:
+    row = {"query": "what causes tides", "documents": [{"id": "a", "text": "the moon"}], "qrels": {"a": 2}}
+    file = tmp_path / "judged.jsonl.gz"
+    file.write_bytes(gzip.compress(json.dumps(row).encode()))
+    assert read_groups(file) == [Group("what causes tides", ["the moon"], [2.0])]
+    damaged = file.rename(tmp_path / "judged.jsonl")
+    with pytest.raises(UnusableCollection, match=r"judged\.jsonl: is not UTF-8") as raised:
+        read_groups(damaged)
+    assert len(str(raised.value)) < 300
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UnusableCollection, match=r"empty\.jsonl: has no queries"):
+        read_groups(tmp_path / "empty.jsonl")
+    found = subprocess.run(
+        [sys.executable, "-m", "app.export", "--output", str(tmp_path / "out"), "--calibration", str(damaged)],
+        cwd=EMBEDDED.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1].startswith(f"Not exported: {damaged}: is not UTF-8")
+
+
+def rounded(folder: Path) -> int:
+    """How many products of an ONNX export are of integers."""
+    return [node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node].count("MatMulInteger")
+
+
+def test_what_ranks_differently_is_exported_again_with_more_in_floating_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model(tmp_path / "bert", spread=0.5)
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"query": GROUP.query, "documents": GROUP.documents}))
+
+    def export(output: str, force: bool) -> Manifest:
+        return export_model(
+            str(folder), "onnx", "int8", tmp_path / output, calibration=texts, evaluation=texts, force=force
+        )
+
+    first = export("first", force=False)
+    monkeypatch.setattr("app.export.command.MIN_KENDALL_TAU", 1.01)
+    with pytest.raises(StartupError, match=r"Kendall tau 1\.000 < 1\.01; --force"):
+        export("refused", force=False)
+    assert not (tmp_path / "refused").exists()
+    second = export("second", force=True)
+    assert (first.float_layers, second.float_layers) == (1, 3)
+    assert 0 < rounded(tmp_path / "second") < rounded(tmp_path / "first")
+    assert "Ranks differently: Kendall tau" in capfd.readouterr().err
+
+
+def test_settings_reach_the_engine(tmp_path: Path) -> None:
+    settings = Settings(
+        backend="openvino",
+        precision="int8",
+        export_dir=tmp_path,
+        streams=1,
+        part_tokens=64,
+        batch_tokens=128,
+        threads=2,
+    )
+    scorer = load_scorer(settings)
+    assert scorer.schedule == Schedule(batch_tokens=128, streams=1, part_tokens=64)
+    assert not (tmp_path / "schedules").exists()
+
+
+def test_an_engine_scores_alike_on_every_schedule(tmp_path: Path) -> None:
+    scorer = load_scorer(Settings(backend="openvino", precision="int8", export_dir=tmp_path, threads=2))
+    assert isinstance(scorer, OpenVinoScorer)
+    pairs = scorer.encode("what causes tides", ["the moon " * count for count in (1, 5, 30, 90, 200)])
+    expected = scorer.score(pairs)
+    for schedule in (
+        Schedule(batch_tokens=1024, streams=1, part_tokens=256),
+        Schedule(batch_tokens=1024, streams=2, part_tokens=1024),
+    ):
+        scorer.schedule = schedule
+        # int8 and bf16 round differently for other shapes
+        assert scorer.score(pairs) == pytest.approx(expected, abs=0.15)

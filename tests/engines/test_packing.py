@@ -1,0 +1,214 @@
+"""Without padding: the scores are those of each pair alone, on every architecture that packs, and no other does."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.attention.varlen
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder
+
+from app.engines import packing
+from app.engines import torch as torch_backend
+from app.engines.models.source import locate_model
+from app.engines.torch import TorchScorer
+from tests import models
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+QUERY = "what causes tides"
+DOCUMENTS = [
+    "moon gravity causes tides",
+    "",
+    "bread",
+    "the sea and the moon " * 30,
+    *("light of the stock market " * count for count in range(1, 9)),
+]
+
+
+def make_model(folder: Path, family: str = "bert") -> Path:
+    """One whose scores differ from text to text."""
+    return models.make_model(folder, family, spread=0.5)
+
+
+def load(folder: Path, packed: bool = True, **options: Any) -> TorchScorer:
+    return TorchScorer(locate_model(str(folder), None), "cpu", 64, 2, packed=packed, **options)
+
+
+def logits(scorer: TorchScorer, documents: list[str] = DOCUMENTS) -> np.ndarray:
+    return np.array(scorer.score(scorer.encode(QUERY, documents)))
+
+
+def expected(folder: Path) -> np.ndarray:
+    oracle = CrossEncoder(str(folder), device="cpu")
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    return np.array(oracle.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False, batch_size=1))
+
+
+def with_means(folder: Path) -> Path:
+    """The model with the mean of all tokens in place of the first."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"classifier_pooling": "mean"}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: make_model(path, "bert"),
+        lambda path: make_model(path, "xlm-roberta"),
+        lambda path: make_model(path, "modernbert"),
+        lambda path: with_means(make_model(path, "modernbert")),
+        lambda path: make_model(path, "electra"),
+    ],
+)
+def test_packed_scores_are_the_oracles(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    folder = make(tmp_path / "model")
+    scorer = load(folder)
+    assert scorer.engine.packed
+    given = logits(scorer)
+    assert np.ptp(given) > 0.1  # or it would not be seen that pairs read each other
+    np.testing.assert_allclose(given, expected(folder), rtol=1e-5, atol=3e-5)
+
+
+def test_what_stands_beside_a_pair_does_not_change_its_score(tmp_path: Path) -> None:
+    scorer = load(make_model(tmp_path / "model"))
+    alone = [logits(scorer, [document])[0] for document in DOCUMENTS]
+    np.testing.assert_allclose(logits(scorer), alone, rtol=1e-5, atol=3e-5)
+    np.testing.assert_allclose(logits(scorer, DOCUMENTS[::-1]), alone[::-1], rtol=1e-5, atol=3e-5)
+
+
+def test_a_packed_batch_costs_the_tokens_that_there_are(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    assert load(folder).padded_tokens([10, 3, 7]) == 20
+    assert load(folder, packed=False).padded_tokens([10, 3, 7]) == 30
+
+
+def test_a_model_whose_attention_cannot_be_replaced_is_padded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    folder = make_model(tmp_path / "model", "deberta-v2")
+    scorer = load(folder)
+    assert not scorer.engine.packed
+    assert "Batches are padded, this model does not run without: its attention cannot be replaced" in caplog.text
+    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        # Pairs that read each other; positions that are another's.
+        (("packed_attention", lambda q, k, v, *_: packing._segment(q, k, v, 0.25, 0)), "other scores"),
+        (("first_position", lambda _: 1), "index out of range"),
+    ],
+)
+def test_a_model_that_packing_gets_wrong_is_padded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: tuple[str, Callable[..., Any]],
+    reason: str,
+) -> None:
+    caplog.set_level("INFO")
+    folder = make_model(tmp_path / "model")
+    monkeypatch.setattr(packing, *wrong)
+    scorer = load(folder)
+    assert not scorer.engine.packed
+    assert reason in caplog.text
+    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=1e-5, atol=3e-5)
+
+
+def test_the_real_model_ranks_alike_packed_and_padded() -> None:
+    source = locate_model(None, None)
+    packed, padded = (TorchScorer(source, "cpu", 512, 2, packed=each) for each in (True, False))
+    assert packed.engine.packed
+    np.testing.assert_allclose(logits(packed), logits(padded), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.timeout(300)
+def test_a_packed_model_runs_compiled(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    scorer = load(folder, compiled=True)
+    assert (scorer.engine.packed, scorer.engine.compiled) == (True, True)
+    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=1e-5, atol=3e-5)
+
+
+def test_batches_of_many_shapes_leave_no_graph_behind(tmp_path: Path) -> None:
+    """Numbers of pairs and tokens are not compiled in: else each new batch would compile for seconds."""
+    scorer = load(make_model(tmp_path / "model"), compiled=True)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for count in range(1, len(DOCUMENTS)):
+        logits(scorer, DOCUMENTS[:count])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 1
+
+
+class Attention(torch.nn.Module):
+    """As a model has it: the scale is its own."""
+
+    def __init__(self, window: int | None) -> None:
+        super().__init__()
+        self.scaling, self.window = 0.3, window
+
+    def forward(self, row: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
+        window = self.window or packing.FULL
+        return packing._on_cuda(row, row, row, starts, longest, self.scaling, window)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_the_kernel_is_called_as_it_wants_to_be_and_compiles_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    """In its place, since it runs on CUDA only, is the reference; the call has to fit its real signature."""
+    signature = inspect.signature(torch.nn.attention.varlen.varlen_attn)
+
+    def kernel(*args: Any, **options: Any) -> torch.Tensor:
+        given = signature.bind(*args, **options).arguments
+        assert given["cu_seq_q"] is given["cu_seq_k"]
+        before, behind = given["window_size"]
+        assert before == behind
+        seen = packing.FULL if before < 0 else before
+        row = given["query"], given["key"], given["value"]
+        return packing.packed_attention(*row, given["cu_seq_q"], given["scale"], seen)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
+    attention = Attention(window)
+    compiled = torch.compile(attention, dynamic=True, fullgraph=True, backend="eager")
+    for lengths in ([3, 5, 4], [7, 1], [2, 2, 9, 6]):
+        row = torch.randn(sum(lengths), 2, 8)
+        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        right = packing.packed_attention(row, row, row, starts, attention.scaling, window or packing.FULL)
+        torch.testing.assert_close(compiled(row, starts, max(lengths)), right)
+
+
+def scaled(folder: Path, factor: float) -> Path:
+    """The model with a feed-forward layer whose values are so much larger, and its logits alike."""
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if "intermediate.dense" in name:
+            weights[name] = weights[name] * factor
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_half_precision_is_taken_where_it_does_not_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_backend.PRECISIONS, "cpu", torch_backend.PRECISIONS["cuda"])
+    folder = make_model(tmp_path / "model")
+    scorer = load(folder, packed=False)
+    assert scorer.engine.precision == "fp16"
+    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=0.02, atol=0.02)
+    wide = load(scaled(folder, 1e5), packed=False)
+    assert wide.engine.precision == "bf16"
+    assert np.isfinite(logits(wide)).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert", "deberta-v2", "electra"])
+def test_on_cuda_the_scores_are_those_of_the_cpu(tmp_path: Path, family: str) -> None:
+    folder = make_model(tmp_path / "model", family)
+    scorer = TorchScorer(locate_model(str(folder), None), "cuda", 64, 2)
+    assert scorer.engine.packed == (family != "deberta-v2")
+    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=0.05, atol=0.05)

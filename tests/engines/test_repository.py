@@ -1,0 +1,190 @@
+"""Exports that a model's repository carries, from a folder and from a hub."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import Settings
+from app.engines.load import load_scorer
+from app.engines.models.artefact import Manifest
+from app.engines.models.repository import find_export
+from app.engines.models.source import EMBEDDED, locate_model
+from app.export.command import export_model
+from app.export.parity import logits
+from tests.engines.test_exported import GROUP, near
+from tests.models import make_model, pickled
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:Converting a tensor:Warning"),
+]
+SHA = "0123456789abcdef0123456789abcdef01234567"
+NAMES = {
+    "openvino": {
+        "openvino_model.xml": "openvino/openvino_model.xml",
+        "openvino_model.bin": "openvino/openvino_model.bin",
+    },
+    "onnx": {"model.onnx": "onnx/model.onnx"},
+}
+
+
+def make_repository(folder: Path, family: str, backend: Any) -> Path:
+    """A model as the hub has it, with an export beside it."""
+    make_model(folder, family)
+    export_model(str(folder), backend, "fp32", folder.parent / "made")
+    for name, place in NAMES[backend].items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        shutil.copy(folder.parent / "made" / name, folder / place)
+    shutil.rmtree(folder.parent / "made")
+    return folder
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_an_export_beside_the_model_is_used(
+    tmp_path: Path, family: str, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_repository(tmp_path / family, family, backend)
+    reference = load_scorer(Settings(backend="torch", model=str(model)))
+    monkeypatch.setattr(
+        "app.engines.models.store._export", lambda *_: pytest.fail("exported although an export is there")
+    )
+    settings = Settings(backend=backend, precision="fp32", model=str(model), export_dir=tmp_path / "store")
+    scorer = load_scorer(settings)
+    assert near(logits(reference, GROUP), logits(scorer, GROUP), 1e-5)
+    assert (scorer.engine.max_length, scorer.engine.activation) == (64, "sigmoid")
+    assert load_scorer(settings).engine.backend == backend
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}),
+        ("config.json", {"architectures": ["BertModel"]}),
+        ("config.json", {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}),
+        ("config_sentence_transformers.json", {"prompts": {"query": "Instruct: "}}),
+    ],
+)
+def test_what_cannot_be_served_as_it_is_is_exported(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+    model = make_repository(tmp_path / "bert", "bert", "onnx")
+    there = json.loads((model / file).read_text()) if (model / file).exists() else {}
+    (model / file).write_text(json.dumps(there | change))
+    assert not find_export(locate_model(str(model), None), "onnx", "fp32", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_int8_file_is_the_one_that_the_cpu_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path / "bert")
+    (model / "onnx").mkdir()
+    for kind in ("qint8_arm64", "qint8_avx512_vnni", "quint8_avx2"):
+        (model / "onnx" / f"model_{kind}.onnx").write_text(kind)
+    for features, expected in (
+        ({"avx2", "avx512_vnni"}, "qint8_avx512_vnni"),
+        ({"avx2", "avx_vnni"}, "quint8_avx2"),
+        ({"asimddp"}, "qint8_arm64"),
+    ):
+        monkeypatch.setattr("app.engines.models.repository.cpu_features", lambda features=features: features)
+        assert find_export(locate_model(str(model), None), "onnx", "int8", tmp_path / expected)
+        assert (tmp_path / expected / "model.onnx").read_text() == expected
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the hub as its client needs to list and fetch the files of one repository."""
+
+    repository: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        files = {str(file.relative_to(self.repository)): file for file in self.repository.rglob("*") if file.is_file()}
+        if self.path.startswith("/api/models/owner/tiny"):
+            listing = {"id": "owner/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
+            return self._answer(json.dumps(listing).encode())
+        name = self.path.partition(f"/owner/tiny/resolve/{SHA}/")[2]
+        if name in files:
+            return self._answer(files[name].read_bytes())
+        self.send_error(404)
+        return None
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("ETag", f'"{hash(body)}"')
+        self.send_header("X-Repo-Commit", SHA)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    _Hub.repository = make_repository(tmp_path / "tiny", "bert", "openvino")
+    _Hub.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: str) -> None:
+    code = (
+        "import sys; from pathlib import Path; from app.engines.load import load_scorer; "
+        "from app.config import Settings;"
+        "s = load_scorer(Settings(model='owner/tiny', backend='openvino', precision='fp32', "
+        "export_dir=Path(sys.argv[1])));"
+        "assert 'torch' not in sys.modules;"
+        "print(s.engine.model, s.engine.revision, s.score(s.encode('tides', ['moon'])))"
+    )
+
+    def start(store: str, endpoint: str) -> str:
+        environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
+        command = [sys.executable, "-c", code, str(tmp_path / store)]
+        result = subprocess.run(
+            command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    first = start("store", hub)
+    assert first.startswith(f"owner/tiny {SHA} [")
+    assert not any("model.safetensors" in path for path in _Hub.asked)
+    assert Manifest.read(next((tmp_path / "store").glob("owner--tiny-*/"))).revision == SHA
+    _Hub.asked.clear()
+    assert start("store", hub) == first
+    assert start("store", "http://127.0.0.1:9") == first
+    assert not _Hub.asked
+
+
+def test_a_pickle_on_the_hub_is_refused_before_it_is_downloaded(tmp_path: Path, hub: str) -> None:
+    shutil.rmtree(_Hub.repository)
+    pickled(make_model(_Hub.repository))
+    code = (
+        "from app.engines.load import load_scorer; from app.config import Settings\n"
+        "from app.errors import StartupError\n"
+        "try: load_scorer(Settings(model='owner/tiny', backend='torch'))\n"
+        "except StartupError as error: print(error)"
+    )
+    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "RERANKER_MODEL='owner/tiny' cannot be loaded: pytorch_model.bin is a pickle" in result.stdout
+    assert _Hub.asked
+    assert not any("pytorch_model" in path for path in _Hub.asked)

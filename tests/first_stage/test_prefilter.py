@@ -1,0 +1,350 @@
+"""The first stage for large requests: what the model reads, and what becomes of the rest."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.config import Settings
+from app.errors import ScoringFailed, StartupError
+from app.first_stage.embeddings import SHIPPED, StaticEmbeddings
+from app.first_stage.prefilter import Method, Prefilter, fuse, load_embeddings
+from app.first_stage.words import MAX_KNOWN, MAX_KNOWN_CHARS
+from app.main import create_app
+from tests.api.test_app import indices
+from tests.conftest import Serve, serving, until
+from tests.fakes import FakeScorer
+from tests.serving.test_degraded import held
+
+DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets", "the moon"]
+BODY: dict[str, Any] = {"query": "what causes tides", "documents": DOCUMENTS}
+TWO = BODY | {"prefilter": "lexical", "prefilter_top_k": 2}
+METHODS: list[Method] = ["lexical", "embedding", "hybrid"]
+
+
+@pytest.fixture(scope="module")
+def first_stage() -> Prefilter:
+    return Prefilter(StaticEmbeddings.load)
+
+
+def best(prefilter: Prefilter, method: Method, query: str, documents: Sequence[str]) -> int:
+    return next(iter(prefilter.choose(method, query, documents, 1).kept))
+
+
+async def test_the_model_reads_the_best_and_the_rest_follows_in_the_order_of_the_first_stage(
+    serve: Serve, scorer: FakeScorer
+) -> None:
+    async with serve() as client:
+        response = await client.post("/rerank/query", json=TWO)
+        figures = (await client.get("/metrics")).text
+    results = response.json()["results"]
+    assert indices(response) == [2, 1, 0, 3, 4]
+    assert sum(map(len, scorer.batches)) == 2
+    assert ["prefiltered" in result for result in results] == [False, False, True, True, True]
+    assert ["unscored" in result for result in results] == [False, False, True, True, True]
+    scores = [result["relevance_score"] for result in results]
+    assert scores == sorted(scores, reverse=True)
+    assert max(scores[2:]) < 0.001 < min(scores[:2])  # nobody may take for relevant what no model has read
+    assert response.json()["meta"] | {"timings_ms": 0} == response.json()["meta"] | {
+        "documents": 5,
+        "scored": 2,
+        "cached": 0,
+        "prefiltered": 3,
+        "timings_ms": 0,
+    }
+    assert response.json()["meta"]["timings_ms"]["prefilter"] > 0
+    assert response.headers["x-reranker-prefiltered"] == "3"
+    assert "reranker_prefiltered_documents_total 3.0" in figures
+    assert "reranker_prefilter_seconds_count 1.0" in figures
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "left_out"),
+    [
+        ({}, {}, 0),
+        ({}, {"prefilter_top_k": 2}, 0),
+        ({}, {"prefilter": "lexical"}, 0),
+        ({}, {"prefilter": "lexical", "prefilter_top_k": 5}, 0),
+        ({}, {"prefilter": "lexical", "prefilter_top_k": 4}, 1),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {}, 2),
+        ({"prefilter": "hybrid", "prefilter_top_k": 3}, {}, 2),
+        ({"prefilter": "embedding", "prefilter_top_k": 3}, {"prefilter_top_k": 1}, 4),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": "off"}, 0),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": False}, 0),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": 0}, 0),
+        ({"prefilter": "lexical", "prefilter_top_k": 3}, {"prefilter": True}, 2),
+        ({"prefilter_top_k": 3}, {"prefilter": "true"}, 2),
+        ({}, {"prefilter": 1}, 4),
+        ({}, {"prefilter": 4, "prefilter_top_k": 2}, 3),
+    ],
+)
+async def test_when_it_acts(serve: Serve, settings: dict[str, Any], asked: dict[str, Any], left_out: int) -> None:
+    async with serve(**settings) as client:
+        response = await client.post("/rerank/query", json=BODY | asked)
+    assert sorted(indices(response)) == [0, 1, 2, 3, 4]
+    assert response.json()["meta"]["prefiltered"] == left_out
+    assert ("x-reranker-prefiltered" in response.headers) == (left_out > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"return_prefiltered": False}, [2, 1]),
+        ({"top_k": 3}, [2, 1, 0]),
+        ({"score_threshold": 0}, [2, 1]),
+        ({"score_threshold": 0.7}, [2]),
+    ],
+)
+async def test_what_comes_back(serve: Serve, options: dict[str, Any], expected: list[int]) -> None:
+    async with serve() as client:
+        response = await client.post("/rerank/query", json=TWO | options)
+    assert indices(response) == expected
+    assert response.json()["meta"]["prefiltered"] == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "read"),
+    [
+        (
+            "/rerank",
+            {"query": "tides", "texts": ["bread", "tides", "moon"]},
+            lambda body: [each["index"] for each in body],
+        ),
+        (
+            "/score",
+            {"text_1": "tides", "text_2": ["bread", "tides", "moon"]},
+            lambda body: sorted(range(3), key=lambda index: -body["data"][index]["score"]),
+        ),
+        (
+            "/v1/ranking",
+            {"query": {"text": "tides"}, "passages": [{"text": "bread"}, {"text": "tides"}, {"text": "moon"}]},
+            lambda body: [each["index"] for each in body["rankings"]],
+        ),
+        ("/v1/rerank", {"query": "tides", "documents": ["bread", "tides", "moon"], "top_n": 3}, None),
+    ],
+)
+async def test_every_dialect_has_a_result_for_each_document(
+    serve: Serve, path: str, body: dict[str, Any], read: Any
+) -> None:
+    async with serve(prefilter="lexical", prefilter_top_k=1) as client:
+        response = await client.post(path, json=body)
+    found = read(response.json()) if read else indices(response)
+    assert found == [1, 0, 2]
+    assert response.headers["x-reranker-prefiltered"] == "2"
+
+
+async def test_pairs_of_their_own_queries_are_all_read(serve: Serve) -> None:
+    body = {"text_1": ["tides", "bread"], "text_2": ["tides", "bread"]}
+    async with serve(prefilter="lexical", prefilter_top_k=1) as client:
+        response = await client.post("/score", json=body)
+    assert [each["score"] for each in response.json()["data"]] == pytest.approx([0.6225, 0.6225], abs=1e-4)
+    assert "x-reranker-prefiltered" not in response.headers
+
+
+@pytest.mark.parametrize("wrong", [{"prefilter": "bm25"}, {"prefilter_top_k": 0}])
+async def test_wrong_values_are_named(serve: Serve, wrong: dict[str, Any]) -> None:
+    async with serve() as client:
+        response = await client.post("/rerank/query", json=BODY | wrong)
+    assert response.status_code == 422
+    assert next(iter(wrong)) in response.json()["message"]
+
+
+async def test_scores_are_remembered_as_ever(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve() as client:
+        await client.post("/rerank/query", json=BODY | {"documents": [DOCUMENTS[2], DOCUMENTS[3]]})
+        first, second = [(await client.post("/rerank/query", json=TWO)).json() for _ in range(2)]
+    assert [(body["meta"]["scored"], body["meta"]["cached"]) for body in (first, second)] == [(1, 1), (0, 2)]
+    assert first["results"] == second["results"]
+
+
+async def test_windows_are_made_of_what_is_left(serve: Serve, scorer: FakeScorer) -> None:
+    scorer.lines = 1
+    long = [f"{document}\nand {document}" for document in DOCUMENTS]
+    async with serve() as client:
+        response = await client.post("/rerank/query", json=TWO | {"documents": long, "long_documents": "chunk_max"})
+    assert indices(response) == [2, 1, 0, 3, 4]
+    assert response.json()["meta"]["scored"] == 4
+    assert ["window" in result for result in response.json()["results"]] == [True, True, False, False, False]
+
+
+async def test_a_document_left_out_is_never_too_long(serve: Serve) -> None:
+    body = {"query": "tides", "texts": ["bread " * 600, "tides", "moon"], "truncate": False}
+    async with serve() as client:
+        asked = {"prefilter": "lexical", "prefilter_top_k": 1}
+        assert (await client.post("/rerank", json=body | asked)).status_code == 200
+
+
+async def test_when_the_model_fails_the_order_of_the_first_stage_stands(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve() as client:
+        await client.post("/rerank/query", json=BODY | {"documents": [DOCUMENTS[1]]})
+        scorer.failure = ScoringFailed("broken")
+        response = await client.post("/rerank/query", json=TWO | {"on_overload": "lexical"})
+    body = response.json()
+    assert indices(response) == [1, 2, 0, 3, 4]
+    assert ["unscored" in result for result in body["results"]] == [False, True, True, True, True]
+    assert ["prefiltered" in result for result in body["results"]] == [False, False, True, True, True]
+    assert (body["meta"]["degraded"], body["meta"]["prefiltered"]) == ("scoring_failed", 3)
+
+
+async def test_without_a_slot_nothing_is_left_out(serve: Serve, scorer: FakeScorer) -> None:
+    async with held(serve, scorer) as client:
+        response = await client.post("/rerank/query", json=TWO | {"on_overload": "lexical"})
+    assert indices(response) == [2, 1, 0, 3, 4]
+    assert (response.json()["meta"]["degraded"], response.json()["meta"]["prefiltered"]) == ("queue_full", 0)
+
+
+async def test_a_client_that_leaves_takes_its_work_with_it(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve(max_parallel=1, max_queue=0) as client:
+        scorer.gate.clear()
+        waiting = asyncio.create_task(client.post("/rerank/query", json=TWO))
+        await until(lambda: scorer.entered == 1)
+        waiting.cancel()
+        await until(lambda: serve.app.state.reranker.admission.active == 0)
+        scorer.gate.set()
+        assert (await client.post("/rerank/query", json=TWO)).json()["meta"]["prefiltered"] == 3
+
+
+QUESTIONS = [
+    ("How do I mend a car?", "Repairing an automobile engine needs patience and the right tools."),
+    ("medicine against a headache", "Aspirin relieves pain in the head within half an hour."),
+    ("Which animals live in the sea?", "Whales and dolphins are mammals of the ocean."),
+]
+OTHERS = ["The parliament passed the budget.", "She plays the piano in an orchestra.", "Interest rates rose in May."]
+
+
+@pytest.mark.parametrize(("question", "answer"), QUESTIONS)
+def test_meaning_is_found_without_a_shared_word(first_stage: Prefilter, question: str, answer: str) -> None:
+    documents = [*OTHERS, *(text for _, text in QUESTIONS)]
+    assert documents[best(first_stage, "embedding", question, documents)] == answer
+
+
+def test_texts_without_a_word_are_left_in_their_order(first_stage: Prefilter) -> None:
+    for method in METHODS:
+        assert first_stage.choose(method, "tides", ["", " ", ""], 2).kept == {0, 1}
+        assert first_stage.choose(method, "", ["", "tides"], 1).kept == {0}
+
+
+def test_rare_names_are_found_by_words(first_stage: Prefilter) -> None:
+    documents = [*OTHERS, "Xylqor 7-B is out of stock.", "The part is out of stock."]
+    assert best(first_stage, "lexical", "xylqor in stock", documents) == 3
+    assert best(first_stage, "hybrid", "xylqor in stock", documents) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_odd_texts_do_no_harm(first_stage: Prefilter, method: Method) -> None:
+    documents = ["", "   ", "?!…", "x" * 20_000, "月球引起潮汐", "\x00", "a\u0301 b\u00ad", "tides"]
+    for query in ("tides", "???", "潮汐", "x" * 5_000):
+        choice = first_stage.choose(method, query, documents, 3)
+        assert len(choice.kept) == 3
+        assert sorted(choice.places) == pytest.approx([rank / 8 for rank in range(8)])
+    assert best(first_stage, method, "tides", documents) == 7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_request_is_given_the_same_choice(method: Method) -> None:
+    documents = [text for _, text in QUESTIONS] + OTHERS
+    fresh, used = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
+    used.choose(method, "pianos", ["orchestras and grandpianos", *documents], 2)
+    assert used.choose(method, "pianos", documents, 2) == fresh.choose(method, "pianos", documents, 2)
+
+
+def test_ties_go_by_index(first_stage: Prefilter) -> None:
+    for method in METHODS:
+        assert first_stage.choose(method, "moon", ["sun", "moon", "moon", "moon"], 2).kept == {1, 2}
+
+
+def test_fusion_wants_a_document_that_both_lists_like() -> None:
+    fused = fuse([np.array([9, 8, 0.1, 0]), np.array([-0.3, 0.5, 0.4, 0.6])])
+    assert np.argmax(fused) == 1
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        lambda number: f"a{number}",
+        lambda number: "!" * (number % 5_000) + "." * (number // 5_000),
+        lambda number: ".".join(f"{number}a{term}" for term in range(3)),
+    ],
+    ids=["many", "punctuation", "terms"],
+)
+def test_words_of_old_requests_are_forgotten(word: Callable[[int], str]) -> None:
+    embeddings = StaticEmbeddings.load()
+    prefilter = Prefilter(lambda: embeddings)
+    for start in range(0, 2 * MAX_KNOWN, MAX_KNOWN // 20):
+        words = list(map(word, range(start, start + MAX_KNOWN // 20)))
+        documents = ["tides", *(" ".join(words[first : first + 100]) for first in range(0, len(words), 100))]
+        assert best(prefilter, "hybrid", "tides", documents) == 0
+        kept = prefilter._lexicon._places
+        assert max(len(kept), len(kept.containing)) <= MAX_KNOWN
+        assert sum(map(len, kept)) <= MAX_KNOWN_CHARS
+        assert sum(len(known.leading) for known in embeddings._known.values()) <= len(kept)
+
+
+def test_words_learnt_in_parts_are_known_as_those_learnt_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, parts = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
+    documents = [text for _, text in QUESTIONS] + OTHERS
+    expected = together.choose("embedding", QUESTIONS[0][0], documents, 2)
+    monkeypatch.setattr("app.first_stage.embeddings.BLOCK", 20)
+    assert parts.choose("embedding", QUESTIONS[0][0], documents, 2) == expected
+    assert parts.choose("embedding", QUESTIONS[1][0], documents[::-1], 1).kept == {4}
+
+
+def test_requests_at_once_do_not_mix_their_words(request: pytest.FixtureRequest) -> None:
+    prefilter, fresh = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
+    requests = [
+        (f"word{number}, pianos", [f"word{number + other}! (a{other}) {number * other}" for other in range(2000)])
+        for number in range(0, 3000, 100)
+    ]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    request.addfinalizer(lambda: sys.setswitchinterval(before))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda each: prefilter.choose("hybrid", *each, 10), requests))
+    assert found == [fresh.choose("hybrid", *each, 10) for each in requests]
+    assert all(0 in choice.kept for choice in found)
+
+
+def test_what_is_shipped_is_small() -> None:
+    assert SHIPPED.stat().st_size <= 10_000_000
+
+
+@pytest.fixture(scope="module")
+def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model2vec-like one of four words: `moon` and `luna` mean the same."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "moon": 1, "luna": 2, "bread": 3}, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    vectors = np.array([[0.1, 0.1], [1, 0], [1, 0], [0, 1]], np.float32)
+    folder = tmp_path_factory.mktemp("sentence-model")
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=vectors)], device="cpu").save(str(folder))
+    return folder
+
+
+async def test_any_model_of_sentence_transformers(scorer: FakeScorer, sentence_model: Path) -> None:
+    settings = Settings(prefilter="embedding", prefilter_top_k=1, prefilter_model=str(sentence_model))
+    body = {"query": "moon", "documents": ["bread", "bread bread", "luna"], "return_prefiltered": False}
+    async with serving(create_app(settings, scorer)) as client:
+        assert indices(await client.post("/rerank/query", json=body)) == [2]
+
+
+async def test_a_model_that_is_not_there_is_told_at_the_start(
+    scorer: FakeScorer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(prefilter_model=str(tmp_path / "nothing"))
+    async with serving(create_app(settings, scorer)) as client:
+        assert (await client.get("/health/ready")).status_code == 503
+    assert "RERANKER_PREFILTER_MODEL" in caplog.text
+
+
+def test_a_model_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.first_stage.prefilter.find_spec", lambda name: None)
+    with pytest.raises(StartupError, match="sentence-transformers is not installed"):
+        load_embeddings("some/model")

@@ -1,0 +1,144 @@
+import asyncio
+
+import pytest
+
+from app.errors import QueueFull, QueueTimeout
+from app.serving.admission import Admission
+from tests.conftest import until
+
+
+async def hold(admission: Admission, release: asyncio.Event) -> None:
+    async with admission.slot():
+        await release.wait()
+
+
+async def test_slots_then_places_to_wait_then_full() -> None:
+    admission, release = Admission(max_parallel=2, max_queue=3, queue_timeout=30), asyncio.Event()
+    tasks = [asyncio.create_task(hold(admission, release)) for _ in range(5)]
+    await until(lambda: admission.active == 2 and admission.waiting == 3)
+    with pytest.raises(QueueFull, match=r"2 requests in work \(RERANKER_MAX_PARALLEL=2\) and 3 waiting"):
+        await hold(admission, release)
+    release.set()
+    await asyncio.gather(*tasks)
+    assert (admission.active, admission.waiting) == (0, 0)
+
+
+async def test_without_places_to_wait_a_free_slot_is_still_given() -> None:
+    admission = Admission(max_parallel=1, max_queue=0, queue_timeout=30)
+    async with admission.slot():
+        with pytest.raises(QueueFull):
+            await hold(admission, asyncio.Event())
+    async with admission.slot() as waited:
+        assert waited >= 0
+
+
+async def test_waiting_ends_in_time() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=0.02), asyncio.Event()
+    holder = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    with pytest.raises(QueueTimeout, match=r"0\.02 s"):
+        await hold(admission, release)
+    assert (admission.active, admission.waiting) == (1, 0)
+    release.set()
+    await holder
+
+
+@pytest.mark.parametrize("victim", ["active", "waiting"])
+async def test_a_cancelled_request_gives_its_place_back(victim: str) -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=30), asyncio.Event()
+    active = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    waiting = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.waiting == 1)
+    (active if victim == "active" else waiting).cancel()
+    await until(lambda: admission.waiting == 0 and admission.active == 1)
+    release.set()
+    await asyncio.gather(active, waiting, return_exceptions=True)
+    assert (admission.active, admission.waiting) == (0, 0)
+    async with admission.slot():
+        pass
+
+
+async def test_retry_after_grows_with_the_queue_and_the_time_requests_take() -> None:
+    admission = Admission(max_parallel=2, max_queue=100, queue_timeout=30)
+    assert admission.retry_after() == 1
+    admission._record(4.0)
+    assert admission.retry_after() == 2
+    admission.waiting = 9
+    assert admission.retry_after() == 20
+    admission.waiting = 1000
+    assert admission.retry_after() == 60
+
+
+async def test_retry_after_counts_a_long_request_before_it_is_answered() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=30), asyncio.Event()
+    holder = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    [ticket] = admission._entered
+    admission._entered[ticket] -= 12
+    assert admission.retry_after() >= 12
+    release.set()
+    await holder
+
+
+async def test_retry_after_tells_what_is_left_and_not_what_has_passed() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=0, queue_timeout=30), asyncio.Event()
+    holder = asyncio.create_task(hold(admission, release))
+    await until(lambda: admission.active == 1)
+    [ticket] = admission._entered
+    for passed, left, told in ((1, 7.8, 8), (7, 1.2, 2), (20, 0.1, 1)):
+        admission._entered[ticket] -= passed
+        with pytest.raises(QueueFull) as refused:
+            async with admission.slot(0, lambda left=left: left):
+                pass
+        assert refused.value.retry_after == told
+    release.set()
+    await holder
+
+
+def test_retry_after_has_the_time_of_those_who_wait_too() -> None:
+    admission = Admission(max_parallel=2, max_queue=100, queue_timeout=30)
+    admission._record(4.0)
+    assert admission.retry_after(6.0) == 3  # the first of two ends half way
+    admission.waiting = 3
+    assert admission.retry_after(6.0) == 6 + 4
+
+
+async def test_who_waits_is_served_by_priority_then_by_arrival() -> None:
+    admission, served = Admission(max_parallel=1, max_queue=9, queue_timeout=30), []
+
+    async def request(priority: int, number: int) -> None:
+        async with admission.slot(priority):
+            served.append((priority, number))
+
+    async with admission.slot():
+        tasks = [asyncio.create_task(request(priority, number)) for number, priority in enumerate([1, 0, -5, 0, 1])]
+        await until(lambda: admission.waiting == 5)
+    await asyncio.gather(*tasks)
+    assert served == [(-5, 2), (0, 1), (0, 3), (1, 0), (1, 4)]
+
+
+async def test_a_slot_that_comes_as_its_request_leaves_goes_to_the_next() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=30), asyncio.Event()
+    async with admission.slot():
+        leaving = asyncio.create_task(hold(admission, release))
+        await until(lambda: admission.waiting == 1)
+    leaving.cancel()  # its turn has come, but it has not run since
+    async with asyncio.timeout(5), admission.slot():
+        assert admission.active == 1
+
+
+async def test_who_gave_up_waiting_takes_no_memory() -> None:
+    admission, release = Admission(max_parallel=1, max_queue=10, queue_timeout=30), asyncio.Event()
+    async with admission.slot():
+        patient = asyncio.create_task(hold(admission, release))
+        for _ in range(300):
+            leaving = [asyncio.create_task(hold(admission, release)) for _ in range(9)]
+            await asyncio.sleep(0)
+            for task in leaving:
+                task.cancel()
+            await asyncio.gather(*leaving, return_exceptions=True)
+        assert admission.waiting == 1
+        assert len(admission._turns) < 100
+    release.set()
+    await patient

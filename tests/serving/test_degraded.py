@@ -1,0 +1,119 @@
+"""What is answered when the model cannot score, or not in time: an error, or the order by shared words."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from app.errors import ScoringFailed
+from tests.api.test_app import indices
+from tests.conftest import Serve, until
+from tests.fakes import NAN, FakeScorer
+
+DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets"]
+BODY: dict[str, Any] = {"query": "what causes tides", "documents": DOCUMENTS}
+LEXICAL = BODY | {"on_overload": "lexical"}
+
+
+@asynccontextmanager
+async def held(serve: Serve, scorer: FakeScorer, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A service whose only slot is taken, by a request that the engine does not finish."""
+    async with serve(max_parallel=1, max_queue=0, **settings) as client:
+        scorer.gate.clear()
+        first = asyncio.create_task(client.post("/rerank/query", json={"query": "first", "documents": ["held"]}))
+        await until(lambda: scorer.entered == 1)
+        yield client
+        scorer.gate.set()
+        assert (await first).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "status"),
+    [
+        ({}, {}, 429),
+        ({}, {"on_overload": "lexical"}, 200),
+        ({"on_overload": "lexical"}, {}, 200),
+        ({"on_overload": "lexical"}, {"on_overload": "error"}, 429),
+        ({"overload_status": 503}, {}, 503),
+    ],
+)
+async def test_a_full_queue(
+    serve: Serve, scorer: FakeScorer, settings: dict[str, Any], asked: dict[str, Any], status: int
+) -> None:
+    async with held(serve, scorer, **settings) as client:
+        response = await client.post("/rerank/query", json=BODY | asked)
+        figures = (await client.get("/metrics")).text
+    assert response.status_code == status
+    degraded = 'reranker_degraded_total{reason="queue_full"} 1.0' in figures
+    assert degraded == (status == 200) == ("x-reranker-degraded" in response.headers)
+
+
+async def test_a_degraded_answer_says_so_and_has_every_document(serve: Serve, scorer: FakeScorer) -> None:
+    async with held(serve, scorer) as client:
+        response = await client.post("/rerank/query", json=LEXICAL)
+    assert indices(response) == [2, 1, 0, 3]
+    assert response.headers["x-reranker-degraded"] == "queue_full"
+    body = response.json()
+    assert body["meta"]["degraded"] == "queue_full"
+    assert (body["meta"]["scored"], body["meta"]["cached"], body["usage"]["total_tokens"]) == (0, 0, 0)
+    assert all(result["unscored"] for result in body["results"])
+    scores = [result["relevance_score"] for result in body["results"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+async def test_what_is_scored_stays_on_top(serve: Serve, scorer: FakeScorer) -> None:
+    async with serve() as client:
+        await client.post("/rerank/query", json=BODY | {"documents": ["stock markets"]})
+        scorer.failure = ScoringFailed("broken")
+        response = await client.post("/rerank/query", json=LEXICAL)
+    assert indices(response) == [3, 2, 1, 0]
+    assert ["unscored" in result for result in response.json()["results"]] == [False, True, True, True]
+    assert response.json()["results"][0]["relevance_score"] == pytest.approx(0.3775, abs=1e-4)
+    assert response.json()["meta"]["degraded"] == "scoring_failed"
+    assert response.json()["meta"]["cached"] == 1
+
+
+async def test_what_was_scored_before_the_failure_is_kept_without_a_cache_too(serve: Serve) -> None:
+    """The longest pair goes first, in a batch of its own; in the next one has no score."""
+    body = LEXICAL | {"documents": [f"{NAN} tides", "bread " * 100, "tides causes"]}
+    async with serve(prediction_cache=False, batch_tokens=16) as client:
+        response = await client.post("/rerank/query", json=body)
+    assert indices(response) == [2, 1, 0]
+    assert ["unscored" in result for result in response.json()["results"]] == [False, False, True]
+    assert response.json()["meta"]["scored"] == 2
+
+
+@pytest.mark.parametrize(("options", "expected"), [({"top_k": 2}, [2, 1]), ({"score_threshold": 0.9}, [2, 1, 0, 3])])
+async def test_a_threshold_is_for_scores_of_the_model(
+    serve: Serve, scorer: FakeScorer, options: dict[str, Any], expected: list[int]
+) -> None:
+    async with held(serve, scorer) as client:
+        assert indices(await client.post("/rerank/query", json=LEXICAL | options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/rerank", {"query": "tides", "texts": ["bread", "tides"]}),
+        ("/score", {"text_1": "tides", "text_2": ["bread", "tides"]}),
+        ("/score", {"text_1": ["tides", "bread"], "text_2": ["bread", "bread"]}),
+        ("/v1/ranking", {"query": {"text": "tides"}, "passages": [{"text": "bread"}, {"text": "tides"}]}),
+    ],
+)
+async def test_other_dialects_say_it_in_a_header(
+    serve: Serve, scorer: FakeScorer, path: str, body: dict[str, Any]
+) -> None:
+    async with held(serve, scorer) as client:
+        response = await client.post(path, json=body | {"on_overload": "lexical"})
+    assert response.status_code == 200
+    assert response.headers["x-reranker-degraded"] == "queue_full"
+
+
+async def test_wrong_requests_stay_wrong(serve: Serve) -> None:
+    async with serve(max_documents=3) as client:
+        assert (await client.post("/rerank/query", json=LEXICAL)).status_code == 413
+        empty = {"query": "", "documents": ["a"], "on_overload": "lexical"}
+        assert (await client.post("/rerank/query", json=empty)).status_code == 422

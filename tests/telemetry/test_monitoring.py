@@ -1,0 +1,80 @@
+"""Alert rules, scrape configuration and dashboard, by Prometheus's own tool and against the service's real metrics."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Serve
+from tests.fakes import FakeScorer
+
+MONITORING = Path(__file__).parents[2] / "docker" / "monitoring"
+DASHBOARD = json.loads((MONITORING / "grafana/dashboards/reranker.json").read_text())
+EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (prometheus)")
+
+
+def promtool(*arguments: object) -> str:
+    found = subprocess.run(
+        ["promtool", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=MONITORING
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+@needs_promtool
+def test_the_configuration_is_valid() -> None:
+    promtool("check", "config", "prometheus.yml")
+
+
+@needs_promtool
+def test_alerts_fire_when_they_should() -> None:
+    promtool("test", "rules", "alerts_test.yml")
+
+
+def test_every_alert_is_tested() -> None:
+    tested = set(re.findall(r"alertname: (\w+)", (MONITORING / "alerts_test.yml").read_text()))
+    assert {rule["alert"] for rule in RULES} == tested
+
+
+@needs_promtool
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_the_dashboards_queries_are_valid(expression: str, tmp_path: Path) -> None:
+    rules = {
+        "groups": [{"name": "g", "rules": [{"record": "r", "expr": expression.replace("$__rate_interval", "1m")}]}]
+    }
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump(rules))
+    promtool("check", "rules", file)
+
+
+async def test_alerts_and_dashboard_ask_for_metrics_that_exist(serve: Serve, scorer: FakeScorer) -> None:
+    scorer.engine = replace(scorer.engine, device="cuda:0")  # has all that a CPU has, and more
+    async with serve() as client:
+        await client.post("/rerank", json={"query": "a", "documents": ["a"]})
+        text = (await client.get("/metrics")).text
+    there = set(re.findall(r"^(\w+)", text, re.MULTILINE)) | set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    asked = {
+        name
+        for expression in [*EXPRESSIONS, *(rule["expr"] for rule in RULES)]
+        for name in re.findall(r"\b(?:reranker|process)_\w+", expression)
+    }
+    # Counters with labels are named before they have a sample.
+    assert {name for name in asked if name not in there and name.removesuffix("_total") not in there} == set()
+
+
+def test_panels_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24

@@ -27,20 +27,22 @@ from app.api.quota import Quota
 from app.api.service import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
 from app.config import Settings, load_settings, traces_exporter
 from app.engines.load import load_scorer
-from app.engines.protocol import Scorer
+from app.engines.protocol import Engine, Scorer
 from app.errors import EngineBroken, StartupError
 from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.machine.gpu import Gpu
 from app.machine.hardware import cpu_limit
 from app.machine.threads import start_threads
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import ScoreCache
+from app.serving.gauges import watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.lifecycle import Lifecycle
-from app.serving.ranking import Limits
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.metrics import Metrics
+from app.types import Limits
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -73,6 +75,7 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
     app.state.metrics = Metrics()
     app.state.lifecycle = Lifecycle()
     app.state.reranker = None
+    app.state.gpu = None
     app.state.bodies = bodies = Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
     app.state.metrics.buffered_bytes.set_function(lambda: bodies.held)
     keys = ApiKeys(settings.keys(), settings.protect_metrics)
@@ -167,7 +170,10 @@ async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache |
         probe = await asyncio.get_running_loop().run_in_executor(tokenizers, scorer.encode, "probe", ["probe"])
         if app.state.reranker is None:
             app.state.reranker = _build_reranker(app, scorer, batcher, tokenizers, shared)
-            app.state.metrics.watch(app.state.reranker, app.state.lifecycle)
+            app.state.gpu = _find_gpu(scorer.engine)
+            watch_reranker(app.state.metrics, app.state.reranker, app.state.lifecycle)
+            if scorer.engine.device.startswith("cuda"):
+                watch_gpu(app.state.metrics, app.state.gpu)
         app.state.reranker.take_engine(scorer, batcher)
         _spare_the_collector()
         app.state.lifecycle.ready()
@@ -177,6 +183,12 @@ async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache |
             watch(batcher, *probe),
             _clear_memory_regularly(app.state.reranker, threads, settings.clear_cache_interval),
         )
+
+
+def _find_gpu(engine: Engine) -> Gpu | None:
+    """The card that the model is on; None on a CPU, and where the driver reports nothing."""
+    name, _, index = engine.device.partition(":")
+    return Gpu.find(int(index or 0), engine.device_uuid) if name == "cuda" else None
 
 
 def _spare_the_collector() -> None:

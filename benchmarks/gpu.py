@@ -21,9 +21,9 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from app.engines.models.source import EMBEDDED, locate_model
-from app.engines.tokenization import Pair
 from app.engines.torch import TorchScorer, pick_device
 from app.machine.hardware import cpu_limit
+from app.types import Pair
 from benchmarks.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours
 from benchmarks.load import print_table, progress_bar
 from benchmarks.shapes import SHAPES, make_shape, pair_flops

@@ -19,8 +19,8 @@ from app.engines.torch import DTYPES, TorchScorer
 from app.machine.hardware import cpu_limit
 from app.main import create_app
 from app.serving.lifecycle import Phase
-from app.serving.ranking import RerankQuery
 from app.serving.reranker import Reranker
+from app.types import RerankQuery
 from benchmarks.load import run as run_load
 from benchmarks.service import documents_per_second, service
 from benchmarks.texts import requests

@@ -22,7 +22,8 @@ from rich import box
 from rich.table import Table
 
 from app.export.parity import ndcg
-from app.first_stage.prefilter import Method, Prefilter, load_embeddings
+from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.types import Method
 from benchmarks.load import print_table, progress_bar
 from benchmarks.service import service
 from benchmarks.shapes import SHAPES, make_shape

@@ -11,8 +11,8 @@ import numpy as np
 from app.engines.padding import Shape, common_shapes
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
-from app.engines.tokenization import Pair, Span
 from app.errors import OutOfMemory
+from app.types import Pair, Span
 
 # No generator of texts comes upon this one.
 NAN = "scored-as-no-number"

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError, to_json
 
 from app.api.fields import Text
 from app.errors import InvalidRequest, TooLarge
-from app.serving.ranking import MAX_DOCUMENTS
+from app.types import MAX_DOCUMENTS
 
 # A value takes up to ten microseconds: of a body full of them the rendering would take half a minute.
 MAX_RENDERED_VALUES = 100_000

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from app.serving.ranking import MAX_DOCUMENTS, MAX_TEXT_CHARS
+from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS
 
 # Any bound makes pydantic read the characters, and so refuse lone surrogates; the real limit is a setting.
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]

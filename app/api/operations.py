@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from app import __version__
 from app.api.errors import ErrorBody
 from app.api.service import unreadiness
+from app.machine.gpu import Gpu
 from app.serving.reranker import Reranker
 from app.telemetry.metrics import Metrics
 
@@ -52,7 +53,8 @@ async def health(request: Request) -> JSONResponse:
             "tokens_per_second": round(reranker.batcher.speed),
             "self_test": self_test_summary(reranker),
         }
-        if metrics.gpu and (figures := metrics.gpu.read()):
+        gpu: Gpu | None = request.app.state.gpu
+        if gpu and (figures := gpu.read()):
             body["gpu"] = {"name": reranker.scorer.engine.device_name, **figures._asdict()}
     return JSONResponse(body, 200 if problem is None else 503)
 

@@ -11,10 +11,9 @@ from pydantic import BaseModel
 from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.engines.protocol import Engine
 from app.errors import InvalidRequest, Unavailable
-from app.first_stage.prefilter import Method
 from app.serving.lifecycle import Lifecycle, Phase
-from app.serving.ranking import Ranking, RerankQuery
 from app.serving.reranker import Reranker
+from app.types import Method, Ranking, RerankQuery
 
 REASONS = {
     Phase.LOADING: "The model is still loading",

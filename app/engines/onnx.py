@@ -14,8 +14,9 @@ from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad, warm_up_
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
-from app.engines.tokenization import Pair, PairTokenizer
+from app.engines.tokenization import PairTokenizer
 from app.errors import OutOfMemory, StartupError, first_line
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,11 @@ from app.engines.padding import ACTIVATIONS, Floats, Int64s, Shape, bucket_lengt
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
-from app.engines.tokenization import Pair, PairTokenizer
+from app.engines.tokenization import PairTokenizer
 from app.errors import EngineBroken, OutOfMemory, StartupError
 from app.machine.hardware import cpu_features
 from app.machine.threads import start_threads
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 

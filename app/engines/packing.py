@@ -17,8 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from app.engines.checkpoint import first_position
-from app.engines.tokenization import Pair
 from app.errors import first_line
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 

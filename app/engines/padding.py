@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from app.engines.tokenization import Pair
+from app.types import Pair
 
 # Engines keep compiled code for each shape they have seen, so pairs are padded to few lengths: in steps of 16 tokens up
 # to 128, of 32 up to 512, then of an eighth of the last power of two.

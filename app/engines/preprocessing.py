@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder
 
-from app.engines.tokenization import Pair, PairTokenizer, Span
+from app.engines.tokenization import PairTokenizer
+from app.types import Pair, Span
 
 log = logging.getLogger(__name__)
 

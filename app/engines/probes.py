@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from app.engines.padding import bucket_length
-from app.engines.tokenization import Pair
+from app.types import Pair
 
 # Longer pairs are probed at the powers of two and just above them, where the padding is longest, and only while the
 # original scores one within this time.

@@ -8,7 +8,7 @@ from app.engines.padding import Shape
 from app.engines.probes import ProbeSet
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
-from app.engines.tokenization import LongDocuments, Pair, Span
+from app.types import LongDocuments, Pair, Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from app.engines.tokenization import Pair
 from app.errors import OutOfMemory
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 

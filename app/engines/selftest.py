@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from app.engines.padding import CORNER_WIDTHS, Shape, bucket_length
 from app.engines.probes import Known, ProbeSet
-from app.engines.tokenization import Pair
 from app.errors import StartupError
+from app.types import Pair
 
 # Largest difference of a logit from the same weights in float32 arithmetic, by what an engine computes in. Right ones
 # were seen to be off by 1e-5, 0.01, 0.1 and 0.2, wrong ones by 0.7 and more.

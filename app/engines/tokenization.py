@@ -7,38 +7,14 @@ cut each other's texts without an error. Here the tokenizer is shared read-only 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-Ids = npt.NDArray[np.int32]
-Span = tuple[int, int]
-"""Start and end of a part of a text, in characters."""
-
-LongDocuments = Literal["truncate", "chunk_max", "refuse"]
-"""What becomes of a document that does not fit the window: it is cut, or scored by the best of its overlapping windows,
-or an error."""
+from app.types import Ids, Pair, Span
 
 # Windows of a long document share this part with the next, so that what one cuts apart the other has whole.
 OVERLAP = 4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pair:
-    """One query-document pair, ready for the engine."""
-
-    ids: Ids
-    """Token ids with the special tokens, shape (length,)."""
-    type_ids: Ids
-    """Segment of each token (0 query, 1 document), shape (length,)."""
-    truncated: bool
-    """Whether a part of the texts was cut to fit the window."""
-
-    @property
-    def length(self) -> int:
-        return len(self.ids)
 
 
 class PairTokenizer:

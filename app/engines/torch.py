@@ -25,8 +25,8 @@ from app.engines.preprocessing import PROBE, OwnPreprocessing, plain_tokenizer
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
-from app.engines.tokenization import Pair
 from app.errors import EngineBroken, OutOfMemory, StartupError, first_line
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 

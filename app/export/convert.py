@@ -14,9 +14,9 @@ import torch
 
 from app.engines.models.artefact import MODEL_FILES, Backend, Precision
 from app.engines.padding import pad
-from app.engines.tokenization import Pair
 from app.engines.torch import Exportable
 from app.export.first_token import MASK, keep_first_token
+from app.types import Pair
 
 # Large activations of a few channels are moved into the weights before these are rounded.
 SMOOTH_QUANT_ALPHA = 0.8

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Literal, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from app.errors import StartupError
 from app.first_stage.embeddings import StaticEmbeddings
 from app.first_stage.lexical import bm25
 from app.first_stage.words import Lexicon, Words
-
-Method = Literal["off", "lexical", "embedding", "hybrid"]
+from app.types import Choice, Method
 
 # Reciprocal rank fusion's usual constant: how little the first few ranks of one list count alone.
 FUSION = 60
@@ -28,15 +27,6 @@ class Embeddings(Protocol):
     def similarities(self, query: str, documents: Words) -> Scores:
         """How near each document is to the query, of shape (documents,)."""
         ...
-
-
-class Choice(NamedTuple):
-    """What the first stage thinks of the documents of a request."""
-
-    places: list[float]
-    """Of each document its place in the order, from almost 1 (the best) to 0."""
-    kept: frozenset[int]
-    """The best ones, which the model is to read."""
 
 
 class Prefilter:

@@ -16,10 +16,10 @@ from time import monotonic, perf_counter
 from typing import NamedTuple
 
 from app.engines.protocol import Scorer
-from app.engines.tokenization import Pair
 from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.serving.queues import MAX_PADDING, Queue, Work, take_batch
 from app.telemetry.metrics import Metrics
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 

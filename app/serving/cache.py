@@ -8,21 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple
 
 from cachetools import TTLCache
 
-from app.engines.tokenization import Pair
+from app.types import Pair, Score
 
 Submit = Callable[[list[Pair]], list["asyncio.Future[float]"]]
-
-
-class Score(NamedTuple):
-    """What is remembered of a scored pair."""
-
-    logit: float
-    tokens: int
-    truncated: bool
 
 
 @dataclass(eq=False, slots=True)

@@ -3,9 +3,9 @@
 import asyncio
 from typing import NoReturn
 
-from app.engines.tokenization import Pair
 from app.errors import EngineBroken, RerankerError
 from app.serving.batcher import Batcher
+from app.types import Pair
 
 BEAT_SECONDS = 1.0
 # An engine that has scored nothing for this long is asked whether it still can.

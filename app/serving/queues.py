@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from app.engines.tokenization import Pair
+from app.types import Pair
 
 # The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
 MAX_PADDING = 0.125

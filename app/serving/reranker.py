@@ -10,16 +10,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from app.engines.protocol import Scorer
-from app.engines.tokenization import LongDocuments, Pair, Span
 from app.errors import DeadlineExceeded, InvalidRequest, Refused, RerankerError, ScoringFailed, TooLarge
 from app.first_stage.lexical import lexical_scores
 from app.first_stage.prefilter import Prefilter
 from app.serving.admission import Admission
+from app.serving.attempt import Attempt
 from app.serving.batcher import Batcher
-from app.serving.cache import Score, ScoreCache
-from app.serving.ranking import Attempt, Limits, Passage, Ranking, RerankQuery
+from app.serving.cache import ScoreCache
 from app.serving.windows import put_windows
 from app.telemetry.metrics import Metrics
+from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, Score, Span
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache

@@ -12,8 +12,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from app.errors import StartupError
-from app.serving.cache import Score
 from app.telemetry.metrics import Metrics
+from app.types import Score
 
 log = logging.getLogger(__name__)
 

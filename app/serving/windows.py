@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from app.engines.tokenization import Span
 from app.errors import TooLarge
-from app.serving.ranking import MAX_DOCUMENTS, Passage, RerankQuery
+from app.types import MAX_DOCUMENTS, Passage, RerankQuery, Span
 
 
 def put_windows(query: RerankQuery, passages: Sequence[Passage], spans: Mapping[int, Sequence[Span]]) -> list[Passage]:

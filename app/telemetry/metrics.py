@@ -1,10 +1,8 @@
 """The figures an operator watches: one registry per process, as Prometheus text and as a JSON summary."""
 
-import asyncio
 import time
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,13 +14,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from app.machine.gpu import Gpu
 from app.machine.hardware import memory_limit
-from app.serving.lifecycle import Lifecycle, Phase
-
-if TYPE_CHECKING:
-    from app.serving.ranking import Ranking
-    from app.serving.reranker import Reranker
+from app.types import Ranking
 
 # A creation time beside each counter doubles the page and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -59,55 +52,17 @@ class Metrics:
         self.tokenize_seconds = self._histogram("tokenize_seconds", "Tokenising, of ranked requests")
         self.inference_seconds = self._histogram("inference_seconds", "Time of one batch on the model")
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of one batch, padding included", TOKENS)
-        self._gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
-        self._gauge("memory_limit_bytes", "Memory this process may use").set(memory_limit())
-        self.open_connections = self._gauge("open_connections", "Connections of clients")
-        self.buffered_bytes = self._gauge("buffered_bytes", "Memory that bodies of requests in work take, about")
-        self._ready = self._gauge("ready", "1 when requests are served, else 0")
-        self.gpu: Gpu | None = None
-        """The card that the model is on, where there is one and the driver tells of it."""
-        self._engine = Info("reranker_engine", "What really runs", registry=self.registry)
+        self.gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
+        self.gauge("memory_limit_bytes", "Memory this process may use").set(memory_limit())
+        self.open_connections = self.gauge("open_connections", "Connections of clients")
+        self.buffered_bytes = self.gauge("buffered_bytes", "Memory that bodies of requests in work take, about")
+        self.ready = self.gauge("ready", "1 when requests are served, else 0")
+        self.engine = Info("reranker_engine", "What really runs", registry=self.registry)
 
     @property
     def uptime(self) -> float:
         """Seconds since the process started serving."""
         return time.monotonic() - self._started
-
-    def watch(self, reranker: "Reranker", lifecycle: Lifecycle) -> None:
-        """Read the gauges from the assembled service."""
-        engine, admission, cache = reranker.scorer.engine, reranker.admission, reranker.cache
-        loop = asyncio.get_running_loop()
-        self._engine.info({name: str(value) for name, value in engine.summary().items()})
-        self._ready.set_function(lambda: float(lifecycle.phase is Phase.READY and reranker.batcher.alive))
-        for name, meaning, read in (
-            ("active_requests", "Requests in work", lambda: admission.active),
-            ("waiting_requests", "Requests waiting for a slot", lambda: admission.waiting),
-            ("max_parallel", "Slots", lambda: admission.max_parallel),
-            ("max_queue", "Places to wait", lambda: admission.max_queue),
-            ("pending_pairs", "Pairs waiting for a batch", lambda: reranker.batcher.pending),
-            ("batch_token_budget", "Tokens that a batch may have", lambda: reranker.batcher.token_budget),
-            ("tokens_per_second", "Tokens that the engine computes while it works", lambda: reranker.batcher.speed),
-            ("silence_seconds", "Time since a batch succeeded", lambda: reranker.batcher.silence),
-            ("flights", "Pairs that requests wait for", lambda: cache.in_flight),
-            ("cache_entries", "Scores in the cache", lambda: len(cache)),
-            ("self_test_deviation", "Largest difference of a logit from float32", partial(_of_self_test, reranker, 0)),
-            ("self_test_bound", "What that difference may be", partial(_of_self_test, reranker, 1)),
-            ("self_test_rejected", "Configurations that failed the self-test", partial(_of_self_test, reranker, 2)),
-            ("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
-        ):
-            self._gauge(name, meaning).set_function(read)
-        if engine.device.startswith("cuda"):
-            self._watch_gpu(Gpu.find(int(engine.device.partition(":")[2] or 0), engine.device_uuid))
-
-    def _watch_gpu(self, gpu: Gpu | None) -> None:
-        """Not a number while the driver does not tell."""
-        self.gpu = gpu
-        for field, meaning in (
-            ("memory_used_bytes", "Memory of the GPU in use, by all processes"),
-            ("memory_total_bytes", "Memory of the GPU"),
-            ("utilization", "Share of the time that the GPU computed in, 0 to 1"),
-        ):
-            self._gauge(f"gpu_{field}", meaning).set_function(partial(_figure, gpu, field))
 
     def observe_batch(self, tokens: int, padded: int, seconds: float) -> None:
         """Count one batch of so many tokens, and so many with the padding."""
@@ -116,7 +71,7 @@ class Metrics:
         self.batch_tokens.observe(padded)
         self.inference_seconds.observe(seconds)
 
-    def observe_ranking(self, ranking: "Ranking") -> None:
+    def observe_ranking(self, ranking: Ranking) -> None:
         """Count one ranked request."""
         self.documents.labels("model").inc(ranking.scored)
         self.documents.labels("cache").inc(ranking.pairs - ranking.scored)
@@ -173,7 +128,8 @@ class Metrics:
     def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(f"reranker_{name}", meaning, labels, registry=self.registry)
 
-    def _gauge(self, name: str, meaning: str) -> Gauge:
+    def gauge(self, name: str, meaning: str) -> Gauge:
+        """A new gauge, `reranker_` before its name."""
         return Gauge(f"reranker_{name}", meaning, registry=self.registry)
 
     def _histogram(self, name: str, meaning: str, buckets: Sequence[float] = SECONDS) -> Histogram:
@@ -190,17 +146,6 @@ class Metrics:
         return {
             sample.labels[label]: sample.value for sample in family.samples if sample.name == f"reranker_{name}_total"
         }
-
-
-def _of_self_test(reranker: "Reranker", figure: int) -> float:
-    """Deviation, bound, or number of rejected configurations; not a number where the engine was not tested."""
-    test = reranker.scorer.self_test
-    return (test.deviation, test.bound, len(test.rejected))[figure] if test else float("nan")
-
-
-def _figure(gpu: Gpu | None, field: str) -> float:
-    figure = getattr(gpu.read() if gpu else None, field, None)
-    return float("nan") if figure is None else float(figure)
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.serving.cache import Score
 from app.serving.shared_cache import REST_SECONDS, SharedCache
 from app.telemetry.metrics import Metrics
+from app.types import Score
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, service
 

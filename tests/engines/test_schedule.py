@@ -9,8 +9,8 @@ import pytest
 
 from app.engines import schedule
 from app.engines.schedule import MEASURE_SECONDS, Schedule, arrange
-from app.engines.tokenization import Pair
 from app.engines.tuning import Candidate, TuningFile, tune
+from app.types import Pair
 from tests.fakes import FakeScorer
 
 SECONDS_PER_TOKEN = 1e-5

@@ -18,11 +18,11 @@ from app.engines.openvino import Configuration, OpenVinoScorer, parts
 from app.engines.padding import bucket_length, shapes
 from app.engines.probes import ProbeSet
 from app.engines.selftest import BOUNDS, self_test
-from app.engines.tokenization import Pair
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.errors import StartupError
 from app.export.command import export_model
 from app.main import create_app
+from app.types import Pair
 from tests.conftest import serving
 from tests.models import make_model
 

@@ -13,9 +13,10 @@ import pytest
 from app.config import Settings
 from app.errors import ScoringFailed, StartupError
 from app.first_stage.embeddings import SHIPPED, StaticEmbeddings
-from app.first_stage.prefilter import Method, Prefilter, fuse, load_embeddings
+from app.first_stage.prefilter import Prefilter, fuse, load_embeddings
 from app.first_stage.words import MAX_KNOWN, MAX_KNOWN_CHARS
 from app.main import create_app
+from app.types import Method
 from tests.api.test_app import indices
 from tests.conftest import Serve, serving, until
 from tests.fakes import FakeScorer

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engines.tokenization import Pair
 from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.serving.batcher import Batcher
 from app.serving.queues import MAX_PADDING, take_batch
 from app.telemetry.metrics import Metrics
+from app.types import Pair
 from tests.conftest import Serve, until
 from tests.fakes import NAN, FakeScorer
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engines.tokenization import Pair
-from app.serving.cache import Score, ScoreCache
+from app.serving.cache import ScoreCache
+from app.types import Pair, Score
 
 PAIR = Pair(np.ones(7, np.int32), np.zeros(7, np.int32), truncated=True)
 

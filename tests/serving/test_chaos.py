@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.engines.tokenization import Pair
 from app.errors import OutOfMemory
+from app.types import Pair
 from tests.conftest import Serve, until
 from tests.fakes import NAN, FakeScorer, words
 from tests.serving.test_cancellation import idle

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.serving.ranking import RerankQuery
 from app.serving.windows import MAX_DOCUMENTS, put_windows
+from app.types import RerankQuery
 from tests.conftest import Serve, until
 from tests.fakes import FakeScorer
 

@@ -12,8 +12,7 @@ from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
 from app.api.service import answer, milliseconds, rank, usage
-from app.engines.tokenization import LongDocuments
-from app.serving.ranking import Ranking, RerankQuery
+from app.types import LongDocuments, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 

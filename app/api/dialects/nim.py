@@ -9,8 +9,7 @@ from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.service import answer, rank, usage
-from app.engines.tokenization import LongDocuments
-from app.serving.ranking import MAX_DOCUMENTS, RerankQuery
+from app.types import MAX_DOCUMENTS, LongDocuments, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 

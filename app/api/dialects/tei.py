@@ -10,7 +10,7 @@ from app.api.dialects import native
 from app.api.errors import ERROR_RESPONSES, ErrorBody, TeiErrorBody, speaks_tei
 from app.api.fields import Query, RequestBody, Texts
 from app.api.service import answer, rank
-from app.serving.ranking import RerankQuery
+from app.types import RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 

@@ -10,7 +10,7 @@ from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Texts, TokenLimit, Usage
 from app.api.service import answer, rank, usage
-from app.serving.ranking import RerankQuery
+from app.types import RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 

@@ -14,8 +14,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.engines.probes import ProbeSet
-from app.engines.tokenization import LongDocuments
 from app.errors import StartupError, first_line
+from app.types import LongDocuments
 
 Backend = Literal["openvino", "onnx"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]

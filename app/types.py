@@ -1,15 +1,22 @@
-"""What one request brings, what is known of it on its way, and what comes of it."""
+"""The values that a request is made of, from its texts to its ranking. Imports nothing of the service."""
 
-import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Literal, NamedTuple
 
-from app.engines.tokenization import LongDocuments, Pair, Span
-from app.first_stage.prefilter import Choice, Method
-from app.serving.cache import Score
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+Span = tuple[int, int]
+"""Start and end of a part of a text, in characters."""
+
+LongDocuments = Literal["truncate", "chunk_max", "refuse"]
+"""What becomes of a document that does not fit the window: it is cut, or scored by the best of its overlapping windows,
+or an error."""
+
+Method = Literal["off", "lexical", "embedding", "hybrid"]
 
 # No setting may allow more: what parses a body stops here, whatever the settings.
 MAX_DOCUMENTS = 10_000
@@ -122,45 +129,34 @@ class Ranking:
         return sorted(range(len(self.logits)), key=lambda index: (-self.logits[index], index))
 
 
-@dataclass(slots=True)
-class Attempt:
-    """What is known of one request so far. When it fails, this is what the degraded answer is made of."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """One query-document pair, ready for the engine."""
 
-    query: RerankQuery
-    long_documents: LongDocuments
-    """As the request asks, or else the service's default."""
-    passages: list[Passage]
-    keys: list[bytes] = field(default_factory=list)
-    """Of the passages, for the cache."""
-    choice: Choice | None = None
-    """Of the first stage, where there is one."""
-    pairs: dict[bytes, Pair] = field(default_factory=dict)
-    """Those tokenised."""
-    known: dict[bytes, Score] = field(default_factory=dict)
-    scored: int = 0
-    """Pairs that no other request was having scored."""
-    deadline: float | None = None
-    """On the event loop's clock."""
-    timings: Timings = field(default_factory=Timings)
+    ids: Ids
+    """Token ids with the special tokens, shape (length,)."""
+    type_ids: Ids
+    """Segment of each token (0 query, 1 document), shape (length,)."""
+    truncated: bool
+    """Whether a part of the texts was cut to fit the window."""
 
-    def missing(self) -> dict[bytes, Passage]:
-        """The passages without a score, by key."""
-        keyed = zip(self.keys, self.passages, strict=True)
-        return {key: passage for key, passage in keyed if key not in self.known}
+    @property
+    def length(self) -> int:
+        return len(self.ids)
 
-    def cut(self) -> list[Passage]:
-        """The passages that do not fit the window, as far as they are known or tokenised."""
-        found: dict[bytes, Pair | Score] = {**self.pairs, **self.known}
-        return [
-            passage
-            for key, passage in zip(self.keys, self.passages, strict=True)
-            if key in found and found[key].truncated
-        ]
 
-    def is_answered(self) -> bool:
-        """Whether every passage has a score, of all its text where long documents are read in windows."""
-        return not self.missing() and not (self.long_documents == "chunk_max" and self.cut())
+class Score(NamedTuple):
+    """What is remembered of a scored pair."""
 
-    def remaining(self) -> float:
-        """Seconds until the deadline."""
-        return math.inf if self.deadline is None else self.deadline - asyncio.get_running_loop().time()
+    logit: float
+    tokens: int
+    truncated: bool
+
+
+class Choice(NamedTuple):
+    """What the first stage thinks of the documents of a request."""
+
+    places: list[float]
+    """Of each document its place in the order, from almost 1 (the best) to 0."""
+    kept: frozenset[int]
+    """The best ones, which the model is to read."""

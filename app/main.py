@@ -26,8 +26,8 @@ from app.api.keys import ApiKeys
 from app.api.quota import Quota
 from app.api.service import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
 from app.config import Settings, load_settings, traces_exporter
-from app.engines.load import load_scorer
-from app.engines.protocol import Engine, Scorer
+from app.engines.load import load_engine
+from app.engines.protocol import Engine, EngineInfo
 from app.errors import EngineBroken, StartupError
 from app.first_stage.prefilter import Prefilter, load_embeddings
 from app.machine.gpu import Gpu
@@ -56,8 +56,8 @@ NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fal
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
-def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -> FastAPI:
-    """The service as an ASGI application; without a scorer the settings' model is loaded once it runs."""
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+    """The service as an ASGI application; without an engine the settings' model is loaded once it runs."""
     settings = settings or load_settings()
     # Its documentation pages need no network.
     make = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None, scorer: Scorer | None = None) -
         telemetry=tracing.telemetry if tracing else NO_TELEMETRY,
     )
     app.state.settings = settings
-    app.state.given_scorer = scorer
+    app.state.given_engine = engine
     app.state.tracing = tracing
     app.state.metrics = Metrics()
     app.state.lifecycle = Lifecycle()
@@ -158,23 +158,23 @@ async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache |
     started = perf_counter()
     async with AsyncExitStack() as stack:
         threads = _threads(stack, 1, "inference")
-        loading = asyncio.get_running_loop().run_in_executor(threads, _load, app.state.given_scorer, settings)
+        loading = asyncio.get_running_loop().run_in_executor(threads, _load, app.state.given_engine, settings)
         try:
-            scorer = await asyncio.wait_for(loading, RELOAD_SECONDS if app.state.reranker else None)
+            engine = await asyncio.wait_for(loading, RELOAD_SECONDS if app.state.reranker else None)
         except TimeoutError:
             raise EngineBroken(f"Loading it again took more than {RELOAD_SECONDS} s.") from None
-        if scorer.engine.batches_at_once > 1:
-            threads = _threads(stack, scorer.engine.batches_at_once, "inference")
-        budget = settings.batch_tokens or scorer.schedule.batch_tokens
-        batcher = Batcher(scorer, threads, budget, app.state.metrics, settings.inference_timeout)
-        probe = await asyncio.get_running_loop().run_in_executor(tokenizers, scorer.encode, "probe", ["probe"])
+        if engine.info.batches_at_once > 1:
+            threads = _threads(stack, engine.info.batches_at_once, "inference")
+        budget = settings.batch_tokens or engine.schedule.batch_tokens
+        batcher = Batcher(engine, threads, budget, app.state.metrics, settings.inference_timeout)
+        probe = await asyncio.get_running_loop().run_in_executor(tokenizers, engine.encode, "probe", ["probe"])
         if app.state.reranker is None:
-            app.state.reranker = _build_reranker(app, scorer, batcher, tokenizers, shared)
-            app.state.gpu = _find_gpu(scorer.engine)
+            app.state.reranker = _build_reranker(app, engine, batcher, tokenizers, shared)
+            app.state.gpu = _find_gpu(engine.info)
             watch_reranker(app.state.metrics, app.state.reranker, app.state.lifecycle)
-            if scorer.engine.device.startswith("cuda"):
+            if engine.info.device.startswith("cuda"):
                 watch_gpu(app.state.metrics, app.state.gpu)
-        app.state.reranker.take_engine(scorer, batcher)
+        app.state.reranker.take_engine(engine, batcher)
         _spare_the_collector()
         app.state.lifecycle.ready()
         _announce(settings, app.state.reranker, perf_counter() - started)
@@ -185,10 +185,10 @@ async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache |
         )
 
 
-def _find_gpu(engine: Engine) -> Gpu | None:
+def _find_gpu(info: EngineInfo) -> Gpu | None:
     """The card that the model is on; None on a CPU, and where the driver reports nothing."""
-    name, _, index = engine.device.partition(":")
-    return Gpu.find(int(index or 0), engine.device_uuid) if name == "cuda" else None
+    name, _, index = info.device.partition(":")
+    return Gpu.find(int(index or 0), info.device_uuid) if name == "cuda" else None
 
 
 def _spare_the_collector() -> None:
@@ -220,10 +220,10 @@ def _threads(stack: AsyncExitStack, count: int, name: str) -> Executor:
     return executor
 
 
-def _load(scorer: Scorer | None, settings: Settings) -> Scorer:
-    scorer = scorer or load_scorer(settings)
-    scorer.warm_up()
-    return scorer
+def _load(engine: Engine | None, settings: Settings) -> Engine:
+    engine = engine or load_engine(settings)
+    engine.warm_up()
+    return engine
 
 
 async def _prefilter(settings: Settings, threads: Executor) -> Prefilter:
@@ -246,15 +246,15 @@ async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metr
 
 
 def _build_reranker(
-    app: FastAPI, scorer: Scorer, batcher: Batcher, tokenizers: Executor, shared: "SharedCache | None"
+    app: FastAPI, engine: Engine, batcher: Batcher, tokenizers: Executor, shared: "SharedCache | None"
 ) -> Reranker:
     settings: Settings = app.state.settings
-    capacity = settings.capacity(scorer.engine.device)
+    capacity = settings.capacity(engine.info.device)
     return Reranker(
-        scorer=scorer,
+        engine=engine,
         tokenizers=tokenizers,
         cache=ScoreCache(
-            scorer.engine.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache
+            engine.info.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache
         ),
         admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
         batcher=batcher,
@@ -271,33 +271,33 @@ async def _clear_memory_regularly(reranker: Reranker, inference: Executor, inter
     while True:
         await asyncio.sleep(interval)
         reranker.cache.sweep()
-        await asyncio.get_running_loop().run_in_executor(inference, reranker.scorer.clear_memory)
+        await asyncio.get_running_loop().run_in_executor(inference, reranker.engine.clear_memory)
 
 
 def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
-    engine = reranker.scorer.engine
-    if settings.max_length and engine.max_length < settings.max_length:
-        log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, engine.max_length)
-    elif settings.max_length and engine.declared_length and settings.max_length < engine.declared_length:
+    info = reranker.engine.info
+    if settings.max_length and info.max_length < settings.max_length:
+        log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, info.max_length)
+    elif settings.max_length and info.declared_length and settings.max_length < info.declared_length:
         log.warning(
             "RERANKER_MAX_LENGTH=%d cuts pairs that the model could read: its window is %d tokens",
             settings.max_length,
-            engine.declared_length,
+            info.declared_length,
         )
     if settings.threads > cpu_limit():
         log.warning("RERANKER_THREADS=%d: there are %d CPUs, more threads are slower", settings.threads, cpu_limit())
     log.info(
         "Ready in %.1f s: model %s, device %s, backend %s, precision %s%s, %d threads, window %d tokens",
         seconds,
-        engine.model,
-        engine.device,
-        engine.backend + (" compiled" if engine.compiled else ""),
-        engine.precision,
-        engine.configuration and f" ({engine.configuration})",
-        engine.threads,
-        engine.max_length,
+        info.model,
+        info.device,
+        info.backend + (" compiled" if info.compiled else ""),
+        info.precision,
+        info.configuration and f" ({info.configuration})",
+        info.threads,
+        info.max_length,
     )
-    if test := reranker.scorer.self_test:
+    if test := reranker.engine.self_test:
         log.info("Self-test: %s; %d pairs in %.2f s", test, test.pairs, test.seconds)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"

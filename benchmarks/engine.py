@@ -15,7 +15,7 @@ from rich.table import Table
 
 from app.engines.models.artefact import Manifest, is_artefact
 from app.engines.models.source import EMBEDDED
-from app.engines.openvino import PART_TOKENS, Configuration, OpenVinoScorer, configurations
+from app.engines.openvino import PART_TOKENS, Configuration, OpenVinoEngine, configurations
 from app.engines.padding import bucket_length
 from app.engines.probes import Known
 from app.engines.selftest import BOUNDS, USUAL_LOGIT
@@ -78,14 +78,14 @@ def measure(folder: Path, configuration: Configuration) -> Row:
     """All widths of one configuration, each with its part as full as the service makes it."""
     name = f"{Manifest.read(folder).precision}, {configuration}"
     try:
-        scorer = OpenVinoScorer(folder, None, 1, configuration=configuration)
+        engine = OpenVinoEngine(folder, None, 1, configuration=configuration)
     except StartupError as error:
         return Row(name, 0.0, problem=str(error))
-    known = scorer.probes.known(scorer, scorer.engine.max_length) if scorer.probes else []
+    known = engine.probes.known(engine, engine.info.max_length) if engine.probes else []
     scale = max([1.0, *(abs(each.expected) / USUAL_LOGIT for each in known)])
-    row = Row(name, BOUNDS[scorer.engine.precision] * scale)
+    row = Row(name, BOUNDS[engine.info.precision] * scale)
     for width, of_width in _by_width(known):
-        _measure_width(row, scorer, width, of_width)
+        _measure_width(row, engine, width, of_width)
     return row
 
 
@@ -96,18 +96,18 @@ def _by_width(known: Sequence[Known]) -> Iterator[tuple[int, list[Known]]]:
             yield width, found
 
 
-def _measure_width(row: Row, scorer: OpenVinoScorer, width: int, known: Sequence[Known]) -> None:
+def _measure_width(row: Row, engine: OpenVinoEngine, width: int, known: Sequence[Known]) -> None:
     rows = max(1, PART_TOKENS // width)
     repeated = list(known) * -(-rows // len(known))
-    logits = scorer.score([each.pair for each in repeated])
+    logits = engine.score([each.pair for each in repeated])
     row.deviations[width] = max(abs(logit - each.expected) for logit, each in zip(logits, repeated, strict=True))
     row.errors[width] = max(abs(logit - (each.original or 0)) for logit, each in zip(logits, repeated, strict=True))
     full = [max(known, key=lambda each: each.pair.length).pair] * rows
-    scorer.score(full)
+    engine.score(full)
     seconds = []
     for _ in range(REPEATS):
         started = perf_counter()
-        scorer.score(full)
+        engine.score(full)
         seconds.append(perf_counter() - started)
     row.speeds[width] = sum(pair.length for pair in full) / min(seconds)
 

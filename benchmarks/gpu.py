@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from app.engines.models.source import EMBEDDED, locate_model
-from app.engines.torch import TorchScorer, pick_device
+from app.engines.torch import TorchEngine, pick_device
 from app.machine.hardware import cpu_limit
 from app.types import Pair
 from benchmarks.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours
@@ -59,11 +59,11 @@ def wait_for(device: torch.device) -> None:
 
 def parity(folder: Path, device: str, queries: Sequence[tuple[str, list[str]]]) -> dict[str, float]:
     """Our logits on the device against float32 on the CPU."""
-    exact = TorchScorer(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit(), "fp32")
-    scorers = ours(folder, device, packed=True), exact
+    exact = TorchEngine(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit(), "fp32")
+    engines = ours(folder, device, packed=True), exact
     taus, apart = [], 0.0
     for query, documents in queries:
-        given, right = (np.array(each.score(each.encode(query, documents))) for each in scorers)
+        given, right = (np.array(each.score(each.encode(query, documents))) for each in engines)
         taus.append(float(kendalltau(given, right).statistic))
         apart = max(apart, float(np.abs(given - right).max()))
     return {"kendall_tau": float(np.mean(taus)), "least_kendall_tau": min(taus), "logits_apart": apart}
@@ -71,15 +71,15 @@ def parity(folder: Path, device: str, queries: Sequence[tuple[str, list[str]]]) 
 
 def memory_growth(folder: Path, device: torch.device, batches: int) -> float:
     """MB of device memory between the first tenth of so many batches of random shapes and the last."""
-    scorer = ours(folder, str(device), packed=True)
+    engine = ours(folder, str(device), packed=True)
     random = np.random.default_rng(0)
-    [probe] = scorer.encode("a", ["a"])
+    [probe] = engine.encode("a", ["a"])
     settled = 0.0
     with progress_bar("batches") as progress:
         bar = progress.add_task("batches of random shapes", total=batches)
         for number in range(batches):
             lengths = random.integers(8, WINDOW, random.integers(1, 17))
-            scorer.score([Pair(np.resize(probe.ids, length), np.zeros(length, np.int32), False) for length in lengths])
+            engine.score([Pair(np.resize(probe.ids, length), np.zeros(length, np.int32), False) for length in lengths])
             progress.advance(bar)
             if number == int(batches * SETTLED):
                 settled = memory(device)
@@ -123,7 +123,7 @@ def measure_shape(
             progress.console.print(f"{shape}, {name}: {speed_line(row)}")
             clean(device)
             progress.advance(bar)
-    tokenizer = TorchScorer(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit())
+    tokenizer = TorchEngine(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit())
     sizes = {name: token_figures(tokenizer, folder, bodies[0]) for name, bodies in texts.items()}
     queries = [(body["query"], body["documents"]) for body in texts[workloads[0]][0][:PARITY_REQUESTS]]
     return {
@@ -148,7 +148,7 @@ def clean(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def token_figures(tokenizer: TorchScorer, folder: Path, bodies: Bodies) -> dict[str, float]:
+def token_figures(tokenizer: TorchEngine, folder: Path, bodies: Bodies) -> dict[str, float]:
     """Means of a document: tokens with its query, and floating-point operations."""
     pairs = [pair for body in bodies for pair in tokenizer.encode(body["query"], body["documents"])]
     return {

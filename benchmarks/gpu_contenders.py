@@ -15,7 +15,7 @@ from sentence_transformers import CrossEncoder
 from app.config import Settings
 from app.engines.models.source import locate_model
 from app.engines.schedule import arrange
-from app.engines.torch import DTYPES, TorchScorer
+from app.engines.torch import DTYPES, TorchEngine
 from app.machine.hardware import cpu_limit
 from app.main import create_app
 from app.serving.lifecycle import Phase
@@ -49,10 +49,10 @@ class Row:
 
 
 @asynccontextmanager
-async def engine(scorer: TorchScorer) -> AsyncIterator[Reranker]:
-    """The service around the scorer, in this process and without HTTP."""
+async def serving(engine: TorchEngine) -> AsyncIterator[Reranker]:
+    """The service around the engine, in this process and without HTTP."""
     settings = Settings(prediction_cache=False, max_parallel=CLIENTS, max_queue=10_000, queue_timeout=3600)
-    app = create_app(settings, scorer)
+    app = create_app(settings, engine)
     async with app.router.lifespan_context(app):
         while not app.state.reranker:
             if app.state.lifecycle.phase is Phase.FAILED:
@@ -61,8 +61,8 @@ async def engine(scorer: TorchScorer) -> AsyncIterator[Reranker]:
         reranker: Reranker = app.state.reranker
         yield reranker
     # Something keeps the application; the model is to leave the card.
-    app.state.given_scorer = None
-    del reranker.scorer, reranker.batcher
+    app.state.given_engine = None
+    del reranker.engine, reranker.batcher
 
 
 async def rank(reranker: Reranker, bodies: Bodies) -> float:
@@ -80,24 +80,24 @@ async def rank(reranker: Reranker, bodies: Bodies) -> float:
     return time.perf_counter() - started
 
 
-def ours(folder: Path, device: str, **options: Any) -> TorchScorer:
+def ours(folder: Path, device: str, **options: Any) -> TorchEngine:
     """A warm engine with the batches that the service would choose."""
-    scorer = TorchScorer(locate_model(str(folder), None), device, WINDOW, cpu_limit(), **options)
-    arrange(scorer, {})
-    scorer.warm_up()
-    return scorer
+    engine = TorchEngine(locate_model(str(folder), None), device, WINDOW, cpu_limit(), **options)
+    arrange(engine, {})
+    engine.warm_up()
+    return engine
 
 
 def measure_ours(row: Row, folder: Path, device: str, workloads: Texts, **options: Any) -> None:
     """Every round of every workload through the engine; the first is for the shapes."""
     started = time.perf_counter()
-    scorer = ours(folder, device, **options)
-    row.start_seconds, row.precision = time.perf_counter() - started, scorer.engine.precision
-    asked = {"packed": scorer.engine.packed, "compiled": scorer.engine.compiled}
+    engine = ours(folder, device, **options)
+    row.start_seconds, row.precision = time.perf_counter() - started, engine.info.precision
+    asked = {"packed": engine.info.packed, "compiled": engine.info.compiled}
     row.remark = ", ".join(f"not {name}" for name, given in asked.items() if options.get(name) and not given) or None
 
     async def all_rounds() -> None:
-        async with engine(scorer) as reranker:
+        async with serving(engine) as reranker:
             for name, (first, *rounds) in workloads.items():
                 await rank(reranker, first)
                 speeds = [

@@ -16,8 +16,8 @@ from rich.progress import track
 from rich.table import Table
 
 from app.config import load_settings
-from app.engines.load import load_scorer
-from app.engines.protocol import Scorer
+from app.engines.load import load_engine
+from app.engines.protocol import Engine
 from app.errors import StartupError
 from app.export.parity import ndcg
 from benchmarks.texts import read_sets
@@ -36,17 +36,17 @@ def main(
 ) -> None:
     """NDCG@10 of short documents, and of long ones by the place of the answer, cut and read in windows."""
     try:
-        scorer = load_scorer(load_settings(**({"model": model} if model else {})))
+        engine = load_engine(load_settings(**({"model": model} if model else {})))
     except StartupError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    figures = {name: measure(scorer, rows, documents, words) for name, rows in read_sets(data, queries).items()}
-    engine = scorer.engine
-    about = {"model": engine.model, "precision": engine.precision, "window": engine.max_length, "words": words}
+    figures = {name: measure(engine, rows, documents, words) for name, rows in read_sets(data, queries).items()}
+    info = engine.info
+    about = {"model": info.model, "precision": info.precision, "window": info.max_length, "words": words}
     if as_json:
         print(json.dumps(about | {"ndcg_at_10": figures}, indent=2))
         return
-    print(f"nDCG@10: {engine.model}, {engine.backend} {engine.precision}, window {engine.max_length} tokens")
+    print(f"nDCG@10: {info.model}, {info.backend} {info.precision}, window {info.max_length} tokens")
     names = [file.partition(".")[0] for file in figures]
     table = Table("answer", *(f"{name}, {reading}" for name in names for reading in READINGS.values()))
     for place in PLACES:
@@ -59,7 +59,7 @@ def _cells() -> list[tuple[str, str]]:
     return [("short", "truncate"), *((place, mode) for place in PLACES[1:] for mode in READINGS)]
 
 
-def measure(scorer: Scorer, rows: Sequence[dict[str, Any]], documents: int, words: int) -> dict[str, float]:
+def measure(engine: Engine, rows: Sequence[dict[str, Any]], documents: int, words: int) -> dict[str, float]:
     """Mean nDCG@10 by place and mode."""
     found: dict[str, list[float]] = {f"{place}, {mode}": [] for place, mode in _cells()}
     for row in track(list(rows), "Ranking", console=Console(stderr=True)):
@@ -70,7 +70,7 @@ def measure(scorer: Scorer, rows: Sequence[dict[str, Any]], documents: int, word
             continue
         for place, mode in _cells():
             texts = list(_placed([document["text"] for document in own], others, place, words))
-            found[f"{place}, {mode}"].append(ndcg(grades, _logits(scorer, row["query"], texts, mode)))
+            found[f"{place}, {mode}"].append(ndcg(grades, _logits(engine, row["query"], texts, mode)))
     return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
@@ -85,9 +85,9 @@ def _placed(texts: Sequence[str], others: Sequence[str], place: str, words: int)
         yield " ".join([*filling[:before], text, *filling[before:]])
 
 
-def _logits(scorer: Scorer, query: str, texts: Sequence[str], mode: str) -> list[float]:
+def _logits(engine: Engine, query: str, texts: Sequence[str], mode: str) -> list[float]:
     """Of each text the best of its windows, or of what is left when it is cut."""
-    spans = scorer.windows(query, texts) if mode == "chunk_max" else [[(0, len(text))] for text in texts]
+    spans = engine.windows(query, texts) if mode == "chunk_max" else [[(0, len(text))] for text in texts]
     parts = [text[slice(*span)] for text, own in zip(texts, spans, strict=True) for span in own]
-    logits = iter(scorer.score(scorer.encode(query, parts)))
+    logits = iter(engine.score(engine.encode(query, parts)))
     return [max(next(logits) for _ in own) for own in spans]

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from app.api.server import server_config
 from app.config import Settings
 from app.main import create_app
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -62,8 +62,8 @@ async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def scorer() -> FakeScorer:
-    return FakeScorer()
+def engine() -> FakeEngine:
+    return FakeEngine()
 
 
 @pytest.fixture(autouse=True)
@@ -76,18 +76,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Serve:
-    """`async with serve(max_parallel=1) as client:` a service over the fake scorer, with these settings."""
+    """`async with serve(max_parallel=1) as client:` a service over the fake engine, with these settings."""
 
     app: FastAPI
 
-    def __init__(self, scorer: FakeScorer) -> None:
-        self._scorer = scorer
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
 
     def __call__(self, **settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        self.app = create_app(Settings(**settings), self._scorer)
+        self.app = create_app(Settings(**settings), self._engine)
         return serving(self.app)
 
 
 @pytest.fixture
-def serve(scorer: FakeScorer) -> Serve:
-    return Serve(scorer)
+def serve(engine: FakeEngine) -> Serve:
+    return Serve(engine)

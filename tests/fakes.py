@@ -1,4 +1,4 @@
-"""A scorer behind the real seam: ranks by shared words, can be held, can be failed, remembers its batches."""
+"""A engine behind the real seam: ranks by shared words, can be held, can be failed, remembers its batches."""
 
 import re
 import threading
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engines.padding import Shape, common_shapes
-from app.engines.protocol import Engine
+from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.errors import OutOfMemory
 from app.types import Pair, Span
@@ -17,7 +17,7 @@ from app.types import Pair, Span
 # No generator of texts comes upon this one.
 NAN = "scored-as-no-number"
 
-ENGINE = Engine(
+INFO = EngineInfo(
     model="fake",
     revision=None,
     device="cpu",
@@ -31,11 +31,11 @@ ENGINE = Engine(
 )
 
 
-class FakeScorer:
+class FakeEngine:
     """The logit of a pair is the number of query words in the document, less a half."""
 
     def __init__(self) -> None:
-        self.engine = ENGINE
+        self.info = INFO
         self.schedule = Schedule(batch_tokens=1024)
         self.probes = None
         self.self_test = None
@@ -87,7 +87,7 @@ class FakeScorer:
         return [logit(pair) for pair in pairs]
 
     def shapes(self) -> list[Shape]:
-        return common_shapes(self.engine.max_length, self.schedule.batch_tokens)
+        return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         return len(lengths) * max(lengths)

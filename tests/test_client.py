@@ -9,14 +9,14 @@ import pytest
 
 from reranker_client import AsyncClient, Client, RerankError
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 QUERY = "what causes tides"
 DOCUMENTS = ["bread", {"text": "the moon causes tides", "id": "d1", "metadata": {"page": 3}}]
 
 
-async def test_the_client_ranks(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.lines = 1
+async def test_the_client_ranks(serve: Serve, engine: FakeEngine) -> None:
+    engine.lines = 1
 
     def use(url: str) -> None:
         with Client(url) as client:
@@ -88,12 +88,12 @@ async def test_an_unreachable_service_is_an_error() -> None:
     assert error.value.status is None
 
 
-async def test_a_full_queue_is_tried_again_when_it_says(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_full_queue_is_tried_again_when_it_says(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0) as http:
         url = str(http.base_url)
-        scorer.gate.clear()
+        engine.gate.clear()
         first = asyncio.create_task(http.post("/rerank", json={"query": "a", "documents": ["b"]}))
-        await until(lambda: scorer.entered == 1)
+        await until(lambda: engine.entered == 1)
         async with AsyncClient(url, retries=0) as client:
             with pytest.raises(RerankError, match="full") as refused:
                 await client.rerank(QUERY, ["bread"])
@@ -102,7 +102,7 @@ async def test_a_full_queue_is_tried_again_when_it_says(serve: Serve, scorer: Fa
             started = time.monotonic()
             again = asyncio.create_task(client.rerank(QUERY, ["bread"]))
             await until(lambda: rejected(serve) == 2)
-            scorer.gate.set()
+            engine.gate.set()
             assert (await again).results[0].index == 0
             assert time.monotonic() - started > 0.9  # Retry-After was one second
         await first

@@ -13,7 +13,7 @@ from app.machine.hardware import cpu_limit
 from app.main import create_app
 from app.serving.lifecycle import Phase
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 
 async def test_a_model_that_cannot_be_loaded_is_one_line_and_final(caplog: pytest.LogCaptureFixture) -> None:
@@ -49,34 +49,34 @@ async def test_more_threads_than_there_are_cpus_are_told(serve: Serve, caplog: p
     assert f"RERANKER_THREADS={cpu_limit() + 1}: there are {cpu_limit()} CPUs" in caplog.text
 
 
-async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(scorer: FakeScorer) -> None:
-    app = create_app(Settings(batch_tokens=16), scorer)
+async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(engine: FakeEngine) -> None:
+    app = create_app(Settings(batch_tokens=16), engine)
     async with app.router.lifespan_context(app):
         await until(lambda: app.state.lifecycle.phase is Phase.READY)
-        scorer.gate.clear()
-        futures = app.state.reranker.batcher.submit(scorer.encode("a b c", ["a b c"] * 20))
+        engine.gate.clear()
+        futures = app.state.reranker.batcher.submit(engine.encode("a b c", ["a b c"] * 20))
         await until(lambda: app.state.reranker.batcher.pending < 20)
-    scorer.gate.set()
+    engine.gate.set()
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     assert all("stopped" in str(outcome) for outcome in outcomes)
     assert not [task for task in asyncio.all_tasks() if task.get_name() in ("serve", "batcher", "sweep")]
 
 
-async def test_a_loop_that_dies_stops_the_service(scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = create_app(Settings(), scorer)
+async def test_a_loop_that_dies_stops_the_service(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(), engine)
     async with app.router.lifespan_context(app):
         await until(lambda: app.state.lifecycle.phase is Phase.READY)
         monkeypatch.setattr("app.serving.batcher.take_batch", lambda *_: 1 / 0)
-        [future] = app.state.reranker.batcher.submit(scorer.encode("a", ["a"]))
+        [future] = app.state.reranker.batcher.submit(engine.encode("a", ["a"]))
         with pytest.raises(Exception, match="stopped"):
             await future
         await until(lambda: app.state.lifecycle.phase is Phase.FAILED)
 
 
-async def test_the_sweep_runs_regularly(scorer: FakeScorer) -> None:
-    app = create_app(Settings(clear_cache_interval=0.01), scorer)
+async def test_the_sweep_runs_regularly(engine: FakeEngine) -> None:
+    app = create_app(Settings(clear_cache_interval=0.01), engine)
     async with app.router.lifespan_context(app):
-        await until(lambda: scorer.cleared >= 2)
+        await until(lambda: engine.cleared >= 2)
 
 
 def test_nobody_is_told_that_it_runs(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import BertModel
 from typer.testing import CliRunner
 
 from app.engines.models.source import locate_model
-from app.engines.torch import TorchScorer
+from app.engines.torch import TorchEngine
 from tests.models import CONFIGS, WORDS, make_model, make_tokenizer
 from training.__main__ import cli
 from training.calibration import calibrate, fit, reliability
@@ -227,9 +227,9 @@ def test_a_saved_model_is_served_as_it_was_trained(start: str, tmp_path: Path) -
     model, [group] = CrossEncoder(start, "cpu"), toy_groups(1, seed=4)
     expected = score(model, [group], 4)[0]
     model.save(tmp_path)
-    scorer = TorchScorer(locate_model(str(tmp_path), None), device="cpu", max_length=64, threads=1, precision="fp32")
-    assert scorer.score(scorer.encode(group.query, group.documents)) == pytest.approx(expected, abs=2e-2)
-    assert scorer.engine.activation == "sigmoid"
+    engine = TorchEngine(locate_model(str(tmp_path), None), device="cpu", max_length=64, threads=1, precision="fp32")
+    assert engine.score(engine.encode(group.query, group.documents)) == pytest.approx(expected, abs=2e-2)
+    assert engine.info.activation == "sigmoid"
     assert json.loads((tmp_path / "tokenizer.json").read_text())["truncation"] is None
 
 

@@ -42,7 +42,7 @@ async def health(request: Request) -> JSONResponse:
         body["status"] = "unhealthy"
     if reranker is not None:
         admission = reranker.admission
-        body |= reranker.scorer.engine.summary() | {
+        body |= reranker.engine.info.summary() | {
             "long_documents": reranker.long_documents,
             "active": admission.active,
             "waiting": admission.waiting,
@@ -55,7 +55,7 @@ async def health(request: Request) -> JSONResponse:
         }
         gpu: Gpu | None = request.app.state.gpu
         if gpu and (figures := gpu.read()):
-            body["gpu"] = {"name": reranker.scorer.engine.device_name, **figures._asdict()}
+            body["gpu"] = {"name": reranker.engine.info.device_name, **figures._asdict()}
     return JSONResponse(body, 200 if problem is None else 503)
 
 
@@ -80,34 +80,34 @@ async def info(request: Request) -> JSONResponse:
     reranker: Reranker | None = request.app.state.reranker
     if reranker is None:
         return JSONResponse({"status": unreadiness(request)}, 503)
-    engine, admission = reranker.scorer.engine, reranker.admission
-    labels = {str(index): label for index, label in engine.labels.items()}
+    about, admission = reranker.engine.info, reranker.admission
+    labels = {str(index): label for index, label in about.labels.items()}
     return JSONResponse(
         {
-            "model_id": engine.model,
-            "model_sha": engine.revision,
-            "model_dtype": engine.precision,
+            "model_id": about.model,
+            "model_sha": about.revision,
+            "model_dtype": about.precision,
             "model_type": {
                 "reranker": {"id2label": labels, "label2id": {label: int(index) for index, label in labels.items()}}
             },
-            "max_input_length": engine.max_length,
+            "max_input_length": about.max_length,
             "max_client_batch_size": reranker.limits.max_documents,
             "max_concurrent_requests": admission.max_parallel + admission.max_queue,
             "version": __version__,
-            "activation": engine.activation,
-            "packed": engine.packed,
+            "activation": about.activation,
+            "packed": about.packed,
             "max_batch_tokens": reranker.batcher.token_budget,
             "max_text_chars": reranker.limits.max_text_chars,
             "self_test": self_test_summary(reranker),
         }
-        | engine.summary()
+        | about.summary()
         | {"long_documents": reranker.long_documents}
     )
 
 
 def self_test_summary(reranker: Reranker) -> dict[str, Any] | None:
     """How near the engine came to its reference logits when it was loaded; None where it was not tested."""
-    test = reranker.scorer.self_test
+    test = reranker.engine.self_test
     return test.summary() if test else None
 
 
@@ -121,7 +121,7 @@ async def models(request: Request) -> JSONResponse:
     if reranker is None:
         return JSONResponse({"status": unreadiness(request)}, 503)
     started = int(time.time() - request.app.state.metrics.uptime)
-    model = {"id": reranker.scorer.engine.model, "object": "model", "created": started, "owned_by": "reranker"}
+    model = {"id": reranker.engine.info.model, "object": "model", "created": started, "owned_by": "reranker"}
     return JSONResponse({"object": "list", "data": [model]})
 
 

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
-from app.engines.protocol import Engine
+from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest, Unavailable
 from app.serving.lifecycle import Lifecycle, Phase
 from app.serving.reranker import Reranker
@@ -31,7 +31,7 @@ LOGGED_CHARS = 80
 LOGGED_TEXT_CHARS = 200
 
 
-async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, Engine]:
+async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, EngineInfo]:
     """Rank, and note the figures for the log. Raises what `Reranker.rerank` raises, and `Unavailable`."""
     details = request.state.details
     details |= {name: value[:LOGGED_CHARS] for name in ("model", "user") if (value := getattr(body, name))}
@@ -61,7 +61,7 @@ async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple
         "queue_ms": milliseconds(ranking.timings.queue),
         "inference_ms": milliseconds(ranking.timings.inference),
     }
-    return ranking, reranker.scorer.engine
+    return ranking, reranker.engine.info
 
 
 def _first_stage(body: RequestBody, method: Method, top_k: int) -> dict[str, Any]:

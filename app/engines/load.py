@@ -1,4 +1,4 @@
-"""Which engine serves the settings' model, and how: `load_scorer()`."""
+"""Which engine serves the settings' model, and how: `load_engine()`."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from app.config import Settings
 from app.engines.models.artefact import Backend, Manifest, Precision, is_artefact
 from app.engines.models.source import ModelSource, digest, locate_model
 from app.engines.models.store import exported_folder, find_or_export
-from app.engines.protocol import Scorer
+from app.engines.protocol import Engine
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.errors import StartupError
 from app.machine.hardware import cpu_features, cpu_name, has_gpu
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load_scorer(settings: Settings) -> Scorer:
+def load_engine(settings: Settings) -> Engine:
     """Load the model on the engine that the settings ask for, or on the best one there is. Raises `StartupError`."""
     source = locate_model(settings.model, settings.revision)
     candidates = list(_candidates(source, settings))
     file = TuningFile(settings.export_dir.expanduser() / "schedules", *_identity(source, settings))
-    return tune(candidates, lambda scorer: settings.schedule(scorer.engine.splits), file)
+    return tune(candidates, lambda engine: settings.schedule(engine.info.splits), file)
 
 
-def load_artefact(folder: Path, max_length: int | None, threads: int, is_exact: bool = False) -> Scorer:
+def load_artefact(folder: Path, max_length: int | None, threads: int, is_exact: bool = False) -> Engine:
     """Load an exported model on the CPU with the engine it was exported for, untested. Raises `StartupError`.
 
     `is_exact`: in float32 arithmetic, where the engine can choose.
     """
     if Manifest.read(folder).backend == "onnx":
         return _load_onnx(folder, max_length, threads, "cpu")
-    from app.engines.openvino import EXACT, OpenVinoScorer
+    from app.engines.openvino import EXACT, OpenVinoEngine
 
-    return OpenVinoScorer(folder, max_length, threads, configuration=EXACT if is_exact else None)
+    return OpenVinoEngine(folder, max_length, threads, configuration=EXACT if is_exact else None)
 
 
-def _load_onnx(folder: Path, max_length: int | None, threads: int, device: str) -> Scorer:
+def _load_onnx(folder: Path, max_length: int | None, threads: int, device: str) -> Engine:
     if find_spec("onnxruntime") is None:
         raise StartupError("RERANKER_BACKEND=onnx: onnxruntime is not installed; RERANKER_INSTALL=full installs it")
-    from app.engines.onnx import OnnxScorer
+    from app.engines.onnx import OnnxEngine
 
-    return OnnxScorer(folder, max_length, threads, device)
+    return OnnxEngine(folder, max_length, threads, device)
 
 
 def _identity(source: ModelSource, settings: Settings) -> tuple[object, ...]:
@@ -107,14 +107,14 @@ def _of_artefact(folder: Path, manifest: Manifest, settings: Settings) -> Iterat
 
 def _configured(folder: "_Once", precision: Precision, settings: Settings, is_ready: bool) -> Iterator[Candidate]:
     """What OpenVINO can compute an export in."""
-    from app.engines.openvino import EXACT, OpenVinoScorer, configurations
+    from app.engines.openvino import EXACT, OpenVinoEngine, configurations
 
     cache = settings.export_dir.expanduser() / "compiled"
     possible = configurations(precision)
     for configuration in possible:
 
-        def load(configuration: "Configuration" = configuration) -> Scorer:
-            return OpenVinoScorer(folder(), settings.max_length, settings.threads, cache, configuration)
+        def load(configuration: "Configuration" = configuration) -> Engine:
+            return OpenVinoEngine(folder(), settings.max_length, settings.threads, cache, configuration)
 
         # Where there is half precision, float weights in float32 are several times slower.
         is_slow = precision == "bf16" and configuration.arithmetic == "f32" != possible[0].arithmetic
@@ -140,7 +140,7 @@ class _Once:
             raise
 
 
-def _load_from(folder: "_Once", settings: Settings) -> Scorer:
+def _load_from(folder: "_Once", settings: Settings) -> Engine:
     return _load_onnx(folder(), settings.max_length, settings.threads, settings.device)
 
 
@@ -169,19 +169,19 @@ def _torch_has_gpu() -> bool:
     return False
 
 
-def _fall_back_to_torch(source: ModelSource, settings: Settings) -> Scorer:
+def _fall_back_to_torch(source: ModelSource, settings: Settings) -> Engine:
     log.warning("Going on with torch, which is slower on a CPU")
     return _load_torch(source, settings)
 
 
-def _load_torch(source: ModelSource, settings: Settings) -> Scorer:
+def _load_torch(source: ModelSource, settings: Settings) -> Engine:
     if find_spec("torch") is None:
         raise StartupError("RERANKER_BACKEND=torch: torch is not installed; RERANKER_INSTALL=full installs it")
     if settings.precision == "int8":
         raise StartupError("RERANKER_PRECISION=int8 needs RERANKER_BACKEND=openvino or onnx")
-    from app.engines.torch import TorchScorer
+    from app.engines.torch import TorchEngine
 
-    return TorchScorer(
+    return TorchEngine(
         source,
         device=settings.device,
         max_length=settings.max_length,

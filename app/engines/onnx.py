@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.source import digest
 from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad, warm_up_pairs
-from app.engines.protocol import Engine
+from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
@@ -24,7 +24,7 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16384
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-class OnnxScorer:
+class OnnxEngine:
     """Owns the session. Logits are float32."""
 
     def __init__(self, folder: Path, max_length: int | None, threads: int, device: str = "cpu") -> None:
@@ -49,7 +49,7 @@ class OnnxScorer:
         self.probes = manifest.probes
         self.self_test: SelfTest | None = None
         self.schedule = Schedule(batch_tokens=GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
-        self.engine = Engine(
+        self.info = EngineInfo(
             model=manifest.model,
             revision=manifest.revision,
             contents=digest(folder),
@@ -83,7 +83,7 @@ class OnnxScorer:
 
     def shapes(self) -> list[Shape]:
         """Any shape may come; these are some of them."""
-        return common_shapes(self.engine.max_length, self.schedule.batch_tokens)
+        return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         """Rows × longest row, or the tokens themselves where each pair is computed alone."""
@@ -96,7 +96,7 @@ class OnnxScorer:
 
     def warm_up(self) -> None:
         """Run a few lengths once."""
-        for pair in warm_up_pairs(self._pad_token_id, self.engine.max_length):
+        for pair in warm_up_pairs(self._pad_token_id, self.info.max_length):
             self.score([pair])
 
     def clear_memory(self) -> None:

@@ -17,7 +17,7 @@ from app.engines.models.artefact import MODEL_FILES, Manifest, Precision
 from app.engines.models.shared_weights import joined
 from app.engines.models.source import digest
 from app.engines.padding import ACTIVATIONS, Floats, Int64s, Shape, bucket_length, pad, shapes, warm_up_pairs
-from app.engines.protocol import Engine
+from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
@@ -79,7 +79,7 @@ def _halves(weights: Precision) -> Iterator[Arithmetic]:
         yield "f16"
 
 
-class OpenVinoScorer:
+class OpenVinoEngine:
     """Owns the compiled model and its streams. Logits are float32 whatever the model computes in."""
 
     def __init__(
@@ -102,7 +102,7 @@ class OpenVinoScorer:
         self.probes = manifest.probes
         self.self_test: SelfTest | None = None
         is_int8 = manifest.precision == "int8"
-        self.engine = Engine(
+        self.info = EngineInfo(
             model=manifest.model,
             revision=manifest.revision,
             contents=digest(folder),
@@ -176,16 +176,16 @@ class OpenVinoScorer:
         return parts(lengths, self._schedule.part_tokens or PART_TOKENS)
 
     def _pad(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
-        width = min(bucket_length(max(pair.length for pair in pairs)), self.engine.max_length)
+        width = min(bucket_length(max(pair.length for pair in pairs)), self.info.max_length)
         return pad(pairs, self._pad_token_id, width)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         """The padded width of a pair depends only on its own length."""
-        return sum(min(bucket_length(length), self.engine.max_length) for length in lengths)
+        return sum(min(bucket_length(length), self.info.max_length) for length in lengths)
 
     def shapes(self) -> list[Shape]:
         """The shapes of the parts that the schedule allows, but for very large ones, which take seconds."""
-        return shapes(self.engine.max_length, min(self._schedule.part_tokens or PART_TOKENS, MOST_TESTED_TOKENS))
+        return shapes(self.info.max_length, min(self._schedule.part_tokens or PART_TOKENS, MOST_TESTED_TOKENS))
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The model's own activation, in float32."""
@@ -194,7 +194,7 @@ class OpenVinoScorer:
 
     def warm_up(self) -> None:
         """Run a few lengths once."""
-        for pair in warm_up_pairs(self._pad_token_id, self.engine.max_length):
+        for pair in warm_up_pairs(self._pad_token_id, self.info.max_length):
             self.score([pair])
 
     def clear_memory(self) -> None:

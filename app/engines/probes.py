@@ -22,7 +22,7 @@ SHORT_QUERY = "tides"
 CHARS_PER_TOKEN = 12
 
 
-class PairScorer(Protocol):
+class PairEngine(Protocol):
     """What makes and scores pairs: an engine."""
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]: ...
@@ -70,22 +70,22 @@ class ProbeSet(BaseModel):
     text: str
     probes: list[Probe]
 
-    def known(self, scorer: PairScorer, max_length: int) -> list[Known]:
+    def known(self, engine: PairEngine, max_length: int) -> list[Known]:
         """The probes that fit a window of `max_length` tokens. Raises `ValueError` where the tokens differ."""
         fitting = [probe for probe in self.probes if probe.length <= max_length and probe.window in (None, max_length)]
         return [
-            Known(self._pair(probe, scorer), probe.logit if probe.exported is None else probe.exported, probe.logit)
+            Known(self._pair(probe, engine), probe.logit if probe.exported is None else probe.exported, probe.logit)
             for probe in fitting
         ]
 
-    def _pair(self, probe: Probe, scorer: PairScorer) -> Pair:
+    def _pair(self, probe: Probe, engine: PairEngine) -> Pair:
         document = part_of(self.text, probe.start, probe.tokens)
-        [pair] = scorer.encode(self.queries[probe.query], [document], probe.tokens)
+        [pair] = engine.encode(self.queries[probe.query], [document], probe.tokens)
         if pair.length != probe.length:
             raise ValueError(f"a pair of {probe.length} tokens has become one of {pair.length}")
         return pair
 
-    def with_exported(self, exported: PairScorer) -> "ProbeSet":
+    def with_exported(self, exported: PairEngine) -> "ProbeSet":
         """The same probes with the logits of the exported model, each pair scored alone."""
         probes = [
             probe.model_copy(update={"exported": exported.score([self._pair(probe, exported)])[0]})
@@ -99,7 +99,7 @@ class ProbeSet(BaseModel):
         return self.model_copy(update={"probes": probes})
 
 
-def make_probes(reference: PairScorer, max_length: int, entries: Sequence[tuple[str, str]]) -> ProbeSet:
+def make_probes(reference: PairEngine, max_length: int, entries: Sequence[tuple[str, str]]) -> ProbeSet:
     """Score pairs of every width with the original; `entries` are queries with their passages."""
     passages = [passage for _, passage in entries]
     text = " ".join(passages)
@@ -132,7 +132,7 @@ def part_of(text: str, start: int, tokens: int) -> str:
     return part + f" {text}" * -(-(chars - len(part)) // len(text))
 
 
-def _probe(reference: PairScorer, queries: Sequence[str], text: str, probe: Probe) -> Iterator[Probe]:
+def _probe(reference: PairEngine, queries: Sequence[str], text: str, probe: Probe) -> Iterator[Probe]:
     """The probe with its logit; none where the texts do not give that length."""
     if probe.tokens < 1:
         return

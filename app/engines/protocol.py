@@ -12,7 +12,7 @@ from app.types import LongDocuments, Pair, Span
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineInfo:
     """What really runs: read off the loaded engine, never off the settings."""
 
     model: str
@@ -89,11 +89,11 @@ class Engine:
         )
 
 
-class Scorer(Protocol):
+class Engine(Protocol):
     """A loaded cross-encoder. `encode`, `windows` and `activate` may be called from any thread, the rest from one
     thread only, `score` from as many as the engine takes batches at once."""
 
-    engine: Engine
+    info: EngineInfo
     schedule: Schedule
     """How its work is laid out. Setting it may reload the model."""
     probes: ProbeSet | None
@@ -137,6 +137,6 @@ class Scorer(Protocol):
     def cancel(self) -> None:
         """Stop running inferences where the engine can, so that a hung one lets go of its thread and its memory.
 
-        Called from any thread, once, before the scorer is thrown away.
+        Called from any thread, once, before the engine is thrown away.
         """
         ...

@@ -53,7 +53,7 @@ class Schedulable(Protocol):
     schedule: Schedule
 
     @property
-    def engine(self) -> Any: ...
+    def info(self) -> Any: ...
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]: ...
 
@@ -62,58 +62,58 @@ class Schedulable(Protocol):
     def clear_memory(self) -> None: ...
 
 
-def arrange(scorer: Schedulable, asked: dict[str, int]) -> bool:
-    """Give the scorer the best schedule there is, with the fields asked for as asked.
+def arrange(engine: Schedulable, asked: dict[str, int]) -> bool:
+    """Give the engine the best schedule there is, with the fields asked for as asked.
 
     Whether anything was measured, and what was found will hold at the next start.
     """
-    scorer.schedule = scorer.schedule.model_copy(update=asked)
-    return measure(scorer, asked) if scorer.engine.device == "cpu" else measure_gpu(scorer, asked)
+    engine.schedule = engine.schedule.model_copy(update=asked)
+    return measure(engine, asked) if engine.info.device == "cpu" else measure_gpu(engine, asked)
 
 
-def speed_of(scorer: Schedulable) -> float | None:
-    """Tokens per second with the schedule that the scorer has; None where it would take too long to find out."""
-    fewest = TOKENS_PER_THREAD[0] * scorer.engine.threads
-    if fewest / (_glance(scorer) * scorer.schedule.streams) > MEASURE_SECONDS / 4:
+def speed_of(engine: Schedulable) -> float | None:
+    """Tokens per second with the schedule that the engine has; None where it would take too long to find out."""
+    fewest = TOKENS_PER_THREAD[0] * engine.info.threads
+    if fewest / (_glance(engine) * engine.schedule.streams) > MEASURE_SECONDS / 4:
         return None
-    pairs = _workload(scorer, fewest)
-    return max(_tokens_per_second(scorer, pairs), _tokens_per_second(scorer, pairs, runs=1))
+    pairs = _workload(engine, fewest)
+    return max(_tokens_per_second(engine, pairs), _tokens_per_second(engine, pairs, runs=1))
 
 
-def measure(scorer: Schedulable, asked: dict[str, int]) -> bool:
+def measure(engine: Schedulable, asked: dict[str, int]) -> bool:
     """Try one change after the other, as long as there is time, and keep what helps; whether anything was measured."""
     started = perf_counter()
-    best, threads = scorer.schedule, scorer.engine.threads
+    best, threads = engine.schedule, engine.info.threads
     changes = [change for change in _changes(best, threads) if not asked.keys() & change.keys()]
     if not changes:
         return False
     fewest, most = (count * threads for count in TOKENS_PER_THREAD)
-    expected = _glance(scorer) * best.streams
+    expected = _glance(engine) * best.streams
     if fewest / expected > MEASURE_SECONDS / 4:
         log.info("Not measured, the machine is too slow or too busy for that: %s", best)
         return False
-    pairs = _workload(scorer, max(fewest, min(most, int(expected * RUN_SECONDS))))
-    speed = _tokens_per_second(scorer, pairs)
+    pairs = _workload(engine, max(fewest, min(most, int(expected * RUN_SECONDS))))
+    speed = _tokens_per_second(engine, pairs)
     trials = [f"{speed:.0f} tokens/s with {best}"]
     for change in changes:
         elapsed = perf_counter() - started
         if elapsed * (len(trials) + 1) / len(trials) > MEASURE_SECONDS:
             break
-        scorer.schedule = candidate = best.model_copy(update=change)
+        engine.schedule = candidate = best.model_copy(update=change)
         try:
-            candidate_speed = _tokens_per_second(scorer, pairs)
+            candidate_speed = _tokens_per_second(engine, pairs)
         except OutOfMemory:
             trials.append(f"{candidate} do not fit")
             break
         trials.append(f"{candidate_speed:.0f} with {candidate}")
         if candidate_speed > speed * WORTH:
             best, speed = candidate, candidate_speed
-    scorer.schedule = best
+    engine.schedule = best
     log.info("Measured in %.1f s: %s; chosen: %s", perf_counter() - started, "; ".join(trials), best)
     return True
 
 
-def measure_gpu(scorer: Schedulable, asked: dict[str, int]) -> bool:
+def measure_gpu(engine: Schedulable, asked: dict[str, int]) -> bool:
     """Try larger and larger batches, as long as they fit, are faster and do not take long.
 
     Whether any was measured, and what was found will hold: what did not fit may fit when a neighbour has left.
@@ -121,18 +121,18 @@ def measure_gpu(scorer: Schedulable, asked: dict[str, int]) -> bool:
     if "batch_tokens" in asked:
         return False
     started = perf_counter()
-    pairs = _workload(scorer, 2 * GPU_BATCHES[-1])
-    best, speed, trials = scorer.schedule.model_copy(update={"batch_tokens": GPU_BATCHES[0]}), 0.0, []
+    pairs = _workload(engine, 2 * GPU_BATCHES[-1])
+    best, speed, trials = engine.schedule.model_copy(update={"batch_tokens": GPU_BATCHES[0]}), 0.0, []
     fits = True
     for tokens in GPU_BATCHES:
         # Two runs of two batches; those before tell how long they take, about.
         if speed and perf_counter() - started + 4 * tokens / speed > MEASURE_SECONDS:
             break
-        scorer.schedule = candidate = best.model_copy(update={"batch_tokens": tokens})
+        engine.schedule = candidate = best.model_copy(update={"batch_tokens": tokens})
         try:
-            candidate_speed = _tokens_per_second(scorer, pairs[:: GPU_BATCHES[-1] // tokens])
+            candidate_speed = _tokens_per_second(engine, pairs[:: GPU_BATCHES[-1] // tokens])
         except OutOfMemory:
-            scorer.clear_memory()
+            engine.clear_memory()
             trials.append(f"{candidate} do not fit")
             fits = False
             break
@@ -141,7 +141,7 @@ def measure_gpu(scorer: Schedulable, asked: dict[str, int]) -> bool:
             break
         if candidate_speed > speed * WORTH:
             best, speed = candidate, candidate_speed
-    scorer.schedule = best
+    engine.schedule = best
     log.info("Measured in %.1f s: %s; chosen: %s", perf_counter() - started, "; ".join(trials), best)
     return fits
 
@@ -159,37 +159,37 @@ def _changes(schedule: Schedule, threads: int) -> Iterator[dict[str, int]]:
         yield {"batch_tokens": schedule.batch_tokens * 2}
 
 
-def _pairs(scorer: Schedulable, lengths: Iterable[int]) -> list[Pair]:
-    [probe] = scorer.encode("a", ["a"])
-    ids = [np.resize(probe.ids, min(length, scorer.engine.max_length)) for length in lengths]
+def _pairs(engine: Schedulable, lengths: Iterable[int]) -> list[Pair]:
+    [probe] = engine.encode("a", ["a"])
+    ids = [np.resize(probe.ids, min(length, engine.info.max_length)) for length in lengths]
     return [Pair(row, row * 0, truncated=False) for row in ids]
 
 
-def _workload(scorer: Schedulable, tokens: int) -> list[Pair]:
+def _workload(engine: Schedulable, tokens: int) -> list[Pair]:
     """Pairs of many lengths, long ones first as the batcher brings them."""
-    cycle = LENGTHS if scorer.engine.mixes else ONE_LENGTH
+    cycle = LENGTHS if engine.info.mixes else ONE_LENGTH
     lengths: list[int] = []
     while sum(lengths) < tokens:
         lengths.append(cycle[len(lengths) % len(cycle)])
-    return _pairs(scorer, sorted(lengths, reverse=True))
+    return _pairs(engine, sorted(lengths, reverse=True))
 
 
-def _glance(scorer: Schedulable) -> float:
+def _glance(engine: Schedulable) -> float:
     """Tokens a second of one short pair on one stream."""
-    pairs = _pairs(scorer, [GLANCE])
-    scorer.score(pairs)
+    pairs = _pairs(engine, [GLANCE])
+    engine.score(pairs)
     started = perf_counter()
-    scorer.score(pairs)
+    engine.score(pairs)
     return pairs[0].length / (perf_counter() - started)
 
 
-def _tokens_per_second(scorer: Schedulable, pairs: Sequence[Pair], runs: int = 2) -> float:
+def _tokens_per_second(engine: Schedulable, pairs: Sequence[Pair], runs: int = 2) -> float:
     """With as many batches at once as the service runs, of the last run: the first compiles for new shapes."""
-    batches = list(_batches(pairs, scorer.schedule.batch_tokens))
-    with ThreadPoolExecutor(scorer.engine.batches_at_once) as threads:
+    batches = list(_batches(pairs, engine.schedule.batch_tokens))
+    with ThreadPoolExecutor(engine.info.batches_at_once) as threads:
         for _ in range(runs):
             started = perf_counter()
-            list(threads.map(scorer.score, batches))
+            list(threads.map(engine.score, batches))
     return sum(pair.length for pair in pairs) / (perf_counter() - started)
 
 

@@ -31,7 +31,7 @@ class Testable(Protocol):
     self_test: "SelfTest | None"
 
     @property
-    def engine(self) -> Any: ...
+    def info(self) -> Any: ...
 
     @property
     def probes(self) -> ProbeSet | None: ...
@@ -92,12 +92,12 @@ def self_test(engine: Testable, known: Sequence[Known] | None = None, seconds: f
     Without `known` they are the engine's own probes. Where there are none, pairs are compared with themselves, scored
     alone.
     """
-    started, budget = perf_counter(), process_time() + seconds * engine.engine.threads
+    started, budget = perf_counter(), process_time() + seconds * engine.info.threads
     known = known or _known(engine)
     pool: dict[int, list[Known]] = defaultdict(list)
     # The first of a width fills it.
     for each in sorted(known, key=lambda each: -each.pair.length):
-        pool[min(bucket_length(each.pair.length), engine.engine.max_length)].append(each)
+        pool[min(bucket_length(each.pair.length), engine.info.max_length)].append(each)
     worst, width, error, pairs = 0.0, 0, 0.0, 0
     for required, shapes in _rounds(engine, sorted(pool)):
         if not required and process_time() > budget:
@@ -107,25 +107,25 @@ def self_test(engine: Testable, known: Sequence[Known] | None = None, seconds: f
         for each, logit in zip(batch, logits, strict=True):
             deviation = abs(logit - each.expected) if math.isfinite(logit) else math.inf
             if deviation > worst or not width:
-                worst, width = deviation, min(bucket_length(each.pair.length), engine.engine.max_length)
+                worst, width = deviation, min(bucket_length(each.pair.length), engine.info.max_length)
             if each.original is not None and math.isfinite(logit):
                 error = max(error, abs(logit - each.original))
         pairs += len(batch)
     scale = max(1.0, max(abs(each.expected) for each in known) / USUAL_LOGIT)
     is_known = known[0].original is not None
-    bound = BOUNDS[engine.engine.precision] * scale
+    bound = BOUNDS[engine.info.precision] * scale
     return SelfTest(worst, bound, width, error if is_known else None, pairs, perf_counter() - started)
 
 
 def _known(engine: Testable) -> list[Known]:
     if engine.probes is not None:
         try:
-            known = engine.probes.known(engine, engine.engine.max_length)
+            known = engine.probes.known(engine, engine.info.max_length)
         except ValueError as error:
-            raise StartupError(f"The tokenizer of {engine.engine.model} has changed: {error}") from None
+            raise StartupError(f"The tokenizer of {engine.info.model} has changed: {error}") from None
         if known:
             return known
-    lengths = [length for length in CORNER_WIDTHS if length < engine.engine.max_length] + [engine.engine.max_length]
+    lengths = [length for length in CORNER_WIDTHS if length < engine.info.max_length] + [engine.info.max_length]
     text = " ".join(["The moon's gravity causes the tides of the sea."] * 60)
     pairs = [
         engine.encode("what causes tides", [text], max(1, length + step - 16))[0]
@@ -153,7 +153,7 @@ def _rounds(engine: Testable, widths: Sequence[int]) -> Iterator[tuple[bool, lis
     batch: list[Shape] = []
     for shape in sorted(shapes, key=rank):
         # Two shapes of one width would be one batch.
-        fits = engine.engine.splits and all(other.width != shape.width for other in batch)
+        fits = engine.info.splits and all(other.width != shape.width for other in batch)
         tokens = sum(other.rows * other.width for other in [*batch, shape])
         if batch and not (fits and tokens <= ROUND_TOKENS and bool(rank(batch[0])) == bool(rank(shape))):
             yield not rank(batch[0]), batch

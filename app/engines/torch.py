@@ -22,7 +22,7 @@ from app.engines.models.source import ModelSource, digest
 from app.engines.packing import Packed, alike, pack, to_device
 from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad
 from app.engines.preprocessing import PROBE, OwnPreprocessing, plain_tokenizer
-from app.engines.protocol import Engine
+from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.errors import EngineBroken, OutOfMemory, StartupError, first_line
@@ -56,7 +56,7 @@ class Exportable:
     pad_token_id: int
 
 
-class TorchScorer:
+class TorchEngine:
     """Owns the model. Logits are float32 whatever the model computes in."""
 
     def __init__(
@@ -100,7 +100,7 @@ class TorchScorer:
                 probes = [self._probe(min(length, limit)) for length in PROBE_LENGTHS]
                 self._forward = pack(self._model, padded.names, probes, padded(probes).float()) or padded
             compiled = compiled and self._compile()
-        self.engine = Engine(
+        self.info = EngineInfo(
             model=source.name,
             revision=getattr(self._model.config, "_commit_hash", None) or source.revision,
             contents=digest(source.location),
@@ -130,11 +130,11 @@ class TorchScorer:
 
     def shapes(self) -> list[Shape]:
         """Any shape may come; these are some of them."""
-        return common_shapes(self.engine.max_length, self.schedule.batch_tokens)
+        return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         """Rows × longest row, or with packing just the tokens that there are."""
-        return sum(lengths) if self.engine.packed else len(lengths) * max(lengths)
+        return sum(lengths) if self.info.packed else len(lengths) * max(lengths)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         """The activation that the model names itself (sigmoid if it names none)."""
@@ -143,7 +143,7 @@ class TorchScorer:
     def warm_up(self) -> None:
         """Run small batches of different shapes; bounded, whatever the window."""
         for rows, length in WARM_UP_SHAPES:
-            self.score([self._probe(min(length, self.engine.max_length))] * rows)
+            self.score([self._probe(min(length, self.info.max_length))] * rows)
 
     def clear_memory(self) -> None:
         """Give the accelerator's cached blocks back; nothing to do on CPU."""
@@ -158,14 +158,14 @@ class TorchScorer:
     def exportable(self) -> Exportable:
         """The model with what an exported one has to carry. Raises `StartupError` when it cannot be exported."""
         if not self._plain_pairs:
-            raise StartupError(f"{self.engine.model} prepares its own inputs (prompts or a chat template): torch only")
-        if self.engine.activation not in ACTIVATIONS:
-            raise StartupError(f"{self.engine.model} has the activation {self.engine.activation}: torch only")
+            raise StartupError(f"{self.info.model} prepares its own inputs (prompts or a chat template): torch only")
+        if self.info.activation not in ACTIVATIONS:
+            raise StartupError(f"{self.info.model} has the activation {self.info.activation}: torch only")
         return Exportable(
             model=self._model[0].model,
             inputs=tuple(self.tensor_names),
             tokenizer=self._model.tokenizer.backend_tokenizer,
-            activation=cast(Literal["sigmoid", "identity"], self.engine.activation),
+            activation=cast(Literal["sigmoid", "identity"], self.info.activation),
             pad_token_id=self._model.tokenizer.pad_token_id or 0,
         )
 

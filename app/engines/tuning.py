@@ -12,7 +12,7 @@ from time import perf_counter
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.engines.protocol import Scorer
+from app.engines.protocol import Engine
 from app.engines.schedule import Schedule, arrange, speed_of
 from app.engines.selftest import SelfTest, self_test
 from app.errors import StartupError, UnusableModel, first_line
@@ -30,7 +30,7 @@ class Candidate:
     """One way to serve the model."""
 
     name: str
-    load: Callable[[], Scorer]
+    load: Callable[[], Engine]
     """Raises `StartupError`."""
     is_measured: bool = True
     """Whether its speed is measured; the others are only used where those are wrong or cannot be loaded."""
@@ -71,45 +71,45 @@ class TuningFile:
             log.info("The measurement is not kept: RERANKER_EXPORT_DIR is not writable: %s", error.strerror)
 
 
-def tune(candidates: Sequence[Candidate], asked: Callable[[Scorer], dict[str, int]], file: TuningFile) -> Scorer:
-    """The scorer to serve with, tested and with its schedule; `asked`: fields of the schedule that the settings fix.
+def tune(candidates: Sequence[Candidate], asked: Callable[[Engine], dict[str, int]], file: TuningFile) -> Engine:
+    """The engine to serve with, tested and with its schedule; `asked`: fields of the schedule that the settings fix.
 
     Raises `StartupError` where no candidate can be loaded and computes correctly.
     """
     rejected: list[str] = []
-    if (kept := file.read()) and (scorer := _as_kept(kept, candidates, rejected)):
+    if (kept := file.read()) and (engine := _as_kept(kept, candidates, rejected)):
         log.info("Measured earlier (%s): %s; %s", file.path, kept.configuration, kept.schedule)
-        return scorer
-    candidate, scorer = choose(candidates, rejected)
-    tested = scorer.schedule
-    to_keep = arrange(scorer, asked(scorer))
-    if scorer.schedule != tested:
-        _test_again(scorer, tested, rejected)
+        return engine
+    candidate, engine = choose(candidates, rejected)
+    tested = engine.schedule
+    to_keep = arrange(engine, asked(engine))
+    if engine.schedule != tested:
+        _test_again(engine, tested, rejected)
     if to_keep:
-        engine, rejections = scorer.engine, tuple(rejected)
+        info, rejections = engine.info, tuple(rejected)
         file.write(
             Tuning(
                 configuration=candidate.name,
-                schedule=scorer.schedule,
-                device_name=engine.device_name,
+                schedule=engine.schedule,
+                device_name=info.device_name,
                 rejected=rejections,
             )
         )
-    return scorer
+    return engine
 
 
-def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str]) -> Scorer | None:
-    """The scorer that was found earlier, tested again; None where it cannot be had or fails now."""
+def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str]) -> Engine | None:
+    """The engine that was found earlier, tested again; None where it cannot be had or fails now."""
     candidate = next((candidate for candidate in candidates if candidate.name == kept.configuration), None)
-    scorer = _load(candidate, []) if candidate else None
-    if candidate is None or scorer is None or scorer.engine.device_name != kept.device_name:
+    engine = _load(candidate, []) if candidate else None
+    if candidate is None or engine is None or engine.info.device_name != kept.device_name:
         return None
     rejected += kept.rejected
-    scorer.schedule = kept.schedule
-    return scorer if _test(scorer, candidate.name, rejected) else None
+    engine.schedule = kept.schedule
+    return engine if _test(engine, candidate.name, rejected) else None
 
 
-def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candidate, Scorer]:
+def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candidate, Engine]:
     """The most exact candidate within 10 % of the fastest; where those are wrong, the next fastest that is right.
 
     What fails the self-test is added to `rejected`. Raises `StartupError` where none is left.
@@ -117,17 +117,17 @@ def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candid
     errors: list[StartupError] = []
     for group in _by_speed(candidates, errors):
         passed = [
-            (candidate, scorer, test)
+            (candidate, engine, test)
             for candidate in group
-            if (scorer := _load(candidate, errors)) and (test := _test(scorer, candidate.name, rejected))
+            if (engine := _load(candidate, errors)) and (test := _test(engine, candidate.name, rejected))
         ]
         if passed:
-            candidate, scorer, test = min(passed, key=lambda each: each[2].distance)
-            scorer.self_test = replace(test, rejected=tuple(rejected))
+            candidate, engine, test = min(passed, key=lambda each: each[2].distance)
+            engine.self_test = replace(test, rejected=tuple(rejected))
             for error in errors:
                 log.warning("Not used: %s", error)
             log.info("Chosen: %s; self-test: %s", candidate.name, test)
-            return candidate, scorer
+            return candidate, engine
     if rejected:
         raise StartupError(f"no engine computes this model correctly on this machine: {'; '.join(rejected)}")
     raise errors[0]
@@ -153,11 +153,11 @@ def _speeds(candidates: Sequence[Candidate], errors: list[StartupError]) -> dict
     for candidate in measured if len(measured) > 1 else []:
         if perf_counter() - started > SECONDS:
             break
-        scorer = _load(candidate, errors)
-        if scorer is None:
+        engine = _load(candidate, errors)
+        if engine is None:
             continue
         try:
-            speed = speed_of(scorer)
+            speed = speed_of(engine)
         except Exception as error:  # libraries raise various types; the self-test reports it
             log.info("%s was not measured: %s", candidate.name, first_line(error))
             continue
@@ -171,8 +171,8 @@ def _speeds(candidates: Sequence[Candidate], errors: list[StartupError]) -> dict
     return speeds
 
 
-def _load(candidate: Candidate, errors: list[StartupError]) -> Scorer | None:
-    """The candidate's scorer, or None with the reason in `errors`. Raises `UnusableModel`: no other would do better."""
+def _load(candidate: Candidate, errors: list[StartupError]) -> Engine | None:
+    """The candidate's engine, or None with the reason in `errors`. Raises `UnusableModel`: no other would do better."""
     try:
         return candidate.load()
     except UnusableModel:
@@ -183,16 +183,16 @@ def _load(candidate: Candidate, errors: list[StartupError]) -> Scorer | None:
         return None
 
 
-def _test(scorer: Scorer, name: str, rejected: list[str]) -> SelfTest | None:
-    """The scorer's self-test where it passes; else None, and the reason is logged and added to `rejected`."""
+def _test(engine: Engine, name: str, rejected: list[str]) -> SelfTest | None:
+    """The engine's self-test where it passes; else None, and the reason is logged and added to `rejected`."""
     try:
-        test = self_test(scorer)
+        test = self_test(engine)
     except StartupError:
         raise
     except Exception as error:  # libraries raise various types
         reason = f"it fails: {first_line(error)}"
     else:
-        scorer.self_test = replace(test, rejected=tuple(rejected))
+        engine.self_test = replace(test, rejected=tuple(rejected))
         if test.passed:
             return test
         reason = str(test)
@@ -201,9 +201,9 @@ def _test(scorer: Scorer, name: str, rejected: list[str]) -> SelfTest | None:
     return None
 
 
-def _test_again(scorer: Scorer, tested: Schedule, rejected: list[str]) -> None:
+def _test_again(engine: Engine, tested: Schedule, rejected: list[str]) -> None:
     """Test the schedule that was measured; where it fails, go back to the one that passed. Raises `StartupError`."""
-    if _test(scorer, str(scorer.schedule), rejected) is None:
-        scorer.schedule = tested
-        if _test(scorer, str(tested), rejected) is None:
+    if _test(engine, str(engine.schedule), rejected) is None:
+        engine.schedule = tested
+        if _test(engine, str(tested), rejected) is None:
             raise StartupError(f"the engine does not compute reliably on this machine: {'; '.join(rejected)}")

@@ -30,7 +30,7 @@ from app.export.parity import Group, compare, own_entries, own_texts, read_group
 from app.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
-    from app.engines.torch import TorchScorer
+    from app.engines.torch import TorchEngine
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
@@ -66,15 +66,15 @@ def export_model(
 
     An int8 model that ranks differently is tried again with more of it in floating point.
     """
-    from app.engines.torch import TorchScorer
+    from app.engines.torch import TorchEngine
     from app.export.convert import FLOAT_LAYERS
 
     _check_output(output, force)
     source = locate_model(model, revision)
 
-    def load() -> TorchScorer:
+    def load() -> TorchEngine:
         console.print(f"Loading {model or 'the embedded model'} ...")
-        return TorchScorer(
+        return TorchEngine(
             source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
 
@@ -108,7 +108,7 @@ def _share_weights(folder: Path, manifest: Manifest, checkpoint: Path) -> Manife
 
 
 def _attempt(
-    reference: "TorchScorer",
+    reference: "TorchEngine",
     backend: Backend,
     precision: Precision,
     folder: Path,
@@ -130,20 +130,20 @@ def _attempt(
     manifest = Manifest(
         backend=backend,
         precision=precision,
-        model=reference.engine.model,
-        revision=reference.engine.revision,
-        max_length=reference.engine.max_length,
+        model=reference.info.model,
+        revision=reference.info.revision,
+        max_length=reference.info.max_length,
         activation=exportable.activation,
-        labels=reference.engine.labels,
+        labels=reference.info.labels,
         pad_token_id=exportable.pad_token_id,
         calibration=texts.name if precision == "int8" else None,
         float_layers=float_layers,
-        probes=make_probes(reference, reference.engine.max_length, own_entries()),
-        long_documents=reference.engine.long_documents,
+        probes=make_probes(reference, reference.info.max_length, own_entries()),
+        long_documents=reference.info.long_documents,
         versions={name: version(name) for name in ("torch", "transformers", "openvino")},
     )
     manifest.write(folder)
-    exported = load_artefact(folder, None, reference.engine.threads, is_exact=True)
+    exported = load_artefact(folder, None, reference.info.threads, is_exact=True)
     manifest = manifest.model_copy(update={"parity": compare(reference, exported, judged, console)})
     if precision == "int8" and manifest.probes:
         manifest = manifest.model_copy(update={"probes": manifest.probes.with_exported(exported)})

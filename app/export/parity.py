@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from app.engines.models.artefact import Parity
-from app.engines.protocol import Scorer
+from app.engines.protocol import Engine
 from app.evaluation.collection import Row, UnusableCollection, read_rows
 
 CALIBRATION = Path(__file__).parent / "calibration.jsonl"
@@ -62,7 +62,7 @@ def _group(row: Row) -> Group:
     return Group(row.query, [document.text for document in row.documents], grades)
 
 
-def compare(reference: Scorer, exported: Scorer, judged: Sequence[Group] | None, console: Console) -> Parity:
+def compare(reference: Engine, exported: Engine, judged: Sequence[Group] | None, console: Console) -> Parity:
     """Both engines on the judged groups, or on the project's own texts."""
     taus: list[float] = []
     gains: list[float] = []
@@ -85,14 +85,14 @@ def compare(reference: Scorer, exported: Scorer, judged: Sequence[Group] | None,
     )
 
 
-def logits(scorer: Scorer, group: Group, rows: int = 4) -> list[float]:
+def logits(engine: Engine, group: Group, rows: int = 4) -> list[float]:
     """Logits of one group, in small batches of similar length."""
-    pairs = scorer.encode(group.query, group.documents)
+    pairs = engine.encode(group.query, group.documents)
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].length)
     scores = [0.0] * len(pairs)
     for start in range(0, len(order), rows):
         chosen = order[start : start + rows]
-        for index, logit in zip(chosen, scorer.score([pairs[index] for index in chosen]), strict=True):
+        for index, logit in zip(chosen, engine.score([pairs[index] for index in chosen]), strict=True):
             scores[index] = logit
     return scores
 

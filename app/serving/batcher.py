@@ -15,7 +15,7 @@ from operator import attrgetter
 from time import monotonic, perf_counter
 from typing import NamedTuple
 
-from app.engines.protocol import Scorer
+from app.engines.protocol import Engine
 from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.serving.queues import MAX_PADDING, Queue, Work, take_batch
 from app.telemetry.metrics import Metrics
@@ -44,7 +44,7 @@ class Batcher:
     """
 
     def __init__(
-        self, scorer: Scorer, threads: Executor, token_budget: int, metrics: Metrics, timeout: float | None = None
+        self, engine: Engine, threads: Executor, token_budget: int, metrics: Metrics, timeout: float | None = None
     ) -> None:
         """`timeout`: seconds after which an inference counts as hung; None for never."""
         self.token_budget = token_budget
@@ -53,7 +53,7 @@ class Batcher:
         """Batches in a row that the model failed on."""
         self.speed = 0.0
         """Tokens a second that the engine computes while it works, padding included; 0 before its first batch."""
-        self._scorer = scorer
+        self._engine = engine
         self._threads = threads
         self._metrics = metrics
         self._timeout = timeout
@@ -82,7 +82,7 @@ class Batcher:
         """The least time that the engine needs for these pairs, with nothing else to do; 0 before its first batch."""
         if not pairs or not self.speed:
             return 0.0
-        return self._scorer.padded_tokens([pair.length for pair in pairs]) / self.speed
+        return self._engine.padded_tokens([pair.length for pair in pairs]) / self.speed
 
     @property
     def backlog(self) -> float | None:
@@ -123,7 +123,7 @@ class Batcher:
 
     async def run(self) -> None:
         """Feed the engine until cancelled. Whatever ends the loop, nobody is left waiting."""
-        free = asyncio.Semaphore(self._scorer.engine.batches_at_once)
+        free = asyncio.Semaphore(self._engine.info.batches_at_once)
         try:
             async with asyncio.TaskGroup() as batches:
                 while True:
@@ -152,7 +152,7 @@ class Batcher:
             queues = sorted(self._queues, key=attrgetter("priority"))
             self._queues.remove(queues[0])
             self._queues.append(queues[0])
-        padding = 1 if self._scorer.engine.mixes else MAX_PADDING
+        padding = 1 if self._engine.info.mixes else MAX_PADDING
         chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), padding)
         # Positions of one queue come in descending order, so popping one does not move the next.
         batch = [queues[queue].take(position) for queue, position in chosen]
@@ -163,7 +163,7 @@ class Batcher:
         """The tokens of a batch that serves this request."""
         if queue.tokens <= STRETCH * self.token_budget:
             return max(self.token_budget, queue.tokens)
-        if self._scorer.engine.mixes and queue.tokens > LONG * self.token_budget:
+        if self._engine.info.mixes and queue.tokens > LONG * self.token_budget:
             return self.token_budget // 2
         return self.token_budget
 
@@ -172,7 +172,7 @@ class Batcher:
         started = perf_counter()
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._scorer, pairs)
+                scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._engine, pairs)
         except Exception as error:
             self._fail(batch, error, hung=limit.expired())
         else:
@@ -186,7 +186,7 @@ class Batcher:
         if hung:
             reason = f"The model gave no answer within {self._timeout:g} s (RERANKER_INFERENCE_TIMEOUT)."
             fail(batch, ScoringFailed(reason))
-            self._scorer.cancel()
+            self._engine.cancel()
             raise EngineBroken(reason, self.scored)
         log.error("Scoring a batch of %d pairs failed", len(batch), exc_info=error)
         fail(batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch"))
@@ -201,13 +201,13 @@ class Batcher:
             self.failures += 1
             return
         lengths = [pair.length for pair in pairs]
-        padded = self._scorer.padded_tokens(lengths)
+        padded = self._engine.padded_tokens(lengths)
         self.failures, self._last_success = 0, monotonic()
         self._fitting += 1
         if self._fitting % TRY_LARGER_EVERY == 0:
             self.token_budget = min(self._most, 2 * self.token_budget)
         self._metrics.observe_batch(sum(lengths), padded, seconds)
-        speed = padded * self._scorer.engine.batches_at_once / seconds
+        speed = padded * self._engine.info.batches_at_once / seconds
         self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
 
     def _shrink(self, tokens: int) -> None:
@@ -236,7 +236,7 @@ class Scored(NamedTuple):
     """Padded tokens of the smallest batch of several pairs that did not fit the memory; 0 when all did."""
 
 
-def score(scorer: Scorer, pairs: Sequence[Pair], too_long: float = math.inf) -> Scored:
+def score(engine: Engine, pairs: Sequence[Pair], too_long: float = math.inf) -> Scored:
     """Logits of a batch, on an inference thread. A batch that does not fit the memory is tried again in halves.
 
     `too_long`: a length, in tokens, that is known not to fit even alone.
@@ -244,20 +244,20 @@ def score(scorer: Scorer, pairs: Sequence[Pair], too_long: float = math.inf) -> 
     if min(pair.length for pair in pairs) >= too_long:
         return Scored([OutOfMemory(DOES_NOT_FIT)] * len(pairs))
     try:
-        return Scored([*scorer.score(pairs)])
+        return Scored([*engine.score(pairs)])
     except OutOfMemory as error:
         problem = OutOfMemory(*error.args)
     # Outside of the handler: the exception's traceback would keep the failed batch in memory.
-    scorer.clear_memory()
+    engine.clear_memory()
     if len(pairs) == 1:
         return Scored([problem])
     log.warning("Out of memory with %d pairs: trying again in halves", len(pairs))
     middle = len(pairs) // 2
-    first = score(scorer, pairs[:middle], too_long)
+    first = score(engine, pairs[:middle], too_long)
     unfit = [pair.length for pair, logit in zip(pairs, first.logits, strict=False) if isinstance(logit, OutOfMemory)]
-    second = score(scorer, pairs[middle:], min([*unfit, too_long]))
+    second = score(engine, pairs[middle:], min([*unfit, too_long]))
     smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
-    tokens = scorer.padded_tokens([pair.length for pair in pairs])
+    tokens = engine.padded_tokens([pair.length for pair in pairs])
     return Scored(first.logits + second.logits, min([*smaller, tokens]))
 
 

@@ -13,7 +13,7 @@ def watch_reranker(metrics: Metrics, reranker: Reranker, lifecycle: Lifecycle) -
     """Publish what the assembled service knows of itself."""
     admission, cache = reranker.admission, reranker.cache
     loop = asyncio.get_running_loop()
-    metrics.engine.info({name: str(value) for name, value in reranker.scorer.engine.summary().items()})
+    metrics.engine.info({name: str(value) for name, value in reranker.engine.info.summary().items()})
     metrics.ready.set_function(lambda: float(lifecycle.phase is Phase.READY and reranker.batcher.alive))
     for name, meaning, read in (
         ("active_requests", "Requests in work", lambda: admission.active),
@@ -46,7 +46,7 @@ def watch_gpu(metrics: Metrics, gpu: Gpu | None) -> None:
 
 def _of_self_test(reranker: "Reranker", figure: int) -> float:
     """Deviation, bound, or number of rejected configurations; not a number where the engine was not tested."""
-    test = reranker.scorer.self_test
+    test = reranker.engine.self_test
     return (test.deviation, test.bound, len(test.rejected))[figure] if test else float("nan")
 
 

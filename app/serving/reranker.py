@@ -9,7 +9,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from app.engines.protocol import Scorer
+from app.engines.protocol import Engine
 from app.errors import DeadlineExceeded, InvalidRequest, Refused, RerankerError, ScoringFailed, TooLarge
 from app.first_stage.lexical import lexical_scores
 from app.first_stage.prefilter import Prefilter
@@ -33,7 +33,7 @@ class Reranker:
 
     def __init__(
         self,
-        scorer: Scorer,
+        engine: Engine,
         tokenizers: Executor,
         cache: ScoreCache,
         admission: Admission,
@@ -44,7 +44,7 @@ class Reranker:
         long_documents: LongDocuments | None = None,
         shared_cache: "SharedCache | None" = None,
     ) -> None:
-        self.scorer = scorer
+        self.engine = engine
         self.cache = cache
         self.admission = admission
         self.batcher = batcher
@@ -58,12 +58,12 @@ class Reranker:
     @property
     def long_documents(self) -> LongDocuments:
         """The default: as the operator sets it, or else as the model declares it."""
-        return self._long_documents or self.scorer.engine.long_documents
+        return self._long_documents or self.engine.info.long_documents
 
-    def take_engine(self, scorer: Scorer, batcher: Batcher) -> None:
+    def take_engine(self, engine: Engine, batcher: Batcher) -> None:
         """Go on with another engine. Scores of one that gave others are no longer found."""
-        self.scorer, self.batcher = scorer, batcher
-        self.cache.fingerprint = scorer.engine.fingerprint
+        self.engine, self.batcher = engine, batcher
+        self.cache.fingerprint = engine.info.fingerprint
 
     async def rerank(self, query: RerankQuery) -> Ranking:
         """Score every document against the query.
@@ -122,7 +122,7 @@ class Reranker:
     def _limit(self, query: RerankQuery) -> int | None:
         """The tokens of a document to read. A limit that the window is not longer than cuts nothing."""
         limit = query.max_tokens_per_doc
-        return limit if limit and limit < self.scorer.engine.max_length else None
+        return limit if limit and limit < self.engine.info.max_length else None
 
     async def _score_in_time(self, attempt: Attempt) -> None:
         timeout = attempt.query.timeout or self.limits.timeout or None
@@ -193,7 +193,7 @@ class Reranker:
         return [
             spans
             for text, group in _by_query(passages)
-            for spans in self.scorer.windows(text, group, query.max_tokens_per_doc)
+            for spans in self.engine.windows(text, group, query.max_tokens_per_doc)
         ]
 
     async def _score(self, attempt: Attempt, missing: Mapping[bytes, Passage]) -> None:
@@ -248,7 +248,7 @@ class Reranker:
         return [
             pair
             for text, group in _by_query(passages)
-            for pair in self.scorer.encode(text, group, query.max_tokens_per_doc)
+            for pair in self.engine.encode(text, group, query.max_tokens_per_doc)
         ]
 
     async def _degrade(self, attempt: Attempt, error: RerankerError) -> Ranking:
@@ -283,7 +283,7 @@ class Reranker:
         logits = [best[index][1].logit if index in best else behind + places[index] for index in documents]
         return Ranking(
             logits=logits,
-            scores=self.scorer.activate(logits),
+            scores=self.engine.activate(logits),
             windows=[best[index][0].span if index in best else None for index in documents],
             pairs=len(known),
             scored=attempt.scored,

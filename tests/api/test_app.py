@@ -1,4 +1,4 @@
-"""The API over real HTTP, with the fake scorer behind the real seam."""
+"""The API over real HTTP, with the fake engine behind the real seam."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets"]
 BODY: dict[str, Any] = {"query": "what causes tides", "documents": DOCUMENTS}
@@ -121,13 +121,13 @@ async def test_probes_may_use_head_and_browsers_find_the_documentation(serve: Se
         assert (await client.get("/")).headers["location"] == "/docs"
 
 
-async def test_known_pairs_are_not_scored_again(serve: Serve, scorer: FakeScorer) -> None:
+async def test_known_pairs_are_not_scored_again(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank", json=BODY)
         response = await client.post("/rerank", json=BODY | {"documents": [*reversed(DOCUMENTS), "new tides"]})
         assert indices(response) == [1, 2, 4, 0, 3]
         assert (response.json()["meta"]["cached"], response.json()["meta"]["scored"]) == (4, 1)
-        assert sum(map(len, scorer.batches)) == 5
+        assert sum(map(len, engine.batches)) == 5
         assert (await client.get("/metrics?format=json")).json()["cache"] == {
             "entries": 5,
             "hits": 4,
@@ -136,33 +136,33 @@ async def test_known_pairs_are_not_scored_again(serve: Serve, scorer: FakeScorer
         }
 
 
-async def test_without_cache_everything_is_scored_again(serve: Serve, scorer: FakeScorer) -> None:
+async def test_without_cache_everything_is_scored_again(serve: Serve, engine: FakeEngine) -> None:
     async with serve(prediction_cache=False) as client:
         for _ in range(2):
             assert (await client.post("/rerank", json=BODY)).json()["meta"]["cached"] == 0
-    assert sum(map(len, scorer.batches)) == 8
+    assert sum(map(len, engine.batches)) == 8
 
 
-async def test_hits_take_no_slot(serve: Serve, scorer: FakeScorer) -> None:
+async def test_hits_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0) as client:
         await client.post("/rerank", json=BODY)
-        scorer.gate.clear()
+        engine.gate.clear()
         busy = asyncio.create_task(client.post("/rerank", json=BODY | {"query": "another"}))
         await until(lambda: serve.app.state.reranker.admission.active == 1)
         assert indices(await client.post("/rerank", json=BODY)) == [2, 1, 0, 3]
         assert (await client.post("/rerank", json=BODY | {"query": "a third"})).status_code == 429
-        scorer.gate.set()
+        engine.gate.set()
         assert (await busy).status_code == 200
 
 
-async def test_concurrent_requests_for_the_same_pairs_score_them_once(serve: Serve, scorer: FakeScorer) -> None:
+async def test_concurrent_requests_for_the_same_pairs_score_them_once(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=8) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         requests = [asyncio.create_task(client.post("/rerank", json=BODY)) for _ in range(5)]
         await until(lambda: serve.app.state.reranker.admission.active == 5)
-        scorer.gate.set()
+        engine.gate.set()
         assert all(indices(response) == [2, 1, 0, 3] for response in await asyncio.gather(*requests))
-    assert sum(map(len, scorer.batches)) == 4
+    assert sum(map(len, engine.batches)) == 4
 
 
 ERRORS = [
@@ -199,7 +199,7 @@ ERRORS = [
 
 @pytest.mark.parametrize(("body", "status", "message"), ERRORS)
 async def test_errors_name_the_field_the_limit_and_the_value(
-    serve: Serve, scorer: FakeScorer, body: Any, status: int, message: str
+    serve: Serve, engine: FakeEngine, body: Any, status: int, message: str
 ) -> None:
     async with serve(max_documents=5, max_text_chars=50, max_body_bytes=2000) as client:
         response = await client.post("/rerank/query", json=body)
@@ -209,7 +209,7 @@ async def test_errors_name_the_field_the_limit_and_the_value(
         assert error["detail"] == error["message"] == error["error"]["message"]
         assert error["error"]["code"] == status
         assert error["id"] == response.headers["x-request-id"]
-        assert scorer.batches == []
+        assert engine.batches == []
         assert (await client.post("/rerank/query", json={"query": "q", "documents": ["a"]})).status_code == 200
 
 
@@ -219,7 +219,7 @@ def nested(depth: int) -> Any:
 
 @pytest.mark.parametrize("metadata", [{"a": "\\ud800"}, nested(900)])
 async def test_metadata_that_cannot_be_echoed_is_refused_before_any_work(
-    serve: Serve, scorer: FakeScorer, metadata: Any
+    serve: Serve, engine: FakeEngine, metadata: Any
 ) -> None:
     document = {"text": "a", "metadata": metadata}
     content = json.dumps({"query": "q", "documents": [document], "return_documents": True}).replace("\\\\u", "\\u")
@@ -227,7 +227,7 @@ async def test_metadata_that_cannot_be_echoed_is_refused_before_any_work(
         response = await client.post("/rerank", content=content, headers={"content-type": "application/json"})
     assert response.status_code == 422
     assert "documents[0]: must be JSON" in response.json()["message"]
-    assert scorer.batches == []
+    assert engine.batches == []
 
 
 @pytest.mark.parametrize("item", ["1", '"a"', "[]"])
@@ -272,9 +272,9 @@ async def test_a_body_without_a_declared_length_is_bounded_too(serve: Serve) -> 
     assert "at most 50000 bytes" in response.json()["message"]
 
 
-async def test_a_full_queue_says_when_to_come_back(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_full_queue_says_when_to_come_back(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=1) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         accepted = [
             asyncio.create_task(client.post("/rerank", json=BODY | {"query": f"tides {number}"})) for number in range(2)
         ]
@@ -285,7 +285,7 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, scorer: FakeSco
         assert refused.json()["message"].startswith("Queue is full")
         health = (await client.get("/health")).json()
         assert (health["status"], health["active"], health["waiting"]) == ("ok", 1, 1)
-        scorer.gate.set()
+        engine.gate.set()
         assert [response.status_code for response in await asyncio.gather(*accepted)] == [200, 200]
         figures = (await client.get("/metrics", headers={"accept": "application/json"})).json()
         assert figures["rejections"] == {"queue_full": 1}
@@ -293,83 +293,83 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, scorer: FakeSco
         assert figures["requests"]["success_rate"] == pytest.approx(2 / 3, abs=1e-6)
 
 
-async def test_retry_after_is_the_time_that_the_work_in_hand_takes(serve: Serve, scorer: FakeScorer) -> None:
+async def test_retry_after_is_the_time_that_the_work_in_hand_takes(serve: Serve, engine: FakeEngine) -> None:
     """A large request has just begun: whoever is sent away is told of all that it has left."""
     async with serve(max_parallel=1, max_queue=0) as client:
-        scorer.seconds_per_token = 0.0005
+        engine.seconds_per_token = 0.0005
         assert (await client.post("/rerank", json=BODY)).status_code == 200  # its speed is known from now on
-        speed, before = serve.app.state.reranker.batcher.speed, scorer.entered
-        scorer.gate.clear()
+        speed, before = serve.app.state.reranker.batcher.speed, engine.entered
+        engine.gate.clear()
         large = {"query": "tides", "documents": [f"{number} " * 500 for number in range(40)]}
         accepted = asyncio.create_task(client.post("/rerank", json=large))
-        await until(lambda: scorer.entered > before)
+        await until(lambda: engine.entered > before)
         refused = await client.post("/rerank", json=BODY | {"query": "x"})
         assert refused.status_code == 429
         assert float(refused.headers["retry-after"]) == pytest.approx(min(60, 40 * 501 / speed), abs=1)
-        scorer.seconds_per_token = 0.0
-        scorer.gate.set()
+        engine.seconds_per_token = 0.0
+        engine.gate.set()
         assert (await accepted).status_code == 200
         assert serve.app.state.reranker.batcher.backlog == 0
 
 
-async def test_the_overload_status_is_a_setting(serve: Serve, scorer: FakeScorer) -> None:
+async def test_the_overload_status_is_a_setting(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0, overload_status=503) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         accepted = asyncio.create_task(client.post("/rerank", json=BODY))
         await until(lambda: serve.app.state.reranker.admission.active == 1)
         assert (await client.post("/rerank", json=BODY | {"query": "x"})).status_code == 503
-        scorer.gate.set()
+        engine.gate.set()
         await accepted
 
 
-async def test_waiting_too_long_is_503_with_retry_after(serve: Serve, scorer: FakeScorer) -> None:
+async def test_waiting_too_long_is_503_with_retry_after(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, queue_timeout=0.05) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         accepted = asyncio.create_task(client.post("/rerank", json=BODY))
         await until(lambda: serve.app.state.reranker.admission.active == 1)
         response = await client.post("/rerank", json=BODY | {"query": "x"})
         assert response.status_code == 503
         assert "retry-after" in response.headers
         assert "RERANKER_QUEUE_TIMEOUT" in response.json()["message"]
-        scorer.gate.set()
+        engine.gate.set()
         assert (await accepted).status_code == 200
 
 
 @pytest.mark.parametrize(("settings", "body"), [({}, {"timeout_ms": 40}), ({"request_timeout": 0.04}, {})])
 async def test_past_the_deadline_is_504_and_leaves_nothing(
-    serve: Serve, scorer: FakeScorer, settings: Any, body: Any
+    serve: Serve, engine: FakeEngine, settings: Any, body: Any
 ) -> None:
     async with serve(batch_tokens=16, **settings) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         response = await client.post("/rerank", json=BODY | body)
         assert response.status_code == 504
         assert "0.04 s" in response.json()["message"]
         reranker = serve.app.state.reranker
         assert (reranker.admission.active, reranker.batcher.pending) == (0, 0)
-        scorer.gate.set()
+        engine.gate.set()
 
 
 async def test_a_failing_model_is_500_with_an_id_and_no_internals(
-    serve: Serve, scorer: FakeScorer, caplog: pytest.LogCaptureFixture
+    serve: Serve, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as client:
-        scorer.failure = RuntimeError("weights at 0xdeadbeef")
+        engine.failure = RuntimeError("weights at 0xdeadbeef")
         response = await client.post("/rerank", json=BODY)
         assert response.status_code == 500
         assert "deadbeef" not in response.text
         assert "Traceback" not in response.text
         assert response.json()["error"]["type"] == "scoring_failed"
-        scorer.failure = None
+        engine.failure = None
         assert indices(await client.post("/rerank", json=BODY)) == [2, 1, 0, 3]
         assert (await client.get("/health")).status_code == 200
 
 
 async def test_a_bug_of_ours_is_500_with_an_id_and_the_next_request_served(
-    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as client:
         with monkeypatch.context() as patch:
-            patch.setattr(scorer, "encode", lambda *_: 1 / 0)
+            patch.setattr(engine, "encode", lambda *_: 1 / 0)
             response = await client.post("/rerank", json=BODY, headers={"x-request-id": "find-me"})
         assert response.status_code == 500
         assert "find-me" in response.json()["message"]
@@ -388,7 +388,7 @@ async def test_a_dead_loop_flips_readiness(serve: Serve) -> None:
         assert (await client.post("/rerank", json=BODY)).status_code == 503
 
 
-async def test_loading_and_draining_are_told(serve: Serve, scorer: FakeScorer) -> None:
+async def test_loading_and_draining_are_told(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         app = serve.app
         for phase in ("loading", "draining"):
@@ -400,7 +400,7 @@ async def test_loading_and_draining_are_told(serve: Serve, scorer: FakeScorer) -
             assert "retry-after" in refused.headers
             assert refused.headers["connection"] == "close"
             assert (await client.get("/health/live")).status_code == 200
-        assert scorer.batches == []
+        assert engine.batches == []
 
 
 async def test_health_and_info_tell_what_runs(serve: Serve) -> None:
@@ -476,16 +476,16 @@ async def test_unknown_paths_and_methods_are_errors_in_our_shape(serve: Serve) -
 
 @pytest.mark.parametrize(("priorities", "expected"), [(True, [5, 4]), (False, [4, 5])])
 async def test_priorities_count_where_they_are_allowed(
-    serve: Serve, scorer: FakeScorer, priorities: bool, expected: list[int]
+    serve: Serve, engine: FakeEngine, priorities: bool, expected: list[int]
 ) -> None:
     async with serve(max_parallel=1, priorities=priorities) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         tasks = []
         for number, priority in enumerate([0, 5, -5]):
             documents = ["word " * (2 + number)]
             body = {"query": "a", "documents": documents, "priority": priority}
             tasks.append(asyncio.create_task(client.post("/rerank", json=body)))
-            await until(lambda: scorer.entered == 1 and serve.app.state.reranker.admission.waiting == number)  # noqa: B023
-        scorer.gate.set()
+            await until(lambda: engine.entered == 1 and serve.app.state.reranker.admission.waiting == number)  # noqa: B023
+        engine.gate.set()
         assert {(await task).status_code for task in tasks} == {200}
-    assert [length for [length] in scorer.batches[1:]] == expected
+    assert [length for [length] in engine.batches[1:]] == expected

@@ -87,14 +87,14 @@ def test_the_estimate_is_near_what_a_body_takes(item: str) -> None:
     assert 0.7 < parsed_bytes(content) / taken < 6
 
 
-async def test_bodies_of_requests_in_work_are_counted_and_bounded(serve: Serve, scorer: Any) -> None:
+async def test_bodies_of_requests_in_work_are_counted_and_bounded(serve: Serve, engine: Any) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield content
 
     content = json.dumps({"query": "q", "documents": ["a" * 3000]}).encode()
     headers = {"content-type": "application/json"}
     async with serve(max_buffered_bytes=10_000) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         held = asyncio.create_task(client.post("/rerank", content=content, headers=headers))
         await until(lambda: serve.app.state.reranker.admission.active == 1)
         figures = (await client.get("/metrics")).text
@@ -103,7 +103,7 @@ async def test_bodies_of_requests_in_work_are_counted_and_bounded(serve: Serve, 
             refused = await client.post("/rerank", content=body, headers=headers)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             assert "RERANKER_MAX_BUFFERED_BYTES" in refused.json()["message"]
-        scorer.gate.set()
+        engine.gate.set()
         assert (await held).status_code == 200
         assert serve.app.state.bodies.held == 0
         assert (await client.post("/rerank", content=content, headers=headers)).status_code == 200

@@ -11,7 +11,7 @@ import pytest
 from app.api import connections
 from app.api.connections import Connection
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
 POST = b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -79,16 +79,16 @@ async def test_a_body_that_nobody_waits_for_is_not_listened_to(serve: Serve) -> 
         await until(lambda: open_connections(serve) == 0)
 
 
-async def test_a_head_that_trickles_behind_a_request_in_work_ends_both(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_head_that_trickles_behind_a_request_in_work_ends_both(serve: Serve, engine: FakeEngine) -> None:
     content = json.dumps({"query": "q", "documents": ["a"]}).encode()
     async with serve() as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         reader, writer = await connect(client)
         writer.write(POST + b"content-length: %d\r\n\r\n" % len(content) + content + GET)
         assert await reader.read() == b""
         writer.close()
         await until(lambda: serve.app.state.reranker.admission.active == 0)
-        scorer.gate.set()
+        engine.gate.set()
 
 
 def big(echo: bool) -> bytes:
@@ -193,16 +193,16 @@ async def test_a_body_is_no_request_whatever_the_head_asked_for(serve: Serve) ->
 
 @pytest.mark.parametrize("after", [b"\r\n", WHOLE + LAST[:9]], ids=["empty line", "two more"])
 async def test_what_follows_a_request_has_its_time_when_that_is_answered(
-    serve: Serve, scorer: FakeScorer, after: bytes
+    serve: Serve, engine: FakeEngine, after: bytes
 ) -> None:
     async with serve() as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         reader, writer = await connect(client)
         writer.write(WHOLE)
         await until(lambda: serve.app.state.reranker.admission.active == 1)
         writer.write(after)
         await asyncio.sleep(3 * connections.HEAD_SECONDS)
-        scorer.gate.set()
+        engine.gate.set()
         await reader.readuntil(b'"relevance_score"')
         writer.write(LAST[9 if after.endswith(LAST[:9]) else 0 :])
         received = await reader.read()
@@ -218,10 +218,10 @@ async def test_a_refused_client_is_not_asked_to_go_on(serve: Serve, caplog: pyte
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_a_half_closed_connection_has_left(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_half_closed_connection_has_left(serve: Serve, engine: FakeEngine) -> None:
     content = json.dumps({"query": "q", "documents": ["a"]}).encode()
     async with serve() as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         reader, writer = await connect(client)
         writer.write(POST + b"content-length: %d\r\n\r\n" % len(content) + content)
         await until(lambda: serve.app.state.reranker.admission.active == 1)
@@ -230,7 +230,7 @@ async def test_a_half_closed_connection_has_left(serve: Serve, scorer: FakeScore
         writer.close()
         await until(lambda: serve.app.state.reranker.admission.active == 0)
         assert serve.app.state.bodies.held == 0
-        scorer.gate.set()
+        engine.gate.set()
 
 
 async def test_connections_over_the_limit_come_in_again_when_there_is_room(serve: Serve) -> None:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 QUERY = "what causes tides"
 DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets"]
@@ -177,16 +177,16 @@ async def test_errors_name_the_dialects_own_fields(serve: Serve, path: str, body
     ("failure", "status", "kind"), [(RuntimeError("boom"), 500, "Backend"), (None, 429, "Overloaded")]
 )
 async def test_tei_failures(
-    serve: Serve, scorer: FakeScorer, failure: Exception | None, status: int, kind: str
+    serve: Serve, engine: FakeEngine, failure: Exception | None, status: int, kind: str
 ) -> None:
-    scorer.failure = failure
+    engine.failure = failure
     async with serve(max_parallel=1, max_queue=0) as client:
         if failure is None:
-            scorer.gate.clear()
+            engine.gate.clear()
             first = asyncio.create_task(client.post("/rerank", json=TEI))
-            await until(lambda: scorer.entered == 1)
+            await until(lambda: engine.entered == 1)
         response = await client.post("/rerank", json={"query": "b", "texts": ["c"]})
-        scorer.gate.set()
+        engine.gate.set()
         if failure is None:
             assert (await first).status_code == 200
             assert int(response.headers["Retry-After"]) >= 1
@@ -202,24 +202,24 @@ async def test_tei_failures(
     ],
 )
 async def test_who_asks_not_to_truncate_is_refused(
-    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
 ) -> None:
     async with serve(prediction_cache=False) as client:
         assert (await client.post(path, json=body)).status_code == 200
-        encode = scorer.encode
-        monkeypatch.setattr(scorer, "encode", lambda query, documents, _: encode(query, documents, 4))
-        scored = len(scorer.batches)
+        encode = engine.encode
+        monkeypatch.setattr(engine, "encode", lambda query, documents, _: encode(query, documents, 4))
+        scored = len(engine.batches)
         response = await client.post(path, json=body)
     assert response.status_code == 422
     assert "[2]: the query and this document exceed the model's window" in response.text
-    assert len(scorer.batches) == scored
+    assert len(engine.batches) == scored
 
 
 async def test_structured_documents_are_read_as_yaml(
-    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    encode = scorer.encode
+    encode = engine.encode
     documents = [
         {"title": "Ebbe & Flut", "body": "the moon\ncauses tides", "year": 1687, "id": "p1", "tags": ["sea", "Mär"]},
         {"title": "Bread", "body": None, "shelf": {"row": 3}},
@@ -228,7 +228,7 @@ async def test_structured_documents_are_read_as_yaml(
     body = {"query": QUERY, "documents": documents, "rank_fields": ["title", "body", "tags"], "return_documents": True}
     async with serve() as client:
         monkeypatch.setattr(
-            scorer, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
+            engine, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
         )
         results = (await answer(client, "/v1/rerank", body))["results"]
     assert seen == [
@@ -264,8 +264,8 @@ async def test_a_string_document_is_its_text_whatever_the_fields(serve: Serve) -
         assert [item["index"] for item in (await answer(client, "/rerank", body))["results"]] == [1, 0]
 
 
-async def test_long_documents_are_scored_by_their_best_window(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.lines = 1
+async def test_long_documents_are_scored_by_their_best_window(serve: Serve, engine: FakeEngine) -> None:
+    engine.lines = 1
     documents = ["bread\nthe moon causes tides\nbutter", "tides", "bread"]
     body = {"query": QUERY, "documents": documents, "long_documents": "chunk_max", "raw_scores": True}
     async with serve() as client:
@@ -288,8 +288,8 @@ async def test_long_documents_are_scored_by_their_best_window(serve: Serve, scor
         assert "window" not in (await answer(client, "/rerank", NATIVE))["results"][0]
 
 
-async def test_windows_have_a_limit(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.lines = 1
+async def test_windows_have_a_limit(serve: Serve, engine: FakeEngine) -> None:
+    engine.lines = 1
     body = {"query": "a", "documents": ["a\n" * 9000, "b\n" * 9000], "long_documents": "chunk_max"}
     async with serve() as client:
         response = await client.post("/rerank", json=body)

@@ -7,23 +7,23 @@ import json
 import pytest
 
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 BODY = {"query": "tides", "documents": ["tides"]}
 KEYS = {"api_keys": "first,second"}
 FIRST, SECOND = {"X-API-Key": "first"}, {"Authorization": "Bearer second"}
 
 
-async def test_a_key_has_so_many_requests_at_a_time(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_key_has_so_many_requests_at_a_time(serve: Serve, engine: FakeEngine) -> None:
     async with serve(**KEYS, key_max_parallel=2) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         running = [asyncio.create_task(client.post("/rerank", json=BODY, headers=FIRST)) for _ in range(2)]
         await until(lambda: serve.app.state.reranker.admission.active == 2)
         refused = await client.post("/rerank", json=BODY, headers=FIRST)
         other = asyncio.create_task(client.post("/rerank", json=BODY | {"query": "moon"}, headers=SECOND))
         await until(lambda: serve.app.state.reranker.admission.active == 3)
         assert (await client.get("/info", headers=FIRST)).status_code == 200
-        scorer.gate.set()
+        engine.gate.set()
         answers = await asyncio.gather(*running, other)
         again = await client.post("/rerank", json=BODY, headers=FIRST)
         figures = (await client.get("/metrics")).text

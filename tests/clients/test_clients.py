@@ -13,7 +13,7 @@ from tests.clients.common import KEY
 from tests.clients.environments import ENVIRONMENTS, HERE, Environment
 from tests.conftest import Serve, until
 from tests.e2e.process import MOONS, service
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -40,18 +40,18 @@ async def python(environment: Environment) -> Path:
 
 
 @pytest.fixture
-async def full_url(python: Path, serve: Serve, scorer: FakeScorer) -> AsyncIterator[str]:
+async def full_url(python: Path, serve: Serve, engine: FakeEngine) -> AsyncIterator[str]:
     """A service whose one slot is taken, and where nobody may wait.
 
     Taken after the client is installed: `Retry-After`, which clients wait for, grows with the time that it is held.
     """
-    scorer.patience = 300
-    scorer.gate.clear()
+    engine.patience = 300
+    engine.gate.clear()
     async with serve(max_parallel=1, max_queue=0) as client:
         holder = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b"]}, timeout=300))
-        await until(lambda: scorer.entered == 1)
+        await until(lambda: engine.entered == 1)
         yield str(client.base_url)
-        scorer.gate.set()
+        engine.gate.set()
         await holder
 
 

@@ -17,12 +17,12 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from app.config import Settings
-from app.engines.load import cpu_precisions, load_artefact, load_scorer
+from app.engines.load import cpu_precisions, load_artefact, load_engine
 from app.engines.models.artefact import Manifest, scratch_folder
 from app.engines.models.source import EMBEDDED, ModelSource
 from app.engines.models.store import find_or_export
-from app.engines.openvino import PART_TOKENS, OpenVinoScorer, bucket_length, parts
-from app.engines.protocol import Scorer
+from app.engines.openvino import PART_TOKENS, OpenVinoEngine, bucket_length, parts
+from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
 from app.errors import EngineBroken, StartupError, UnusableModel
 from app.evaluation.collection import UnusableCollection
@@ -58,13 +58,13 @@ def near(first: list[float], second: list[float], tolerance: float) -> bool:
 def test_float32_exports_equal_torch(tmp_path: Path, family: str, backend: Any) -> None:
     folder = make_model(tmp_path / family, family)
     manifest = export_model(str(folder), backend, "fp32", tmp_path / "out")
-    reference = load_scorer(Settings(backend="torch", model=str(folder)))
+    reference = load_engine(Settings(backend="torch", model=str(folder)))
     exported = load_artefact(tmp_path / "out", 512, 2)
     assert near(logits(reference, GROUP), logits(exported, GROUP), 1e-5)
     assert manifest.parity is not None
     assert manifest.parity.kendall_tau > 0.99
     assert manifest.parity.max_score_difference < 1e-5
-    assert (exported.engine.max_length, exported.engine.precision, exported.engine.backend) == (64, "fp32", backend)
+    assert (exported.info.max_length, exported.info.precision, exported.info.backend) == (64, "fp32", backend)
     assert near(reference.activate([2.0, -900.0]), exported.activate([2.0, -900.0]), 1e-6)
 
 
@@ -77,15 +77,15 @@ def test_int8_exports_rank_as_torch(tmp_path: Path, backend: Any) -> None:
     assert manifest.calibration == "texts.jsonl"
     size = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
     assert size < 2_000_000
-    reference = load_scorer(Settings(backend="torch", model=str(folder)))
+    reference = load_engine(Settings(backend="torch", model=str(folder)))
     exported = load_artefact(tmp_path / "out", 512, 2)
     assert near(logits(reference, GROUP), logits(exported, GROUP), 0.02)
 
 
 def test_the_shipped_export_ranks_as_the_original(tmp_path: Path) -> None:
-    exported = load_scorer(Settings(backend="openvino", precision="int8", export_dir=tmp_path))
-    assert (exported.engine.backend, exported.engine.precision) == ("openvino", "int8")
-    reference = load_scorer(Settings(backend="torch"))
+    exported = load_engine(Settings(backend="openvino", precision="int8", export_dir=tmp_path))
+    assert (exported.info.backend, exported.info.precision) == ("openvino", "int8")
+    reference = load_engine(Settings(backend="torch"))
     first, second = logits(reference, GROUP), logits(exported, GROUP)
     assert int(np.argmax(first)) == int(np.argmax(second)) == 0
     assert near(reference.activate(first), exported.activate(second), 0.15)
@@ -94,10 +94,10 @@ def test_the_shipped_export_ranks_as_the_original(tmp_path: Path) -> None:
     assert manifest.parity.kendall_tau >= 0.95
 
 
-def make_scorer(kind: str, folder: Path) -> Scorer:
+def make_engine(kind: str, folder: Path) -> Engine:
     """The embedded model on an engine of this kind; ONNX int8 of a tiny model with scores far apart."""
     if kind == "torch":
-        return load_scorer(Settings(backend="torch", export_dir=folder))
+        return load_engine(Settings(backend="torch", export_dir=folder))
     if kind == "onnx int8":
         model = make_model(folder / "tiny", spread=0.5)
         export_model(str(model), "onnx", "int8", folder / "out", force=True)
@@ -109,18 +109,18 @@ def make_scorer(kind: str, folder: Path) -> Scorer:
     ("kind", "tolerance"), [("int8", 0.05), ("bf16", 0.02), ("torch", 0.02), ("onnx int8", 0.05)], ids=str
 )
 def test_a_score_does_not_depend_on_its_company(tmp_path: Path, kind: str, tolerance: float) -> None:
-    scorer = make_scorer(kind, tmp_path)
+    engine = make_engine(kind, tmp_path)
     words = "the moon and the gravity of the sea causes tides , bread and light of a plant".split()  # noqa: SIM905
     documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(63)] + ["", "moon", "the sea " * 500]
-    pairs = scorer.encode("what causes tides", documents)
-    alone = np.array([scorer.score([pair])[0] for pair in pairs])
+    pairs = engine.encode("what causes tides", documents)
+    alone = np.array([engine.score([pair])[0] for pair in pairs])
     crowds = {
-        "all at once": scorer.score(pairs),
-        "in another order": scorer.score(pairs[::-1])[::-1],
-        "20 at a time": [logit for at in range(0, len(pairs), 20) for logit in scorer.score(pairs[at : at + 20])],
-        "between long ones": [scorer.score([pairs[-1], pair, pairs[-1]])[1] for pair in pairs],
-        "on two threads": list(ThreadPoolExecutor(2).map(lambda pair: scorer.score([pair])[0], pairs))
-        if scorer.engine.batches_at_once > 1
+        "all at once": engine.score(pairs),
+        "in another order": engine.score(pairs[::-1])[::-1],
+        "20 at a time": [logit for at in range(0, len(pairs), 20) for logit in engine.score(pairs[at : at + 20])],
+        "between long ones": [engine.score([pairs[-1], pair, pairs[-1]])[1] for pair in pairs],
+        "on two threads": list(ThreadPoolExecutor(2).map(lambda pair: engine.score([pair])[0], pairs))
+        if engine.info.batches_at_once > 1
         else alone,
     }
     assert np.ptp(alone) > 10 * tolerance
@@ -178,27 +178,27 @@ def test_no_setting_of_the_window_reads_documents_as_the_model_does(tmp_path: Pa
     theirs = CrossEncoder(str(folder), device="cpu").predict(
         [(GROUP.query, document) for document in documents], activation_fn=torch.nn.Identity(), show_progress_bar=False
     )
-    scorer = load_scorer(Settings(backend="openvino", **settings))
-    assert (scorer.engine.max_length, scorer.engine.declared_length) == (1024, 1024)
-    pairs = scorer.encode(GROUP.query, documents)
+    engine = load_engine(Settings(backend="openvino", **settings))
+    assert (engine.info.max_length, engine.info.declared_length) == (1024, 1024)
+    pairs = engine.encode(GROUP.query, documents)
     assert max(pair.length for pair in pairs) == 1024
-    assert near(scorer.score(pairs), theirs.tolist(), 1e-4)
-    shorter = load_scorer(Settings(backend="openvino", max_length=128, **settings))
-    assert (shorter.engine.max_length, shorter.engine.declared_length) == (128, 1024)
+    assert near(engine.score(pairs), theirs.tolist(), 1e-4)
+    shorter = load_engine(Settings(backend="openvino", max_length=128, **settings))
+    assert (shorter.info.max_length, shorter.info.declared_length) == (128, 1024)
     assert len(list((tmp_path / "store").glob("long-*/manifest.json"))) == 1
 
 
 def test_the_window_may_be_smaller_than_the_exports() -> None:
-    scorer = load_artefact(EMBEDDED / "openvino-int8", 64, 1)
-    [pair] = scorer.encode("tides", ["word " * 500])
-    assert pair.length == scorer.engine.max_length == 64
+    engine = load_artefact(EMBEDDED / "openvino-int8", 64, 1)
+    [pair] = engine.encode("tides", ["word " * 500])
+    assert pair.length == engine.info.max_length == 64
 
 
 def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
     code = (
-        "import sys; from pathlib import Path; from app.engines.load import load_scorer;"
+        "import sys; from pathlib import Path; from app.engines.load import load_engine;"
         "from app.config import Settings;"
-        "import app.main, app.api.server; s = load_scorer(Settings(backend='openvino', precision='int8')); s.warm_up();"
+        "import app.main, app.api.server; s = load_engine(Settings(backend='openvino', precision='int8')); s.warm_up();"
         "sys.exit(bool({'torch', 'transformers', 'sentence_transformers', 'nncf'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=EMBEDDED.parent.parent, check=False).returncode == 0
@@ -206,19 +206,19 @@ def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
 
 def test_a_model_that_cannot_be_compiled_is_a_failed_start_and_later_a_broken_engine(tmp_path: Path) -> None:
     folder = shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
-    scorer = load_artefact(folder, 64, 1)
+    engine = load_artefact(folder, 64, 1)
     (folder / "openvino_model.xml").unlink()
     with pytest.raises(StartupError, match="cannot be compiled"):
-        scorer.schedule = scorer.schedule.model_copy(update={"streams": 2})
+        engine.schedule = engine.schedule.model_copy(update={"streams": 2})
     with pytest.raises(EngineBroken, match="After a failed inference"):
-        scorer.score(scorer.encode("what causes tides", ["the moon"]))
+        engine.score(engine.encode("what causes tides", ["the moon"]))
 
 
 def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
-    scorer = load_scorer(Settings(model=str(tmp_path / "exported"), export_dir=tmp_path / "store"))
-    assert scorer.engine.backend == "openvino"
-    assert scorer.engine.model == "reranker-minilm-l6-v1"
+    engine = load_engine(Settings(model=str(tmp_path / "exported"), export_dir=tmp_path / "store"))
+    assert engine.info.backend == "openvino"
+    assert engine.info.model == "reranker-minilm-l6-v1"
 
 
 @pytest.mark.parametrize("content", ["{}", "not json", '{"format": 2}'])
@@ -245,11 +245,11 @@ def test_a_model_is_exported_once_and_reused(tmp_path: Path) -> None:
 def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
     model = make_model(tmp_path / "tiny")
     code = (
-        "from app.engines.load import load_scorer; from app.config import Settings;"
+        "from app.engines.load import load_engine; from app.config import Settings;"
         "from pathlib import Path; import sys;"
-        "s = load_scorer(Settings(model=sys.argv[1], backend='openvino', precision='fp32', "
+        "s = load_engine(Settings(model=sys.argv[1], backend='openvino', precision='fp32', "
         "export_dir=Path(sys.argv[2])));"
-        "print(s.engine.backend)"
+        "print(s.info.backend)"
     )
     command = [sys.executable, "-c", code, str(model), str(tmp_path / "store")]
     starts = [
@@ -277,7 +277,7 @@ def test_models_of_one_name_have_scores_of_their_own(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         make_model(tmp_path / folder / "model", spread=0.02 + len(fingerprints) / 100)
         settings = Settings(model=str(tmp_path / folder / "model"), backend="torch", export_dir=tmp_path / "store")
-        fingerprints |= {load_scorer(settings).engine.fingerprint for _ in range(2)}
+        fingerprints |= {load_engine(settings).info.fingerprint for _ in range(2)}
     assert len(fingerprints) == 2
 
 
@@ -288,30 +288,30 @@ def test_a_gpu_that_nothing_here_can_use_is_told_and_left(
     monkeypatch.setattr("app.engines.load.has_gpu", lambda: True)
     if torch == "missing":
         monkeypatch.setattr("app.engines.load.find_spec", lambda _: None)
-    assert load_scorer(Settings()).engine.backend == "openvino"
+    assert load_engine(Settings()).info.backend == "openvino"
     assert "There is a GPU" in caplog.text
 
 
 def test_what_only_torch_has_is_told_to_be_slower(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(model=str(make_model(tmp_path / "tiny")), precision="fp16", export_dir=tmp_path / "store")
-    assert load_scorer(settings).engine.backend == "torch"
+    assert load_engine(settings).info.backend == "torch"
     assert "slower on a CPU than OpenVINO" in caplog.text
 
 
 def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "store").write_text("a file where a folder should be")
-    scorer = load_scorer(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))
-    assert scorer.engine.backend == "torch"
+    engine = load_engine(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))
+    assert engine.info.backend == "torch"
     assert "Going on with torch" in caplog.text
     with pytest.raises(StartupError, match="RERANKER_EXPORT_DIR"):
-        load_scorer(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
+        load_engine(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
 
 
 def test_a_model_that_no_engine_could_use_is_refused_without_a_fallback(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(UnusableModel, match="no relevance head"):
-        load_scorer(Settings(model=str(make_bi_encoder(tmp_path / "bi")), export_dir=tmp_path / "store"))
+        load_engine(Settings(model=str(make_bi_encoder(tmp_path / "bi")), export_dir=tmp_path / "store"))
     assert "Going on with torch" not in caplog.text
 
 
@@ -321,7 +321,7 @@ def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeyp
     with pytest.raises(UnusableModel, match="RERANKER_ALLOW_PICKLE"):
         export_model(str(settings["model"]), "openvino", "fp32", tmp_path / "out")
     monkeypatch.setenv("RERANKER_ALLOW_PICKLE", "true")  # the export's own process reads it
-    assert load_scorer(Settings(**settings)).engine.backend == "openvino"
+    assert load_engine(Settings(**settings)).info.backend == "openvino"
 
 
 def test_an_export_that_ranks_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +383,7 @@ def test_the_command_line_says_in_one_line_why_it_failed(tmp_path: Path) -> None
 def test_impossible_combinations_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     model = str(make_model(tmp_path / "tiny"))
     with pytest.raises(StartupError, match=message):
-        load_scorer(Settings(model=model, export_dir=tmp_path / "store", **settings))
+        load_engine(Settings(model=model, export_dir=tmp_path / "store", **settings))
 
 
 @pytest.mark.parametrize(
@@ -481,20 +481,20 @@ def test_settings_reach_the_engine(tmp_path: Path) -> None:
         batch_tokens=128,
         threads=2,
     )
-    scorer = load_scorer(settings)
-    assert scorer.schedule == Schedule(batch_tokens=128, streams=1, part_tokens=64)
+    engine = load_engine(settings)
+    assert engine.schedule == Schedule(batch_tokens=128, streams=1, part_tokens=64)
     assert not (tmp_path / "schedules").exists()
 
 
 def test_an_engine_scores_alike_on_every_schedule(tmp_path: Path) -> None:
-    scorer = load_scorer(Settings(backend="openvino", precision="int8", export_dir=tmp_path, threads=2))
-    assert isinstance(scorer, OpenVinoScorer)
-    pairs = scorer.encode("what causes tides", ["the moon " * count for count in (1, 5, 30, 90, 200)])
-    expected = scorer.score(pairs)
+    engine = load_engine(Settings(backend="openvino", precision="int8", export_dir=tmp_path, threads=2))
+    assert isinstance(engine, OpenVinoEngine)
+    pairs = engine.encode("what causes tides", ["the moon " * count for count in (1, 5, 30, 90, 200)])
+    expected = engine.score(pairs)
     for schedule in (
         Schedule(batch_tokens=1024, streams=1, part_tokens=256),
         Schedule(batch_tokens=1024, streams=2, part_tokens=1024),
     ):
-        scorer.schedule = schedule
+        engine.schedule = schedule
         # int8 and bf16 round differently for other shapes
-        assert scorer.score(pairs) == pytest.approx(expected, abs=0.15)
+        assert engine.score(pairs) == pytest.approx(expected, abs=0.15)

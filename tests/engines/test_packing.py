@@ -16,7 +16,7 @@ from sentence_transformers import CrossEncoder
 from app.engines import packing
 from app.engines import torch as torch_backend
 from app.engines.models.source import locate_model
-from app.engines.torch import TorchScorer
+from app.engines.torch import TorchEngine
 from tests import models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -36,12 +36,12 @@ def make_model(folder: Path, family: str = "bert") -> Path:
     return models.make_model(folder, family, spread=0.5)
 
 
-def load(folder: Path, packed: bool = True, **options: Any) -> TorchScorer:
-    return TorchScorer(locate_model(str(folder), None), "cpu", 64, 2, packed=packed, **options)
+def load(folder: Path, packed: bool = True, **options: Any) -> TorchEngine:
+    return TorchEngine(locate_model(str(folder), None), "cpu", 64, 2, packed=packed, **options)
 
 
-def logits(scorer: TorchScorer, documents: list[str] = DOCUMENTS) -> np.ndarray:
-    return np.array(scorer.score(scorer.encode(QUERY, documents)))
+def logits(engine: TorchEngine, documents: list[str] = DOCUMENTS) -> np.ndarray:
+    return np.array(engine.score(engine.encode(QUERY, documents)))
 
 
 def expected(folder: Path) -> np.ndarray:
@@ -69,18 +69,18 @@ def with_means(folder: Path) -> Path:
 )
 def test_packed_scores_are_the_oracles(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = make(tmp_path / "model")
-    scorer = load(folder)
-    assert scorer.engine.packed
-    given = logits(scorer)
+    engine = load(folder)
+    assert engine.info.packed
+    given = logits(engine)
     assert np.ptp(given) > 0.1  # or it would not be seen that pairs read each other
     np.testing.assert_allclose(given, expected(folder), rtol=1e-5, atol=3e-5)
 
 
 def test_what_stands_beside_a_pair_does_not_change_its_score(tmp_path: Path) -> None:
-    scorer = load(make_model(tmp_path / "model"))
-    alone = [logits(scorer, [document])[0] for document in DOCUMENTS]
-    np.testing.assert_allclose(logits(scorer), alone, rtol=1e-5, atol=3e-5)
-    np.testing.assert_allclose(logits(scorer, DOCUMENTS[::-1]), alone[::-1], rtol=1e-5, atol=3e-5)
+    engine = load(make_model(tmp_path / "model"))
+    alone = [logits(engine, [document])[0] for document in DOCUMENTS]
+    np.testing.assert_allclose(logits(engine), alone, rtol=1e-5, atol=3e-5)
+    np.testing.assert_allclose(logits(engine, DOCUMENTS[::-1]), alone[::-1], rtol=1e-5, atol=3e-5)
 
 
 def test_a_packed_batch_costs_the_tokens_that_there_are(tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_a_packed_batch_costs_the_tokens_that_there_are(tmp_path: Path) -> None:
 def test_a_model_whose_attention_cannot_be_replaced_is_padded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     folder = make_model(tmp_path / "model", "deberta-v2")
-    scorer = load(folder)
-    assert not scorer.engine.packed
+    engine = load(folder)
+    assert not engine.info.packed
     assert "Batches are padded, this model does not run without: its attention cannot be replaced" in caplog.text
-    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(logits(engine), expected(folder), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -116,33 +116,33 @@ def test_a_model_that_packing_gets_wrong_is_padded(
     caplog.set_level("INFO")
     folder = make_model(tmp_path / "model")
     monkeypatch.setattr(packing, *wrong)
-    scorer = load(folder)
-    assert not scorer.engine.packed
+    engine = load(folder)
+    assert not engine.info.packed
     assert reason in caplog.text
-    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=1e-5, atol=3e-5)
+    np.testing.assert_allclose(logits(engine), expected(folder), rtol=1e-5, atol=3e-5)
 
 
 def test_the_real_model_ranks_alike_packed_and_padded() -> None:
     source = locate_model(None, None)
-    packed, padded = (TorchScorer(source, "cpu", 512, 2, packed=each) for each in (True, False))
-    assert packed.engine.packed
+    packed, padded = (TorchEngine(source, "cpu", 512, 2, packed=each) for each in (True, False))
+    assert packed.info.packed
     np.testing.assert_allclose(logits(packed), logits(padded), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.timeout(300)
 def test_a_packed_model_runs_compiled(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model")
-    scorer = load(folder, compiled=True)
-    assert (scorer.engine.packed, scorer.engine.compiled) == (True, True)
-    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=1e-5, atol=3e-5)
+    engine = load(folder, compiled=True)
+    assert (engine.info.packed, engine.info.compiled) == (True, True)
+    np.testing.assert_allclose(logits(engine), expected(folder), rtol=1e-5, atol=3e-5)
 
 
 def test_batches_of_many_shapes_leave_no_graph_behind(tmp_path: Path) -> None:
     """Numbers of pairs and tokens are not compiled in: else each new batch would compile for seconds."""
-    scorer = load(make_model(tmp_path / "model"), compiled=True)
+    engine = load(make_model(tmp_path / "model"), compiled=True)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for count in range(1, len(DOCUMENTS)):
-        logits(scorer, DOCUMENTS[:count])
+        logits(engine, DOCUMENTS[:count])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 1
 
 
@@ -197,11 +197,11 @@ def scaled(folder: Path, factor: float) -> Path:
 def test_half_precision_is_taken_where_it_does_not_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(torch_backend.PRECISIONS, "cpu", torch_backend.PRECISIONS["cuda"])
     folder = make_model(tmp_path / "model")
-    scorer = load(folder, packed=False)
-    assert scorer.engine.precision == "fp16"
-    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=0.02, atol=0.02)
+    engine = load(folder, packed=False)
+    assert engine.info.precision == "fp16"
+    np.testing.assert_allclose(logits(engine), expected(folder), rtol=0.02, atol=0.02)
     wide = load(scaled(folder, 1e5), packed=False)
-    assert wide.engine.precision == "bf16"
+    assert wide.info.precision == "bf16"
     assert np.isfinite(logits(wide)).all()
 
 
@@ -209,6 +209,6 @@ def test_half_precision_is_taken_where_it_does_not_overflow(tmp_path: Path, monk
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert", "deberta-v2", "electra"])
 def test_on_cuda_the_scores_are_those_of_the_cpu(tmp_path: Path, family: str) -> None:
     folder = make_model(tmp_path / "model", family)
-    scorer = TorchScorer(locate_model(str(folder), None), "cuda", 64, 2)
-    assert scorer.engine.packed == (family != "deberta-v2")
-    np.testing.assert_allclose(logits(scorer), expected(folder), rtol=0.05, atol=0.05)
+    engine = TorchEngine(locate_model(str(folder), None), "cuda", 64, 2)
+    assert engine.info.packed == (family != "deberta-v2")
+    np.testing.assert_allclose(logits(engine), expected(folder), rtol=0.05, atol=0.05)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from app.config import Settings
-from app.engines.load import load_scorer
+from app.engines.load import load_engine
 from app.engines.models.artefact import Manifest
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, locate_model
@@ -54,15 +54,15 @@ def test_an_export_beside_the_model_is_used(
     tmp_path: Path, family: str, backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_repository(tmp_path / family, family, backend)
-    reference = load_scorer(Settings(backend="torch", model=str(model)))
+    reference = load_engine(Settings(backend="torch", model=str(model)))
     monkeypatch.setattr(
         "app.engines.models.store._export", lambda *_: pytest.fail("exported although an export is there")
     )
     settings = Settings(backend=backend, precision="fp32", model=str(model), export_dir=tmp_path / "store")
-    scorer = load_scorer(settings)
-    assert near(logits(reference, GROUP), logits(scorer, GROUP), 1e-5)
-    assert (scorer.engine.max_length, scorer.engine.activation) == (64, "sigmoid")
-    assert load_scorer(settings).engine.backend == backend
+    engine = load_engine(settings)
+    assert near(logits(reference, GROUP), logits(engine, GROUP), 1e-5)
+    assert (engine.info.max_length, engine.info.activation) == (64, "sigmoid")
+    assert load_engine(settings).info.backend == backend
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def hub(tmp_path: Path) -> Iterator[str]:
 
 def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from app.engines.load import load_scorer; "
+        "import sys; from pathlib import Path; from app.engines.load import load_engine; "
         "from app.config import Settings;"
-        "s = load_scorer(Settings(model='owner/tiny', backend='openvino', precision='fp32', "
+        "s = load_engine(Settings(model='owner/tiny', backend='openvino', precision='fp32', "
         "export_dir=Path(sys.argv[1])));"
         "assert 'torch' not in sys.modules;"
-        "print(s.engine.model, s.engine.revision, s.score(s.encode('tides', ['moon'])))"
+        "print(s.info.model, s.info.revision, s.score(s.encode('tides', ['moon'])))"
     )
 
     def start(store: str, endpoint: str) -> str:
@@ -175,9 +175,9 @@ def test_a_pickle_on_the_hub_is_refused_before_it_is_downloaded(tmp_path: Path, 
     shutil.rmtree(_Hub.repository)
     pickled(make_model(_Hub.repository))
     code = (
-        "from app.engines.load import load_scorer; from app.config import Settings\n"
+        "from app.engines.load import load_engine; from app.config import Settings\n"
         "from app.errors import StartupError\n"
-        "try: load_scorer(Settings(model='owner/tiny', backend='torch'))\n"
+        "try: load_engine(Settings(model='owner/tiny', backend='torch'))\n"
         "except StartupError as error: print(error)"
     )
     environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}

@@ -11,7 +11,7 @@ from app.engines import schedule
 from app.engines.schedule import MEASURE_SECONDS, Schedule, arrange
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.types import Pair
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 SECONDS_PER_TOKEN = 1e-5
 
@@ -40,12 +40,12 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "perf_counter", clock)
 
 
-class TimedScorer(FakeScorer):
+class TimedEngine(FakeEngine):
     """Takes so long for each batch and each token, and longer for batches over its liking."""
 
     def __init__(self, per_batch: float = 0.0, best: int = 10**9, slowness: float = 1.0) -> None:
         super().__init__()
-        self.engine = replace(self.engine, threads=2)
+        self.info = replace(self.info, threads=2)
         self.per_batch, self.best, self.slowness = per_batch, best, slowness
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -55,76 +55,76 @@ class TimedScorer(FakeScorer):
 
 
 def test_small_batches_are_chosen_where_they_are_faster(tmp_path: Path) -> None:
-    scorer = TimedScorer(best=512)
-    arrange(scorer, {})
-    assert scorer.schedule.batch_tokens <= 512
+    engine = TimedEngine(best=512)
+    arrange(engine, {})
+    assert engine.schedule.batch_tokens <= 512
 
 
 def test_large_batches_are_chosen_where_they_are_faster(tmp_path: Path) -> None:
-    scorer = TimedScorer(per_batch=0.03)
-    arrange(scorer, {})
-    assert scorer.schedule.batch_tokens == 2048
+    engine = TimedEngine(per_batch=0.03)
+    arrange(engine, {})
+    assert engine.schedule.batch_tokens == 2048
 
 
-def tuned(scorer: TimedScorer, folder: Path) -> TimedScorer:
-    """What `load_scorer` does with an engine that it has loaded."""
-    chosen = tune([Candidate("the only one", lambda: scorer)], lambda _: {}, TuningFile(folder))
-    assert chosen is scorer
-    return scorer
+def tuned(engine: TimedEngine, folder: Path) -> TimedEngine:
+    """What `load_engine` does with an engine that it has loaded."""
+    chosen = tune([Candidate("the only one", lambda: engine)], lambda _: {}, TuningFile(folder))
+    assert chosen is engine
+    return engine
 
 
 def test_what_was_measured_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    first = tuned(TimedScorer(best=512), tmp_path / "schedules")
+    first = tuned(TimedEngine(best=512), tmp_path / "schedules")
     assert "chosen: batches of" in caplog.text
     tested = len(first.batches)
-    second = tuned(TimedScorer(best=512), tmp_path / "schedules")
+    second = tuned(TimedEngine(best=512), tmp_path / "schedules")
     assert second.schedule == first.schedule
     assert len(second.batches) < tested
     assert "Measured earlier" in caplog.text
 
 
 def test_what_is_asked_for_is_not_measured(tmp_path: Path) -> None:
-    scorer = TimedScorer()
-    arrange(scorer, {"batch_tokens": 64})
-    assert scorer.schedule == Schedule(batch_tokens=64)
-    assert scorer.batches == []
+    engine = TimedEngine()
+    arrange(engine, {"batch_tokens": 64})
+    assert engine.schedule == Schedule(batch_tokens=64)
+    assert engine.batches == []
 
 
 def test_a_slow_engine_is_not_measured(tmp_path: Path) -> None:
-    scorer = TimedScorer(slowness=100)
-    default = scorer.schedule
-    arrange(scorer, {})
-    assert scorer.schedule == default
-    assert len(scorer.batches) == 2
+    engine = TimedEngine(slowness=100)
+    default = engine.schedule
+    arrange(engine, {})
+    assert engine.schedule == default
+    assert len(engine.batches) == 2
 
 
 def test_the_measurement_ends_in_time(tmp_path: Path) -> None:
-    scorer = TimedScorer(slowness=20)
+    engine = TimedEngine(slowness=20)
     started = clock()
-    arrange(scorer, {})
+    arrange(engine, {})
     assert clock() - started < MEASURE_SECONDS * 2
 
 
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert tuned(TimedScorer(best=512), tmp_path / "file").schedule.batch_tokens <= 512
+    assert tuned(TimedEngine(best=512), tmp_path / "file").schedule.batch_tokens <= 512
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"configuration": "the only one", "schedule": {"batch_tokens": "many"}}'])
 def test_a_damaged_file_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
-    tuned(TimedScorer(best=512), tmp_path)
+    tuned(TimedEngine(best=512), tmp_path)
     [file] = tmp_path.iterdir()
     file.write_text(text)
     caplog.set_level("INFO")
-    assert tuned(TimedScorer(best=512), tmp_path).schedule.batch_tokens <= 512
+    assert tuned(TimedEngine(best=512), tmp_path).schedule.batch_tokens <= 512
     assert "chosen: batches of" in caplog.text
 
 
-def on_gpu(**speed: float) -> TimedScorer:
-    scorer = TimedScorer(**speed)
-    scorer.engine = replace(scorer.engine, device="cuda:0", device_name="Card", packed=True)
-    return scorer
+def on_gpu(**speed: float) -> TimedEngine:
+    engine = TimedEngine(**speed)
+    engine.info = replace(engine.info, device="cuda:0", device_name="Card", packed=True)
+    return engine
 
 
 def test_on_a_gpu_batches_are_as_large_as_makes_them_faster(tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_on_a_gpu_batches_are_as_large_as_makes_them_faster(tmp_path: Path) -> N
 
 def test_on_a_gpu_batches_fit_the_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    scorer = on_gpu(per_batch=0.5, slowness=0.02)
-    scorer.capacity = 80  # pairs: 8192 tokens, and not 16384
-    arrange(scorer, {})
-    assert scorer.schedule.batch_tokens == 8192
-    assert scorer.cleared == 1
+    engine = on_gpu(per_batch=0.5, slowness=0.02)
+    engine.capacity = 80  # pairs: 8192 tokens, and not 16384
+    arrange(engine, {})
+    assert engine.schedule.batch_tokens == 8192
+    assert engine.cleared == 1
     assert "batches of 16384 tokens do not fit" in caplog.text
 
 
@@ -155,23 +155,23 @@ def test_what_did_not_fit_a_gpu_once_is_tried_at_the_next_start(tmp_path: Path) 
 
 
 def test_on_a_cpu_what_does_not_fit_is_not_chosen(tmp_path: Path) -> None:
-    scorer = TimedScorer(per_batch=0.03)
-    scorer.capacity = 6  # pairs: 1024 tokens, and not 2048
-    arrange(scorer, {})
-    assert scorer.schedule.batch_tokens <= 1024
+    engine = TimedEngine(per_batch=0.03)
+    engine.capacity = 6  # pairs: 1024 tokens, and not 2048
+    arrange(engine, {})
+    assert engine.schedule.batch_tokens <= 1024
 
 
 def test_on_a_slow_gpu_no_batch_takes_long_nor_does_the_measurement(tmp_path: Path) -> None:
-    scorer = on_gpu(per_batch=0.1, slowness=5)
+    engine = on_gpu(per_batch=0.1, slowness=5)
     started = clock()
-    arrange(scorer, {})
+    arrange(engine, {})
     assert clock() - started < MEASURE_SECONDS * 2
-    assert scorer.schedule.batch_tokens == 4096
+    assert engine.schedule.batch_tokens == 4096
 
 
 def test_each_card_is_measured_for_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = on_gpu(slowness=0.02), on_gpu(slowness=0.02)
-    second.engine = replace(second.engine, device_name="Other card")
+    second.info = replace(second.info, device_name="Other card")
     tuned(first, tmp_path)
     caplog.set_level("INFO")
     tuned(second, tmp_path)

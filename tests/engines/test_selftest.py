@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from app.config import Settings
-from app.engines.load import load_artefact, load_scorer
+from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import Manifest
 from app.engines.models.source import EMBEDDED
-from app.engines.openvino import Configuration, OpenVinoScorer, parts
+from app.engines.openvino import Configuration, OpenVinoEngine, parts
 from app.engines.padding import bucket_length, shapes
 from app.engines.probes import ProbeSet
 from app.engines.selftest import BOUNDS, self_test
@@ -37,7 +37,7 @@ Wrong = Callable[[int, int], bool]
 """Whether a part of so many rows and so wide is computed wrongly."""
 
 
-class WrongScorer(OpenVinoScorer):
+class WrongEngine(OpenVinoEngine):
     """The embedded model with a kernel that is wrong for some shapes."""
 
     def __init__(self, wrong: Wrong, by: float = 0.75) -> None:
@@ -73,62 +73,62 @@ def test_the_shipped_probes_meet_every_width_with_and_without_padding(folder: st
 
 
 def test_the_reference_logits_are_the_oracles() -> None:
-    scorer = load_scorer(Settings(backend="torch"))
-    for known in manifest_probes(INT8).known(scorer, scorer.engine.max_length):
-        assert scorer.score([known.pair])[0] == pytest.approx(known.original, abs=1e-4)
+    engine = load_engine(Settings(backend="torch"))
+    for known in manifest_probes(INT8).known(engine, engine.info.max_length):
+        assert engine.score([known.pair])[0] == pytest.approx(known.original, abs=1e-4)
 
 
 def test_right_engines_pass() -> None:
-    for scorer in (OpenVinoScorer(INT8, None, 2), OpenVinoScorer(EMBEDDED / "openvino-bf16", None, 2)):
-        test = self_test(scorer, seconds=10)
+    for engine in (OpenVinoEngine(INT8, None, 2), OpenVinoEngine(EMBEDDED / "openvino-bf16", None, 2)):
+        test = self_test(engine, seconds=10)
         assert test.passed
-        assert 0 < test.deviation < test.bound == BOUNDS[scorer.engine.precision]
+        assert 0 < test.deviation < test.bound == BOUNDS[engine.info.precision]
         assert test.error is not None
         assert test.pairs > 100
 
 
 @pytest.mark.parametrize("width", [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256])
 def test_an_engine_that_is_wrong_at_one_width_only_is_caught(width: int) -> None:
-    test = self_test(WrongScorer(lambda _, found: found == width), seconds=10)
+    test = self_test(WrongEngine(lambda _, found: found == width), seconds=10)
     assert not test.passed
     assert test.width == width
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 12, 17, 24])
 def test_an_engine_that_is_wrong_for_one_number_of_rows_only_is_caught(rows: int) -> None:
-    assert not self_test(WrongScorer(lambda found, _: found == rows), seconds=10).passed
+    assert not self_test(WrongEngine(lambda found, _: found == rows), seconds=10).passed
 
 
 @pytest.mark.parametrize("width", [32, 128, 256])
 def test_without_time_corner_widths_are_tested_all_the_same(width: int) -> None:
-    assert not self_test(WrongScorer(lambda _, found: found == width), seconds=0).passed
+    assert not self_test(WrongEngine(lambda _, found: found == width), seconds=0).passed
 
 
 def test_logits_that_are_no_numbers_are_wrong() -> None:
-    assert not self_test(WrongScorer(lambda *_: True, float("nan"))).passed
+    assert not self_test(WrongEngine(lambda *_: True, float("nan"))).passed
 
 
 def test_a_schedule_with_other_shapes_is_tested_in_these() -> None:
-    scorer = WrongScorer(lambda rows, _: rows == 40)
-    assert self_test(scorer, seconds=10).passed
-    scorer.schedule = scorer.schedule.model_copy(update={"part_tokens": 768})
-    assert not self_test(scorer, seconds=10).passed
+    engine = WrongEngine(lambda rows, _: rows == 40)
+    assert self_test(engine, seconds=10).passed
+    engine.schedule = engine.schedule.model_copy(update={"part_tokens": 768})
+    assert not self_test(engine, seconds=10).passed
 
 
 def test_a_window_that_is_set_leaves_the_probes_that_fit_it() -> None:
-    test = self_test(OpenVinoScorer(INT8, 64, 2))
+    test = self_test(OpenVinoEngine(INT8, 64, 2))
     assert test.passed
     assert test.width <= 64
 
 
 def test_a_tokenizer_that_has_changed_is_found(tmp_path: Path) -> None:
     probes = manifest_probes(INT8)
-    scorer = OpenVinoScorer(INT8, None, 2)
-    scorer.probes = probes.model_copy(
+    engine = OpenVinoEngine(INT8, None, 2)
+    engine.probes = probes.model_copy(
         update={"probes": [probe.model_copy(update={"length": probe.length + 1}) for probe in probes.probes[:5]]}
     )
     with pytest.raises(StartupError, match=r"The tokenizer of .* has changed"):
-        self_test(scorer)
+        self_test(engine)
 
 
 @pytest.fixture
@@ -138,10 +138,10 @@ def alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def candidate(name: str, wrong: Wrong, **fields: str) -> Candidate:
-    def load() -> WrongScorer:
-        scorer = WrongScorer(wrong)
-        scorer.engine = replace(scorer.engine, **fields)
-        return scorer
+    def load() -> WrongEngine:
+        engine = WrongEngine(wrong)
+        engine.info = replace(engine.info, **fields)
+        return engine
 
     return Candidate(name, load)
 
@@ -159,11 +159,11 @@ def test_the_next_configuration_serves_where_the_first_is_wrong(
         candidate("plain", right, configuration="plain"),
     ]
     for _ in range(2):  # measured, and as it was kept
-        scorer = tune(candidates, lambda _: {}, TuningFile(tmp_path))
-        assert scorer.engine.configuration == "plain"
-        assert scorer.self_test is not None
-        assert scorer.self_test.passed
-        [reason] = scorer.self_test.rejected
+        engine = tune(candidates, lambda _: {}, TuningFile(tmp_path))
+        assert engine.info.configuration == "plain"
+        assert engine.self_test is not None
+        assert engine.self_test.passed
+        [reason] = engine.self_test.rejected
         assert reason.startswith("fused: logits are off by up to 0.")
         assert "at 32 tokens" in reason
     assert "fused computes wrongly on this machine: logits are off by up to" in caplog.text
@@ -172,10 +172,10 @@ def test_the_next_configuration_serves_where_the_first_is_wrong(
 def test_what_was_kept_and_is_wrong_now_is_chosen_again(tmp_path: Path) -> None:
     faulty = False
     candidates = [candidate("first", lambda *_: faulty, configuration="first")]
-    assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).engine.configuration == "first"
+    assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).info.configuration == "first"
     faulty = True  # a new driver, say
     candidates.append(candidate("second", right, configuration="second"))
-    assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).engine.configuration == "second"
+    assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).info.configuration == "second"
 
 
 @pytest.mark.usefixtures("alike")
@@ -184,23 +184,23 @@ def test_a_configuration_that_fails_is_not_used(tmp_path: Path) -> None:
         raise RuntimeError("could not create a primitive")
 
     candidates = [candidate("failing", fail, configuration="failing"), candidate("plain", right, configuration="plain")]
-    scorer = tune(candidates, lambda _: {}, TuningFile(tmp_path))
-    assert scorer.engine.configuration == "plain"
+    engine = tune(candidates, lambda _: {}, TuningFile(tmp_path))
+    assert engine.info.configuration == "plain"
     with pytest.raises(StartupError, match="failing: it fails: could not create a primitive"):
         tune(candidates[:1], lambda _: {}, TuningFile(tmp_path / "none"))
 
 
 def test_a_layout_that_is_wrong_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def arrange(scorer: WrongScorer, _: dict[str, int]) -> bool:
-        scorer.schedule = scorer.schedule.model_copy(update={"part_tokens": 768})
+    def arrange(engine: WrongEngine, _: dict[str, int]) -> bool:
+        engine.schedule = engine.schedule.model_copy(update={"part_tokens": 768})
         return True
 
     monkeypatch.setattr("app.engines.tuning.arrange", arrange)
-    scorer = tune([candidate("only", lambda rows, _: rows == 48)], lambda _: {}, TuningFile(tmp_path))
-    assert scorer.schedule.part_tokens == 384
-    assert scorer.self_test is not None
-    assert scorer.self_test.passed
-    assert "parts of 768" in scorer.self_test.rejected[0]
+    engine = tune([candidate("only", lambda rows, _: rows == 48)], lambda _: {}, TuningFile(tmp_path))
+    assert engine.schedule.part_tokens == 384
+    assert engine.self_test is not None
+    assert engine.self_test.passed
+    assert "parts of 768" in engine.self_test.rejected[0]
 
 
 def test_where_openvino_cannot_be_loaded_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +208,9 @@ def test_where_openvino_cannot_be_loaded_torch_serves(tmp_path: Path, monkeypatc
         raise StartupError("OpenVINO's CPU plugin cannot be loaded: no such file")
 
     monkeypatch.setattr("app.engines.openvino.configurations", configurations)
-    assert load_scorer(Settings(export_dir=tmp_path)).engine.backend == "torch"
+    assert load_engine(Settings(export_dir=tmp_path)).info.backend == "torch"
     with pytest.raises(StartupError, match="plugin cannot be loaded"):
-        load_scorer(Settings(export_dir=tmp_path, backend="openvino"))
+        load_engine(Settings(export_dir=tmp_path, backend="openvino"))
 
 
 @pytest.mark.usefixtures("alike")
@@ -223,24 +223,24 @@ def test_where_none_is_right_nothing_serves(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def wrong_when(monkeypatch: pytest.MonkeyPatch, is_wrong: Callable[[OpenVinoScorer], bool]) -> None:
+def wrong_when(monkeypatch: pytest.MonkeyPatch, is_wrong: Callable[[OpenVinoEngine], bool]) -> None:
     """Make the real engine wrong at 32 tokens in some configurations."""
-    score = OpenVinoScorer.score
+    score = OpenVinoEngine.score
 
-    def wrong(self: OpenVinoScorer, pairs: Sequence[Pair]) -> list[float]:
+    def wrong(self: OpenVinoEngine, pairs: Sequence[Pair]) -> list[float]:
         return [
             logit + 0.75 * (is_wrong(self) and bucket_length(pair.length) == 32)
             for logit, pair in zip(score(self, pairs), pairs, strict=True)
         ]
 
-    monkeypatch.setattr(OpenVinoScorer, "score", wrong)
+    monkeypatch.setattr(OpenVinoEngine, "score", wrong)
 
 
 @pytest.mark.usefixtures("alike")
 async def test_a_wrong_kernel_is_named_where_operators_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong_when(monkeypatch, lambda scorer: "not fused" not in scorer.engine.configuration)
+    wrong_when(monkeypatch, lambda engine: "not fused" not in engine.info.configuration)
     async with serving(create_app(Settings(export_dir=tmp_path))) as client:
         info, health = (await client.get("/info")).json(), (await client.get("/health")).json()
         metrics = (await client.get("/metrics")).text
@@ -266,20 +266,20 @@ async def test_the_service_does_not_start_with_an_engine_that_is_wrong(
 
 def test_torch_serves_where_every_export_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong_when(monkeypatch, lambda _: True)
-    scorer = load_scorer(Settings(export_dir=tmp_path))
-    assert scorer.engine.backend == "torch"
-    assert scorer.self_test is not None
-    assert scorer.self_test.error is not None
-    assert scorer.self_test.error < 0.02
+    engine = load_engine(Settings(export_dir=tmp_path))
+    assert engine.info.backend == "torch"
+    assert engine.self_test is not None
+    assert engine.self_test.error is not None
+    assert engine.self_test.error < 0.02
 
 
 def test_torch_that_is_wrong_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.engines.torch import TorchScorer
+    from app.engines.torch import TorchEngine
 
-    score = TorchScorer.score
-    monkeypatch.setattr(TorchScorer, "score", lambda self, pairs: [logit + 0.1 for logit in score(self, pairs)])
+    score = TorchEngine.score
+    monkeypatch.setattr(TorchEngine, "score", lambda self, pairs: [logit + 0.1 for logit in score(self, pairs)])
     with pytest.raises(StartupError, match="no engine computes this model correctly"):
-        load_scorer(Settings(backend="torch", export_dir=tmp_path))
+        load_engine(Settings(backend="torch", export_dir=tmp_path))
 
 
 def test_an_export_without_reference_logits_is_compared_with_itself(tmp_path: Path) -> None:
@@ -287,10 +287,10 @@ def test_an_export_without_reference_logits_is_compared_with_itself(tmp_path: Pa
     manifest = Manifest.read(tmp_path / "out")
     assert manifest.probes is not None
     manifest.model_copy(update={"probes": None}).write(tmp_path / "out")
-    scorer = load_scorer(Settings(model=str(tmp_path / "out"), export_dir=tmp_path / "store"))
-    assert scorer.self_test is not None
-    assert scorer.self_test.passed
-    assert scorer.self_test.error is None
+    engine = load_engine(Settings(model=str(tmp_path / "out"), export_dir=tmp_path / "store"))
+    assert engine.self_test is not None
+    assert engine.self_test.passed
+    assert engine.self_test.error is None
 
 
 SLIM = """
@@ -308,10 +308,10 @@ importlib.util.find_spec = find_spec
 import app.machine.hardware
 app.machine.hardware.cpu_features = lambda *_: {'avx2'}
 from pathlib import Path
-from app.engines.load import load_scorer
+from app.engines.load import load_engine
 from app.config import Settings
-scorer = load_scorer(Settings(export_dir=Path(sys.argv[1]), **dict(part.split('=') for part in sys.argv[2:])))
-print(scorer.engine.precision, scorer.self_test.passed)
+engine = load_engine(Settings(export_dir=Path(sys.argv[1]), **dict(part.split('=') for part in sys.argv[2:])))
+print(engine.info.precision, engine.self_test.passed)
 """
 
 
@@ -331,8 +331,8 @@ def test_an_old_cpu_without_torch_serves_the_embedded_model(
 
 
 def test_a_configuration_is_part_of_what_a_score_is_cached_under() -> None:
-    fused, plain = (OpenVinoScorer(INT8, None, 1, None, Configuration("f32", fused)) for fused in (True, False))
-    assert fused.engine.fingerprint != plain.engine.fingerprint
+    fused, plain = (OpenVinoEngine(INT8, None, 1, None, Configuration("f32", fused)) for fused in (True, False))
+    assert fused.info.fingerprint != plain.info.fingerprint
 
 
 def test_a_folder_of_another_artefact_is_loaded_untested() -> None:

@@ -11,9 +11,9 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from app.config import Settings
-from app.engines.load import load_scorer
+from app.engines.load import load_engine
 from app.engines.models.source import EMBEDDED, EMBEDDED_NAME
-from app.engines.torch import TorchScorer, pick_device
+from app.engines.torch import TorchEngine, pick_device
 from app.errors import EngineBroken, OutOfMemory, StartupError, UnusableModel
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
@@ -38,14 +38,14 @@ DOCUMENTS = [
 ]
 
 
-def load(**settings: Any) -> TorchScorer:
-    scorer = load_scorer(Settings(backend="torch", **settings))
-    assert isinstance(scorer, TorchScorer)
-    return scorer
+def load(**settings: Any) -> TorchEngine:
+    engine = load_engine(Settings(backend="torch", **settings))
+    assert isinstance(engine, TorchEngine)
+    return engine
 
 
 @pytest.fixture(scope="module")
-def default() -> TorchScorer:
+def default() -> TorchEngine:
     return load()
 
 
@@ -54,9 +54,9 @@ def oracle() -> CrossEncoder:
     return CrossEncoder(str(EMBEDDED), device="cpu")
 
 
-def logits(scorer: TorchScorer, query: str, documents: list[str], batch: int = 8) -> np.ndarray:
-    pairs = scorer.encode(query, documents)
-    return np.array([logit for at in range(0, len(pairs), batch) for logit in scorer.score(pairs[at : at + batch])])
+def logits(engine: TorchEngine, query: str, documents: list[str], batch: int = 8) -> np.ndarray:
+    pairs = engine.encode(query, documents)
+    return np.array([logit for at in range(0, len(pairs), batch) for logit in engine.score(pairs[at : at + batch])])
 
 
 def expected(oracle: CrossEncoder, query: str, documents: list[str], **options: Any) -> np.ndarray:
@@ -64,58 +64,58 @@ def expected(oracle: CrossEncoder, query: str, documents: list[str], **options: 
     return oracle.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False, **options)
 
 
-def test_logits_equal_the_oracles_on_every_kind_of_text(default: TorchScorer, oracle: CrossEncoder) -> None:
+def test_logits_equal_the_oracles_on_every_kind_of_text(default: TorchEngine, oracle: CrossEncoder) -> None:
     ours, theirs = logits(default, QUERY, DOCUMENTS), expected(oracle, QUERY, DOCUMENTS)
     assert np.abs(ours - theirs).max() <= 1e-5
 
 
 @pytest.mark.parametrize("query", ["", "?", "潮汐", "tide " * 100])
-def test_logits_equal_the_oracles_for_other_queries(default: TorchScorer, oracle: CrossEncoder, query: str) -> None:
+def test_logits_equal_the_oracles_for_other_queries(default: TorchEngine, oracle: CrossEncoder, query: str) -> None:
     assert np.abs(logits(default, query, DOCUMENTS) - expected(oracle, query, DOCUMENTS)).max() <= 1e-5
 
 
 @pytest.mark.parametrize("words", [150, 600])
 def test_a_query_over_half_the_window_equals_the_oracle_on_its_first_half(
-    default: TorchScorer, oracle: CrossEncoder, words: int
+    default: TorchEngine, oracle: CrossEncoder, words: int
 ) -> None:
     document = "The gravity of the moon causes the tides. " * 60
-    half = default.engine.max_length // 2
+    half = default.info.max_length // 2
     theirs = expected(oracle, "tide " * half, [document], processing_kwargs={"text": {"truncation": "only_second"}})
     assert np.abs(logits(default, "tide " * words, [document]) - theirs).max() <= 1e-5
 
 
-def test_batching_does_not_change_the_scores(default: TorchScorer) -> None:
+def test_batching_does_not_change_the_scores(default: TorchEngine) -> None:
     alone, together = logits(default, QUERY, DOCUMENTS, 1), logits(default, QUERY, DOCUMENTS, 100)
     assert np.abs(alone - together).max() <= 1e-5
 
 
-def test_activated_scores_equal_predict(default: TorchScorer, oracle: CrossEncoder) -> None:
+def test_activated_scores_equal_predict(default: TorchEngine, oracle: CrossEncoder) -> None:
     ours = default.activate(logits(default, QUERY, DOCUMENTS).tolist())
     theirs = oracle.predict([(QUERY, document) for document in DOCUMENTS], show_progress_bar=False)
     assert np.abs(np.array(ours) - theirs).max() <= 1e-5
-    assert default.engine.activation == "sigmoid"
+    assert default.info.activation == "sigmoid"
 
 
-def test_the_engine_tells_what_it_is(default: TorchScorer) -> None:
-    engine = default.engine
-    assert (engine.model, engine.device, engine.backend, engine.precision) == (EMBEDDED_NAME, "cpu", "torch", "fp32")
-    assert (engine.max_length, engine.compiled, engine.labels) == (256, False, {0: "relevance"})
+def test_the_engine_tells_what_it_is(default: TorchEngine) -> None:
+    info = default.info
+    assert (info.model, info.device, info.backend, info.precision) == (EMBEDDED_NAME, "cpu", "torch", "fp32")
+    assert (info.max_length, info.compiled, info.labels) == (256, False, {0: "relevance"})
 
 
 def test_a_shorter_window_is_respected(oracle: CrossEncoder) -> None:
-    scorer = load(max_length=64)
-    assert max(pair.length for pair in scorer.encode(QUERY, DOCUMENTS)) == 64
+    engine = load(max_length=64)
+    assert max(pair.length for pair in engine.encode(QUERY, DOCUMENTS)) == 64
     theirs = expected(oracle, QUERY, DOCUMENTS, processing_kwargs={"text": {"max_length": 64, "truncation": True}})
-    assert np.abs(logits(scorer, QUERY, DOCUMENTS) - theirs).max() <= 1e-5
+    assert np.abs(logits(engine, QUERY, DOCUMENTS) - theirs).max() <= 1e-5
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_other_architectures_equal_the_oracle(tmp_path: Path, family: str) -> None:
     folder = make_model(tmp_path / family, family, spread=0.2)
-    scorer, reference = load(model=str(folder)), CrossEncoder(str(folder), device="cpu")
-    assert scorer.engine.max_length == 64
+    engine, reference = load(model=str(folder)), CrossEncoder(str(folder), device="cpu")
+    assert engine.info.max_length == 64
     documents = ["moon gravity causes tides", "", "bread", "the sea and the moon " * 30]
-    assert np.abs(logits(scorer, QUERY, documents, 3) - expected(reference, QUERY, documents)).max() <= 1e-5
+    assert np.abs(logits(engine, QUERY, documents, 3) - expected(reference, QUERY, documents)).max() <= 1e-5
 
 
 def test_the_models_own_activation_is_respected(tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ def test_the_models_own_activation_is_respected(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
     (folder / "config.json").write_text(json.dumps(config))
-    scorer = load(model=str(folder))
-    assert scorer.engine.activation == "identity"
-    assert scorer.activate([3.5, -2.0]) == [3.5, -2.0]
+    engine = load(model=str(folder))
+    assert engine.info.activation == "identity"
+    assert engine.activate([3.5, -2.0]) == [3.5, -2.0]
 
 
 def test_a_model_saved_by_sentence_transformers_loads(tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_a_pickle_is_loaded_only_where_that_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(UnusableModel, match=PICKLE) as caught:
         load(model=str(folder))
     assert "\n" not in str(caught.value)
-    assert load(model=str(folder), allow_pickle=True).engine.model == "old"
+    assert load(model=str(folder), allow_pickle=True).info.model == "old"
     make_model(folder)  # with safetensors beside it the pickle is never read
     (folder / "pytorch_model.bin").write_bytes(b"no pickle")
-    assert load(model=str(folder)).engine.model == "old"
+    assert load(model=str(folder)).info.model == "old"
 
 
 def test_a_pickle_in_a_module_of_a_model_is_refused_too(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_a_cached_hub_model_loads_without_the_network(tmp_path: Path, monkeypatc
     (tmp_path / "models--someone--tiny" / "refs" / "main").write_text("abc123")
     for module in ("huggingface_hub.constants.HF_HUB_CACHE", "transformers.utils.hub.constants.HF_HUB_CACHE"):
         monkeypatch.setattr(module, str(tmp_path))
-    scorer = load(model="someone/tiny")
-    assert scorer.engine.model == "someone/tiny"
+    engine = load(model="someone/tiny")
+    assert engine.info.model == "someone/tiny"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -213,7 +213,7 @@ def test_auto_takes_a_device_that_is_there() -> None:
     assert torch.zeros(1, device=device).device.type == device.type
 
 
-def test_running_out_of_memory_is_told_apart(default: TorchScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_told_apart(default: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(_: Any) -> Any:
         return torch.empty(2**60)
 
@@ -222,7 +222,7 @@ def test_running_out_of_memory_is_told_apart(default: TorchScorer, monkeypatch: 
         default.score(default.encode(QUERY, ["moon"]))
 
 
-def test_a_device_that_fails_for_good_needs_a_new_engine(default: TorchScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_for_good_needs_a_new_engine(default: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand more")
 
@@ -235,7 +235,7 @@ def test_a_device_that_fails_for_good_needs_a_new_engine(default: TorchScorer, m
 def test_compiling_is_proven_and_changes_no_score(tmp_path: Path) -> None:
     folder = str(make_model(tmp_path / "tiny"))
     compiled = load(model=folder, torch_compile=True)
-    assert compiled.engine.compiled
+    assert compiled.info.compiled
     documents = ["moon gravity causes tides", "", "bread", "the sea and the moon " * 30]
     plain = logits(load(model=folder), QUERY, documents)
     assert np.abs(logits(compiled, QUERY, documents) - plain).max() <= 1e-5
@@ -247,7 +247,7 @@ def test_without_a_compiler_it_goes_on_uncompiled_and_says_so(
     torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     with torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no-such-compiler"),), "fx_graph_cache": False}):
-        scorer = load(model=str(make_model(tmp_path / "tiny")), torch_compile=True)
-    assert not scorer.engine.compiled
+        engine = load(model=str(make_model(tmp_path / "tiny")), torch_compile=True)
+    assert not engine.info.compiled
     assert "ENABLE_TORCH_COMPILE has no effect, going on uncompiled: No working C++ compiler found" in caplog.text
-    assert logits(scorer, QUERY, ["moon", "bread"]).shape == (2,)
+    assert logits(engine, QUERY, ["moon", "bread"]).shape == (2,)

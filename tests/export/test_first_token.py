@@ -9,7 +9,7 @@ from openvino import opset13 as ops
 from transformers import AutoModelForSequenceClassification, ModernBertConfig
 
 from app.config import Settings
-from app.engines.load import load_artefact, load_scorer
+from app.engines.load import load_artefact, load_engine
 from app.export.command import export_model
 from app.export.first_token import keep_first_token
 from app.export.parity import logits
@@ -45,7 +45,7 @@ def test_a_head_that_reads_all_tokens_gets_all_tokens(tmp_path: Path) -> None:
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "mean")
     make_tokenizer("modernbert").save_pretrained(tmp_path / "mean")
     export_model(str(tmp_path / "mean"), "openvino", "fp32", tmp_path / "out")
-    reference = load_scorer(Settings(backend="torch", model=str(tmp_path / "mean"), batch_tokens=1024))
+    reference = load_engine(Settings(backend="torch", model=str(tmp_path / "mean"), batch_tokens=1024))
     assert near(logits(reference, GROUP), logits(load_artefact(tmp_path / "out", 64, 1), GROUP), 1e-5)
 
 

@@ -19,7 +19,7 @@ from app.main import create_app
 from app.types import Method
 from tests.api.test_app import indices
 from tests.conftest import Serve, serving, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 from tests.serving.test_degraded import held
 
 DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets", "the moon"]
@@ -38,14 +38,14 @@ def best(prefilter: Prefilter, method: Method, query: str, documents: Sequence[s
 
 
 async def test_the_model_reads_the_best_and_the_rest_follows_in_the_order_of_the_first_stage(
-    serve: Serve, scorer: FakeScorer
+    serve: Serve, engine: FakeEngine
 ) -> None:
     async with serve() as client:
         response = await client.post("/rerank/query", json=TWO)
         figures = (await client.get("/metrics")).text
     results = response.json()["results"]
     assert indices(response) == [2, 1, 0, 3, 4]
-    assert sum(map(len, scorer.batches)) == 2
+    assert sum(map(len, engine.batches)) == 2
     assert ["prefiltered" in result for result in results] == [False, False, True, True, True]
     assert ["unscored" in result for result in results] == [False, False, True, True, True]
     scores = [result["relevance_score"] for result in results]
@@ -155,7 +155,7 @@ async def test_wrong_values_are_named(serve: Serve, wrong: dict[str, Any]) -> No
     assert next(iter(wrong)) in response.json()["message"]
 
 
-async def test_scores_are_remembered_as_ever(serve: Serve, scorer: FakeScorer) -> None:
+async def test_scores_are_remembered_as_ever(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank/query", json=BODY | {"documents": [DOCUMENTS[2], DOCUMENTS[3]]})
         first, second = [(await client.post("/rerank/query", json=TWO)).json() for _ in range(2)]
@@ -163,8 +163,8 @@ async def test_scores_are_remembered_as_ever(serve: Serve, scorer: FakeScorer) -
     assert first["results"] == second["results"]
 
 
-async def test_windows_are_made_of_what_is_left(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.lines = 1
+async def test_windows_are_made_of_what_is_left(serve: Serve, engine: FakeEngine) -> None:
+    engine.lines = 1
     long = [f"{document}\nand {document}" for document in DOCUMENTS]
     async with serve() as client:
         response = await client.post("/rerank/query", json=TWO | {"documents": long, "long_documents": "chunk_max"})
@@ -180,10 +180,10 @@ async def test_a_document_left_out_is_never_too_long(serve: Serve) -> None:
         assert (await client.post("/rerank", json=body | asked)).status_code == 200
 
 
-async def test_when_the_model_fails_the_order_of_the_first_stage_stands(serve: Serve, scorer: FakeScorer) -> None:
+async def test_when_the_model_fails_the_order_of_the_first_stage_stands(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank/query", json=BODY | {"documents": [DOCUMENTS[1]]})
-        scorer.failure = ScoringFailed("broken")
+        engine.failure = ScoringFailed("broken")
         response = await client.post("/rerank/query", json=TWO | {"on_overload": "lexical"})
     body = response.json()
     assert indices(response) == [1, 2, 0, 3, 4]
@@ -192,21 +192,21 @@ async def test_when_the_model_fails_the_order_of_the_first_stage_stands(serve: S
     assert (body["meta"]["degraded"], body["meta"]["prefiltered"]) == ("scoring_failed", 3)
 
 
-async def test_without_a_slot_nothing_is_left_out(serve: Serve, scorer: FakeScorer) -> None:
-    async with held(serve, scorer) as client:
+async def test_without_a_slot_nothing_is_left_out(serve: Serve, engine: FakeEngine) -> None:
+    async with held(serve, engine) as client:
         response = await client.post("/rerank/query", json=TWO | {"on_overload": "lexical"})
     assert indices(response) == [2, 1, 0, 3, 4]
     assert (response.json()["meta"]["degraded"], response.json()["meta"]["prefiltered"]) == ("queue_full", 0)
 
 
-async def test_a_client_that_leaves_takes_its_work_with_it(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_client_that_leaves_takes_its_work_with_it(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         waiting = asyncio.create_task(client.post("/rerank/query", json=TWO))
-        await until(lambda: scorer.entered == 1)
+        await until(lambda: engine.entered == 1)
         waiting.cancel()
         await until(lambda: serve.app.state.reranker.admission.active == 0)
-        scorer.gate.set()
+        engine.gate.set()
         assert (await client.post("/rerank/query", json=TWO)).json()["meta"]["prefiltered"] == 3
 
 
@@ -329,18 +329,18 @@ def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def test_any_model_of_sentence_transformers(scorer: FakeScorer, sentence_model: Path) -> None:
+async def test_any_model_of_sentence_transformers(engine: FakeEngine, sentence_model: Path) -> None:
     settings = Settings(prefilter="embedding", prefilter_top_k=1, prefilter_model=str(sentence_model))
     body = {"query": "moon", "documents": ["bread", "bread bread", "luna"], "return_prefiltered": False}
-    async with serving(create_app(settings, scorer)) as client:
+    async with serving(create_app(settings, engine)) as client:
         assert indices(await client.post("/rerank/query", json=body)) == [2]
 
 
 async def test_a_model_that_is_not_there_is_told_at_the_start(
-    scorer: FakeScorer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    engine: FakeEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(prefilter_model=str(tmp_path / "nothing"))
-    async with serving(create_app(settings, scorer)) as client:
+    async with serving(create_app(settings, engine)) as client:
         assert (await client.get("/health/ready")).status_code == 503
     assert "RERANKER_PREFILTER_MODEL" in caplog.text
 

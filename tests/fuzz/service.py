@@ -1,4 +1,4 @@
-"""The whole service without sockets, over the fake scorer: bytes in, a checked answer out."""
+"""The whole service without sockets, over the fake engine: bytes in, a checked answer out."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from app.config import Settings
 from app.main import create_app
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 ROUTES = ("/rerank", "/rerank/query", "/v1/rerank", "/score", "/v1/ranking")
 HEADERS = (
@@ -47,9 +47,9 @@ class Service:
         self.statuses: Counter[int] = Counter()
         self._loop = asyncio.new_event_loop()
         settings = Settings(max_documents=20, max_text_chars=2000, max_body_bytes=100_000, log_level="error")
-        scorer = FakeScorer()
-        scorer.lines = 1
-        self._app = create_app(settings, scorer)
+        engine = FakeEngine()
+        engine.lines = 1
+        self._app = create_app(settings, engine)
         self._lifespan = self._app.router.lifespan_context(self._app)
         self._run(self._start())
         self._tasks = len(asyncio.all_tasks(self._loop))

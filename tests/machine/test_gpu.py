@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 UUID = "11111111-2222-3333-4444-555555555555"
 BODY = {"query": "moon", "documents": ["moon", "sun"]}
@@ -61,9 +61,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
 
 
 @pytest.fixture
-def scorer(scorer: FakeScorer) -> FakeScorer:
-    scorer.engine = replace(scorer.engine, device="cuda:0", device_name="NVIDIA H200", device_uuid=UUID)
-    return scorer
+def engine(engine: FakeEngine) -> FakeEngine:
+    engine.info = replace(engine.info, device="cuda:0", device_name="NVIDIA H200", device_uuid=UUID)
+    return engine
 
 
 async def test_health_and_metrics_tell_of_the_card(serve: Serve, driver: Driver) -> None:
@@ -81,15 +81,15 @@ async def test_health_and_metrics_tell_of_the_card(serve: Serve, driver: Driver)
     assert float(speed) == pytest.approx(health["tokens_per_second"], abs=1)
 
 
-async def test_without_its_uuid_the_card_is_found_by_number(serve: Serve, scorer: FakeScorer, driver: Driver) -> None:
-    scorer.engine = replace(scorer.engine, device_uuid=None)
+async def test_without_its_uuid_the_card_is_found_by_number(serve: Serve, engine: FakeEngine, driver: Driver) -> None:
+    engine.info = replace(engine.info, device_uuid=None)
     async with serve() as client:
         assert (await client.get("/health")).json()["gpu"]["memory_used_bytes"] == 1000
 
 
 @pytest.mark.parametrize("packed", [True, False])
-async def test_info_tells_whether_batches_are_packed(serve: Serve, scorer: FakeScorer, packed: bool) -> None:
-    scorer.engine = replace(scorer.engine, packed=packed)
+async def test_info_tells_whether_batches_are_packed(serve: Serve, engine: FakeEngine, packed: bool) -> None:
+    engine.info = replace(engine.info, packed=packed)
     async with serve() as client:
         assert (await client.get("/info")).json()["packed"] is packed
 
@@ -116,8 +116,8 @@ async def test_a_slice_of_a_card_tells_its_memory_only(serve: Serve, driver: Dri
     assert "reranker_gpu_utilization NaN" in metrics
 
 
-async def test_on_a_cpu_there_is_no_card(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.engine = replace(scorer.engine, device="cpu")
+async def test_on_a_cpu_there_is_no_card(serve: Serve, engine: FakeEngine) -> None:
+    engine.info = replace(engine.info, device="cpu")
     async with serve() as client:
         assert "gpu" not in (await client.get("/health")).json()
         assert "reranker_gpu" not in (await client.get("/metrics")).text

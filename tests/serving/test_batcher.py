@@ -17,7 +17,7 @@ from app.serving.queues import MAX_PADDING, take_batch
 from app.telemetry.metrics import Metrics
 from app.types import Pair
 from tests.conftest import Serve, until
-from tests.fakes import NAN, FakeScorer
+from tests.fakes import NAN, FakeEngine
 
 QUEUES = st.lists(st.lists(st.integers(1, 512), min_size=1, max_size=30).map(sorted), min_size=1, max_size=6)
 
@@ -69,159 +69,159 @@ def test_a_batch_serves_the_first_request_and_fills_up_from_the_others() -> None
 
 
 @asynccontextmanager
-async def running(scorer: FakeScorer, budget: int = 1000) -> AsyncIterator[Batcher]:
+async def running(engine: FakeEngine, budget: int = 1000) -> AsyncIterator[Batcher]:
     with ThreadPoolExecutor(1) as thread:
-        batcher = Batcher(scorer, thread, budget, Metrics())
+        batcher = Batcher(engine, thread, budget, Metrics())
         loop = asyncio.create_task(batcher.run())
         try:
             yield batcher
         finally:
-            scorer.gate.set()
+            engine.gate.set()
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
 
 
-async def test_scores_come_back_in_the_order_of_submission(scorer: FakeScorer) -> None:
-    pairs = scorer.encode("a b c d", ["a", "a b c", "x", "c d"])
-    async with running(scorer) as batcher:
+async def test_scores_come_back_in_the_order_of_submission(engine: FakeEngine) -> None:
+    pairs = engine.encode("a b c d", ["a", "a b c", "x", "c d"])
+    async with running(engine) as batcher:
         assert await asyncio.gather(*batcher.submit(pairs)) == [0.5, 2.5, -0.5, 1.5]
 
 
-async def test_a_small_request_does_not_wait_for_a_large_one(scorer: FakeScorer) -> None:
-    async with running(scorer, budget=1000) as batcher:
-        scorer.gate.clear()
+async def test_a_small_request_does_not_wait_for_a_large_one(engine: FakeEngine) -> None:
+    async with running(engine, budget=1000) as batcher:
+        engine.gate.clear()
         large = batcher.submit([pair(100) for _ in range(500)])
         small = batcher.submit([pair(50) for _ in range(10)])
-        scorer.gate.set()
+        engine.gate.set()
         await asyncio.gather(*small)
         assert sum(future.done() for future in large) <= 20
         await asyncio.gather(*large)
 
 
-async def test_a_large_request_does_not_wait_for_ever_for_small_ones(scorer: FakeScorer) -> None:
-    async with running(scorer, budget=1000) as batcher:
-        scorer.gate.clear()
+async def test_a_large_request_does_not_wait_for_ever_for_small_ones(engine: FakeEngine) -> None:
+    async with running(engine, budget=1000) as batcher:
+        engine.gate.clear()
         blocker = batcher.submit([pair(400)])
         await until(lambda: batcher.pending == 0)
         large = batcher.submit([pair(90) for _ in range(33)])
         small = [future for _ in range(20) for future in batcher.submit([pair(100) for _ in range(10)])]
-        scorer.gate.set()
+        engine.gate.set()
         await asyncio.gather(*blocker, *large, *small)
-    assert {90} in [set(batch) for batch in scorer.batches[1:5]]
+    assert {90} in [set(batch) for batch in engine.batches[1:5]]
 
 
-async def test_a_request_a_little_over_the_budget_is_one_batch(scorer: FakeScorer) -> None:
-    async with running(scorer, budget=1000) as batcher:
-        scorer.gate.clear()
+async def test_a_request_a_little_over_the_budget_is_one_batch(engine: FakeEngine) -> None:
+    async with running(engine, budget=1000) as batcher:
+        engine.gate.clear()
         blocker = batcher.submit([pair(400)])
         await until(lambda: batcher.pending == 0)
         futures = batcher.submit([pair(100) for _ in range(15)]) + batcher.submit([pair(99) for _ in range(16)])
-        scorer.gate.set()
+        engine.gate.set()
         await asyncio.gather(*blocker, *futures)
-    assert scorer.batches[1:] == [[100] * 15, [99] * 10, [99] * 6]
+    assert engine.batches[1:] == [[100] * 15, [99] * 10, [99] * 6]
 
 
-@pytest.mark.parametrize("engine", [{"splits": True}, {"packed": True}])
-async def test_lengths_are_mixed_where_that_costs_nothing(scorer: FakeScorer, engine: dict[str, Any]) -> None:
-    scorer.engine = replace(scorer.engine, **engine)
-    async with running(scorer, budget=1000) as batcher:
+@pytest.mark.parametrize("fields", [{"splits": True}, {"packed": True}])
+async def test_lengths_are_mixed_where_that_costs_nothing(engine: FakeEngine, fields: dict[str, Any]) -> None:
+    engine.info = replace(engine.info, **fields)
+    async with running(engine, budget=1000) as batcher:
         await asyncio.gather(*batcher.submit([pair(length) for length in (500, 20, 300, 180)]))
-    assert scorer.batches == [[500, 300, 180, 20]]
+    assert engine.batches == [[500, 300, 180, 20]]
 
 
-async def test_a_long_request_is_done_in_half_batches_where_the_engine_splits(scorer: FakeScorer) -> None:
-    scorer.engine = replace(scorer.engine, splits=True)
-    async with running(scorer, budget=1000) as batcher:
+async def test_a_long_request_is_done_in_half_batches_where_the_engine_splits(engine: FakeEngine) -> None:
+    engine.info = replace(engine.info, splits=True)
+    async with running(engine, budget=1000) as batcher:
         await asyncio.gather(*batcher.submit([pair(100) for _ in range(100)]))
-    assert [len(batch) for batch in scorer.batches[:5]] == [5, 5, 5, 5, 10]
-    assert sum(map(len, scorer.batches)) == 100
+    assert [len(batch) for batch in engine.batches[:5]] == [5, 5, 5, 5, 10]
+    assert sum(map(len, engine.batches)) == 100
 
 
-async def test_lower_priorities_are_scored_first(scorer: FakeScorer) -> None:
-    async with running(scorer, budget=1000) as batcher:
-        scorer.gate.clear()
+async def test_lower_priorities_are_scored_first(engine: FakeEngine) -> None:
+    async with running(engine, budget=1000) as batcher:
+        engine.gate.clear()
         blocker = batcher.submit([pair(400)])
         await until(lambda: batcher.pending == 0)
         later = batcher.submit([pair(100) for _ in range(10)], priority=1)
         usual = batcher.submit([pair(99) for _ in range(20)])
         urgent = batcher.submit([pair(98) for _ in range(30)], priority=-1)
-        scorer.gate.set()
+        engine.gate.set()
         await asyncio.gather(*blocker, *later, *usual, *urgent)
-    assert [set(batch) for batch in scorer.batches[1:]] == [{98}, {98}, {98}, {99}, {99}, {100}]
+    assert [set(batch) for batch in engine.batches[1:]] == [{98}, {98}, {98}, {99}, {99}, {100}]
 
 
-async def test_pairs_of_different_requests_ride_together(scorer: FakeScorer) -> None:
-    async with running(scorer, budget=1000) as batcher:
-        scorer.gate.clear()
+async def test_pairs_of_different_requests_ride_together(engine: FakeEngine) -> None:
+    async with running(engine, budget=1000) as batcher:
+        engine.gate.clear()
         blocker = batcher.submit([pair(400)])
         await until(lambda: batcher.pending == 0)
         futures = [future for _ in range(5) for future in batcher.submit([pair(100), pair(100)])]
-        scorer.gate.set()
+        engine.gate.set()
         await asyncio.gather(*blocker, *futures)
-    assert scorer.batches == [[400], [100] * 10]
+    assert engine.batches == [[400], [100] * 10]
 
 
 async def test_a_failed_batch_fails_its_own_pairs_and_nothing_else(
-    scorer: FakeScorer, caplog: pytest.LogCaptureFixture
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(scorer, budget=100) as batcher:
-        scorer.failure = RuntimeError("secret internals")
+    async with running(engine, budget=100) as batcher:
+        engine.failure = RuntimeError("secret internals")
         [failed] = batcher.submit([pair(100)])
         with pytest.raises(ScoringFailed) as caught:
             await failed
         assert "secret" not in str(caught.value)
         assert "secret internals" in caplog.text
-        scorer.failure = None
+        engine.failure = None
         assert await asyncio.gather(*batcher.submit([pair(100)])) == [-0.5]
 
 
-async def test_out_of_memory_halves_the_batch(scorer: FakeScorer) -> None:
-    scorer.capacity = 3
-    async with running(scorer, budget=1000) as batcher:
+async def test_out_of_memory_halves_the_batch(engine: FakeEngine) -> None:
+    engine.capacity = 3
+    async with running(engine, budget=1000) as batcher:
         assert await asyncio.gather(*batcher.submit([pair(100)] * 10)) == [-0.5] * 10
-    assert scorer.cleared > 0
+    assert engine.cleared > 0
 
 
-async def test_what_did_not_fit_once_is_tried_again_later(scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_did_not_fit_once_is_tried_again_later(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.serving.batcher.TRY_LARGER_EVERY", 5)
-    async with running(scorer) as batcher:
-        scorer.capacity = 1
+    async with running(engine) as batcher:
+        engine.capacity = 1
         await asyncio.gather(*batcher.submit([pair(20), pair(20)]))
         assert batcher.token_budget == 20
-        scorer.capacity = 10**9
+        engine.capacity = 10**9
         for _ in range(50):
             await asyncio.gather(*batcher.submit([pair(20)]))
         assert batcher.token_budget == 1000  # as at first
 
 
-async def test_a_pair_that_can_never_fit_is_an_error(scorer: FakeScorer) -> None:
-    scorer.capacity = 0
-    async with running(scorer) as batcher:
+async def test_a_pair_that_can_never_fit_is_an_error(engine: FakeEngine) -> None:
+    engine.capacity = 0
+    async with running(engine) as batcher:
         [future] = batcher.submit([pair(100)])
         with pytest.raises(OutOfMemory):
             await future
         assert batcher.alive
 
 
-async def test_what_is_as_long_as_a_pair_that_does_not_fit_is_not_tried(scorer: FakeScorer) -> None:
-    scorer.longest = 99
-    async with running(scorer, budget=10_000) as batcher:
+async def test_what_is_as_long_as_a_pair_that_does_not_fit_is_not_tried(engine: FakeEngine) -> None:
+    engine.longest = 99
+    async with running(engine, budget=10_000) as batcher:
         outcomes = await asyncio.gather(*batcher.submit([pair(100)] * 64), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {OutOfMemory}
-    assert [len(batch) for batch in scorer.batches] == [64, 32, 16, 8, 4, 2, 1]
+    assert [len(batch) for batch in engine.batches] == [64, 32, 16, 8, 4, 2, 1]
 
 
-async def test_a_score_that_is_not_a_number_is_an_error_for_its_pair_only(scorer: FakeScorer) -> None:
-    async with running(scorer) as batcher:
-        bad, good = batcher.submit(scorer.encode("a", [NAN, "a"]))
+async def test_a_score_that_is_not_a_number_is_an_error_for_its_pair_only(engine: FakeEngine) -> None:
+    async with running(engine) as batcher:
+        bad, good = batcher.submit(engine.encode("a", [NAN, "a"]))
         with pytest.raises(ScoringFailed, match="not a number"):
             await bad
         assert await good == 0.5
 
 
-async def test_of_what_is_withdrawn_only_what_is_being_scored_is_scored(scorer: FakeScorer) -> None:
-    async with running(scorer) as batcher:
-        scorer.gate.clear()
+async def test_of_what_is_withdrawn_only_what_is_being_scored_is_scored(engine: FakeEngine) -> None:
+    async with running(engine) as batcher:
+        engine.gate.clear()
         [running_now] = batcher.submit([pair(300)])
         await until(lambda: batcher.pending == 0)
         gone, kept, also_gone = batcher.submit([pair(200), pair(100), pair(200)])
@@ -229,22 +229,22 @@ async def test_of_what_is_withdrawn_only_what_is_being_scored_is_scored(scorer: 
         assert gone.cancelled()
         assert also_gone.cancelled()
         assert batcher.pending == 1
-        scorer.gate.set()
+        engine.gate.set()
         await asyncio.gather(running_now, kept)
-    assert scorer.batches == [[300], [100]]
+    assert engine.batches == [[300], [100]]
 
 
-async def test_a_batch_that_is_ended_before_it_begins_is_told(scorer: FakeScorer) -> None:
+async def test_a_batch_that_is_ended_before_it_begins_is_told(engine: FakeEngine) -> None:
     """The engine breaks on one batch in the moment in which the next is taken."""
-    scorer.engine = replace(scorer.engine, splits=True)
+    engine.info = replace(engine.info, splits=True)
     with ThreadPoolExecutor(2) as threads:
-        batcher = Batcher(scorer, threads, 1024, Metrics())
+        batcher = Batcher(engine, threads, 1024, Metrics())
         run = asyncio.create_task(batcher.run())
-        scorer.gate.clear()
-        scorer.failure = EngineBroken("broken")
+        engine.gate.clear()
+        engine.failure = EngineBroken("broken")
         [first] = batcher.submit([pair(300)])
-        await until(lambda: scorer.entered == 1)
-        scorer.gate.set()
+        await until(lambda: engine.entered == 1)
+        engine.gate.set()
         time.sleep(0.05)  # noqa: ASYNC251 (the engine breaks while the loop does something else)
         await asyncio.sleep(0)
         [second] = batcher.submit([pair(200)])
@@ -255,9 +255,9 @@ async def test_a_batch_that_is_ended_before_it_begins_is_told(scorer: FakeScorer
             await run
 
 
-async def test_when_the_loop_ends_nobody_is_left_waiting(scorer: FakeScorer) -> None:
-    async with running(scorer) as batcher:
-        scorer.gate.clear()
+async def test_when_the_loop_ends_nobody_is_left_waiting(engine: FakeEngine) -> None:
+    async with running(engine) as batcher:
+        engine.gate.clear()
         [running_now] = batcher.submit([pair(300)])
         await until(lambda: batcher.pending == 0)
         [waiting] = batcher.submit([pair(200)])
@@ -269,17 +269,17 @@ async def test_when_the_loop_ends_nobody_is_left_waiting(scorer: FakeScorer) -> 
         batcher.submit([pair(1)])
 
 
-@pytest.mark.parametrize(("engine", "at_once"), [({"splits": True}, 2), ({"device": "cuda:0"}, 2), ({}, 1)])
+@pytest.mark.parametrize(("fields", "at_once"), [({"splits": True}, 2), ({"device": "cuda:0"}, 2), ({}, 1)])
 async def test_an_engine_that_splits_and_a_gpu_have_the_next_batch_while_one_runs(
-    serve: Serve, scorer: FakeScorer, engine: dict[str, Any], at_once: int
+    serve: Serve, engine: FakeEngine, fields: dict[str, Any], at_once: int
 ) -> None:
-    scorer.engine = replace(scorer.engine, **engine)
+    engine.info = replace(engine.info, **fields)
     async with serve(batch_tokens=16) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         body = {"query": "a b c", "documents": [f"a b c d {index}" for index in range(6)]}
         request = asyncio.create_task(client.post("/rerank", json=body))
-        await until(lambda: scorer.entered == at_once)
+        await until(lambda: engine.entered == at_once)
         assert serve.app.state.reranker.batcher.pending == 6 - 2 * at_once
-        scorer.gate.set()
+        engine.gate.set()
         assert (await request).status_code == 200
-    assert scorer.batches == [[8, 8], [8, 8], [8, 8]]
+    assert engine.batches == [[8, 8], [8, 8], [8, 8]]

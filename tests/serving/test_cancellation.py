@@ -9,7 +9,7 @@ import pytest
 
 from app.serving.reranker import Reranker
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 BODY: dict[str, Any] = {"query": "tides", "documents": [f"tides {number}" for number in range(50)]}
 
@@ -32,39 +32,39 @@ async def leave(client: httpx.AsyncClient, body: Any, when: Any) -> None:
     await writer.wait_closed()
 
 
-async def test_a_client_that_leaves_frees_its_slot_and_its_pairs(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_client_that_leaves_frees_its_slot_and_its_pairs(serve: Serve, engine: FakeEngine) -> None:
     async with serve(batch_tokens=16) as client:
         reranker = serve.app.state.reranker
-        scorer.gate.clear()
+        engine.gate.clear()
         await leave(client, BODY, lambda: 0 < reranker.batcher.pending < 50)
         await until(lambda: (reranker.admission.active, reranker.batcher.pending) == (0, 0))
-        scorer.gate.set()
+        engine.gate.set()
         await client.post("/rerank", json={"query": "next", "documents": ["one two three"]})
-        assert len(scorer.batches) == 2  # the one that was running when it left, and the next client's
+        assert len(engine.batches) == 2  # the one that was running when it left, and the next client's
         # What that one scored need not be scored again: who comes back is that much nearer to an answer.
         again = (await client.post("/rerank", json=BODY)).json()["meta"]
-        assert (again["cached"], again["scored"]) == (len(scorer.batches[0]), 50 - len(scorer.batches[0]))
+        assert (again["cached"], again["scored"]) == (len(engine.batches[0]), 50 - len(engine.batches[0]))
         assert idle(reranker)
         figures = (await client.get("/metrics?format=json")).json()
         assert figures["requests"]["disconnected"] == 1
 
 
-async def test_a_client_that_leaves_the_queue_frees_its_place(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_client_that_leaves_the_queue_frees_its_place(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=1) as client:
         admission = serve.app.state.reranker.admission
-        scorer.gate.clear()
+        engine.gate.clear()
         active = asyncio.create_task(client.post("/rerank", json=BODY | {"query": "moon"}))
         await until(lambda: admission.active == 1)
         await leave(client, BODY, lambda: admission.waiting == 1)
         await until(lambda: admission.waiting == 0)
-        scorer.gate.set()
+        engine.gate.set()
         assert (await active).status_code == 200
 
 
-async def test_whoever_shares_the_pairs_still_gets_them(serve: Serve, scorer: FakeScorer) -> None:
+async def test_whoever_shares_the_pairs_still_gets_them(serve: Serve, engine: FakeEngine) -> None:
     async with serve(batch_tokens=16) as client:
         reranker = serve.app.state.reranker
-        scorer.gate.clear()
+        engine.gate.clear()
         leaving = asyncio.create_task(leave(client, BODY, lambda: reranker.admission.active == 2))
         await until(lambda: reranker.batcher.pending > 0)
         staying = asyncio.create_task(client.post("/rerank", json=BODY | {"documents": BODY["documents"][:10]}))
@@ -72,14 +72,14 @@ async def test_whoever_shares_the_pairs_still_gets_them(serve: Serve, scorer: Fa
         await until(lambda: reranker.admission.active == 1)
         # What only the one who left wanted is gone; what the other wants too is still queued.
         await until(lambda: reranker.batcher.pending <= 10)
-        scorer.gate.set()
+        engine.gate.set()
         response = await staying
         assert response.status_code == 200
         assert len(response.json()["results"]) == 10
         await until(lambda: idle(reranker))
 
 
-async def test_clients_that_leave_at_any_moment_leave_nothing(serve: Serve, scorer: FakeScorer) -> None:
+async def test_clients_that_leave_at_any_moment_leave_nothing(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=2, max_queue=100, batch_tokens=32) as client:
         reranker = serve.app.state.reranker
 
@@ -89,9 +89,9 @@ async def test_clients_that_leave_at_any_moment_leave_nothing(serve: Serve, scor
                     "/rerank", json=BODY | {"query": f"tides {number}"}, timeout=0.002 * (1 + number % 20)
                 )
 
-        scorer.gate.clear()
+        engine.gate.clear()
         await asyncio.gather(*(impatient(number) for number in range(40)))
-        scorer.gate.set()
+        engine.gate.set()
         await until(lambda: idle(reranker))
         assert (await client.post("/rerank", json=BODY)).status_code == 200
 

@@ -13,7 +13,7 @@ import pytest
 from app.errors import OutOfMemory
 from app.types import Pair
 from tests.conftest import Serve, until
-from tests.fakes import NAN, FakeScorer, words
+from tests.fakes import NAN, FakeEngine, words
 from tests.serving.test_cancellation import idle
 
 REQUESTS = 60
@@ -21,7 +21,7 @@ LEFT = "left"
 HUGE = "huge"
 
 
-class UnsteadyScorer(FakeScorer):
+class UnsteadyEngine(FakeEngine):
     """Each batch has a fate: fine, slow, failed, or too large for the memory that happens to be there."""
 
     def __init__(self, seed: int) -> None:
@@ -72,7 +72,7 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any], dice: random.Rand
         return LEFT
 
 
-def check(scorer: UnsteadyScorer, body: dict[str, Any], response: httpx.Response) -> None:
+def check(engine: UnsteadyEngine, body: dict[str, Any], response: httpx.Response) -> None:
     """The right ranking, or an error that has a reason."""
     text = " ".join(body["documents"]).split()
     if response.status_code == 200:
@@ -81,7 +81,7 @@ def check(scorer: UnsteadyScorer, body: dict[str, Any], response: httpx.Response
         order = sorted(range(len(shared)), key=lambda index: (-shared[index], index))
         assert [result["index"] for result in response.json()["results"]] == order
     elif response.status_code == 500:
-        assert NAN in text or words(body["query"])[-1] in scorer.failed, response.text
+        assert NAN in text or words(body["query"])[-1] in engine.failed, response.text
         kinds = {"scoring_failed", "out_of_memory"}
         assert response.json()["error"]["type"] in kinds
         assert "engine broke" not in response.text
@@ -92,8 +92,8 @@ def check(scorer: UnsteadyScorer, body: dict[str, Any], response: httpx.Response
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_every_request_has_one_answer_of_the_right_kind(seed: int) -> None:
-    scorer, dice = UnsteadyScorer(seed), random.Random(seed)
-    serve = Serve(scorer)
+    engine, dice = UnsteadyEngine(seed), random.Random(seed)
+    serve = Serve(engine)
     async with serve(max_parallel=8, max_queue=30, batch_tokens=64) as client:
         reranker = serve.app.state.reranker
         bodies = [request(number, dice) for number in range(REQUESTS)]
@@ -101,7 +101,7 @@ async def test_every_request_has_one_answer_of_the_right_kind(seed: int) -> None
         await until(lambda: idle(reranker))
         for body, answer in zip(bodies, answers, strict=True):
             if isinstance(answer, httpx.Response):
-                check(scorer, body, answer)
+                check(engine, body, answer)
 
         figures = (await client.get("/metrics?format=json")).json()
         seen = Counter("499" if isinstance(answer, str) else str(answer.status_code) for answer in answers)
@@ -109,10 +109,10 @@ async def test_every_request_has_one_answer_of_the_right_kind(seed: int) -> None
         assert counted["499"] <= seen["499"]
         assert all(counted[status] >= count for status, count in seen.items() if status != "499")
         assert seen["200"] > 3
-        assert len(scorer.fates) > 2
+        assert len(engine.fates) > 2
         assert figures["requests"]["disconnected"] == counted["499"]
         rejected = Counter(figures["rejections"])
         assert (rejected["failed"], rejected["queue_full"]) == (counted["500"], counted["429"])
 
-        scorer.score = FakeScorer().score  # type: ignore[method-assign]
+        engine.score = FakeEngine().score  # type: ignore[method-assign]
         assert (await client.post("/rerank", json={"query": "next", "documents": ["next"]})).status_code == 200

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 BODY: dict[str, Any] = {"query": "moon", "documents": ["moon"]}
 
@@ -23,28 +23,28 @@ BODY: dict[str, Any] = {"query": "moon", "documents": ["moon"]}
     ],
 )
 async def test_pairs_past_their_deadline_never_reach_the_model(
-    serve: Serve, scorer: FakeScorer, settings: dict[str, Any], body: dict[str, Any], headers: dict[str, str]
+    serve: Serve, engine: FakeEngine, settings: dict[str, Any], body: dict[str, Any], headers: dict[str, str]
 ) -> None:
     async with serve(**settings) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         first = {"query": "first", "documents": ["held"], "timeout_ms": 60_000}
         held = asyncio.create_task(client.post("/rerank", json=first))
-        await until(lambda: scorer.entered == 1)
+        await until(lambda: engine.entered == 1)
         late = await client.post("/rerank", json=BODY | body, headers=headers)
-        scorer.gate.set()
+        engine.gate.set()
         assert (await held).status_code == 200
         assert (await client.post("/rerank", json=first | {"query": "last"})).status_code == 200
     assert late.status_code == 504
     assert "the deadline of 0.04 s" in late.json()["detail"]
-    assert scorer.batches == [[2], [2]]
+    assert engine.batches == [[2], [2]]
 
 
-async def test_other_dialects_have_deadlines_too(serve: Serve, scorer: FakeScorer) -> None:
+async def test_other_dialects_have_deadlines_too(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         texts = {"query": "moon", "texts": ["moon"]}
         response = await client.post("/rerank", json=texts, headers={"X-Request-Timeout-Ms": "40"})
-        scorer.gate.set()
+        engine.gate.set()
     assert response.status_code == 504
     assert response.json()["error_type"] == "Overloaded"
 
@@ -57,8 +57,8 @@ async def test_a_wrong_header_is_named(serve: Serve, value: str) -> None:
     assert response.json()["detail"].startswith("X-Request-Timeout-Ms: must be from 1 to 86400000 milliseconds")
 
 
-async def test_what_the_engine_cannot_do_in_time_is_not_begun(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.seconds_per_token = 0.01
+async def test_what_the_engine_cannot_do_in_time_is_not_begun(serve: Serve, engine: FakeEngine) -> None:
+    engine.seconds_per_token = 0.01
     many = {"query": "moon", "documents": [f"moon {number}" for number in range(1000)]}
     async with serve() as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200  # its speed is known from now on
@@ -67,4 +67,4 @@ async def test_what_the_engine_cannot_do_in_time_is_not_begun(serve: Serve, scor
         assert (await client.post("/rerank", json={"query": "sun", "documents": ["sun"]})).status_code == 200
     assert response.status_code == 504
     assert "The deadline cannot be met: scoring 1000 pairs takes about" in response.json()["detail"]
-    assert scorer.batches == [[2], [2]]
+    assert engine.batches == [[2], [2]]

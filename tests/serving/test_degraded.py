@@ -11,7 +11,7 @@ import pytest
 from app.errors import ScoringFailed
 from tests.api.test_app import indices
 from tests.conftest import Serve, until
-from tests.fakes import NAN, FakeScorer
+from tests.fakes import NAN, FakeEngine
 
 DOCUMENTS = ["bread and butter", "tides of the moon", "the moon causes the tides", "stock markets"]
 BODY: dict[str, Any] = {"query": "what causes tides", "documents": DOCUMENTS}
@@ -19,14 +19,14 @@ LEXICAL = BODY | {"on_overload": "lexical"}
 
 
 @asynccontextmanager
-async def held(serve: Serve, scorer: FakeScorer, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def held(serve: Serve, engine: FakeEngine, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A service whose only slot is taken, by a request that the engine does not finish."""
     async with serve(max_parallel=1, max_queue=0, **settings) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         first = asyncio.create_task(client.post("/rerank/query", json={"query": "first", "documents": ["held"]}))
-        await until(lambda: scorer.entered == 1)
+        await until(lambda: engine.entered == 1)
         yield client
-        scorer.gate.set()
+        engine.gate.set()
         assert (await first).status_code == 200
 
 
@@ -41,9 +41,9 @@ async def held(serve: Serve, scorer: FakeScorer, **settings: Any) -> AsyncIterat
     ],
 )
 async def test_a_full_queue(
-    serve: Serve, scorer: FakeScorer, settings: dict[str, Any], asked: dict[str, Any], status: int
+    serve: Serve, engine: FakeEngine, settings: dict[str, Any], asked: dict[str, Any], status: int
 ) -> None:
-    async with held(serve, scorer, **settings) as client:
+    async with held(serve, engine, **settings) as client:
         response = await client.post("/rerank/query", json=BODY | asked)
         figures = (await client.get("/metrics")).text
     assert response.status_code == status
@@ -51,8 +51,8 @@ async def test_a_full_queue(
     assert degraded == (status == 200) == ("x-reranker-degraded" in response.headers)
 
 
-async def test_a_degraded_answer_says_so_and_has_every_document(serve: Serve, scorer: FakeScorer) -> None:
-    async with held(serve, scorer) as client:
+async def test_a_degraded_answer_says_so_and_has_every_document(serve: Serve, engine: FakeEngine) -> None:
+    async with held(serve, engine) as client:
         response = await client.post("/rerank/query", json=LEXICAL)
     assert indices(response) == [2, 1, 0, 3]
     assert response.headers["x-reranker-degraded"] == "queue_full"
@@ -64,10 +64,10 @@ async def test_a_degraded_answer_says_so_and_has_every_document(serve: Serve, sc
     assert scores == sorted(scores, reverse=True)
 
 
-async def test_what_is_scored_stays_on_top(serve: Serve, scorer: FakeScorer) -> None:
+async def test_what_is_scored_stays_on_top(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank/query", json=BODY | {"documents": ["stock markets"]})
-        scorer.failure = ScoringFailed("broken")
+        engine.failure = ScoringFailed("broken")
         response = await client.post("/rerank/query", json=LEXICAL)
     assert indices(response) == [3, 2, 1, 0]
     assert ["unscored" in result for result in response.json()["results"]] == [False, True, True, True]
@@ -88,9 +88,9 @@ async def test_what_was_scored_before_the_failure_is_kept_without_a_cache_too(se
 
 @pytest.mark.parametrize(("options", "expected"), [({"top_k": 2}, [2, 1]), ({"score_threshold": 0.9}, [2, 1, 0, 3])])
 async def test_a_threshold_is_for_scores_of_the_model(
-    serve: Serve, scorer: FakeScorer, options: dict[str, Any], expected: list[int]
+    serve: Serve, engine: FakeEngine, options: dict[str, Any], expected: list[int]
 ) -> None:
-    async with held(serve, scorer) as client:
+    async with held(serve, engine) as client:
         assert indices(await client.post("/rerank/query", json=LEXICAL | options)) == expected
 
 
@@ -104,9 +104,9 @@ async def test_a_threshold_is_for_scores_of_the_model(
     ],
 )
 async def test_other_dialects_say_it_in_a_header(
-    serve: Serve, scorer: FakeScorer, path: str, body: dict[str, Any]
+    serve: Serve, engine: FakeEngine, path: str, body: dict[str, Any]
 ) -> None:
-    async with held(serve, scorer) as client:
+    async with held(serve, engine) as client:
         response = await client.post(path, json=body | {"on_overload": "lexical"})
     assert response.status_code == 200
     assert response.headers["x-reranker-degraded"] == "queue_full"

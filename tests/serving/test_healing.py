@@ -13,7 +13,7 @@ from app.errors import EngineBroken, ScoringFailed
 from app.serving import heartbeat, supervisor
 from app.serving.lifecycle import Phase
 from tests.conftest import Serve, free_port, until
-from tests.fakes import NAN, FakeScorer
+from tests.fakes import NAN, FakeEngine
 
 BODY = {"query": "moon", "documents": ["moon"]}
 
@@ -29,12 +29,12 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.01)
 
 
-async def test_a_hung_engine_is_loaded_again_and_serves_on(serve: Serve, scorer: FakeScorer) -> None:
+async def test_a_hung_engine_is_loaded_again_and_serves_on(serve: Serve, engine: FakeEngine) -> None:
     async with serve(inference_timeout=0.2, max_parallel=2) as client:
         known = await client.post("/rerank", json=BODY)
-        scorer.gate.clear()
+        engine.gate.clear()
         hung, waiting = await asyncio.gather(*(client.post("/rerank", json=other(number)) for number in range(2)))
-        scorer.gate.set()
+        engine.gate.set()
         assert {hung.status_code, waiting.status_code} <= {500, 503}
         assert "no answer within 0.2 s (RERANKER_INFERENCE_TIMEOUT)" in hung.text + waiting.text
         await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
@@ -49,12 +49,12 @@ async def test_a_hung_engine_is_loaded_again_and_serves_on(serve: Serve, scorer:
 
 
 async def test_while_it_is_loaded_again_health_says_so_and_what_is_known_is_served(
-    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 5)
     async with serve(inference_timeout=0.05) as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200
-        scorer.gate.clear()
+        engine.gate.clear()
         await client.post("/rerank", json=other(1))
         await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
         await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
@@ -64,7 +64,7 @@ async def test_while_it_is_loaded_again_health_says_so_and_what_is_known_is_serv
         refused = await client.post("/rerank", json=other(3))
         degraded = await client.post("/rerank", json=other(4) | {"on_overload": "lexical"})
         known = await client.post("/rerank", json=BODY)
-        scorer.gate.set()
+        engine.gate.set()
     assert (health.status_code, health.json()["status"], ready.status_code) == (503, "reloading", 503)
     assert (refused.status_code, refused.json()["error"]["type"]) == (503, "unavailable")
     assert refused.headers["retry-after"]
@@ -72,34 +72,34 @@ async def test_while_it_is_loaded_again_health_says_so_and_what_is_known_is_serv
     assert known.status_code == 200
 
 
-async def test_an_engine_that_only_fails_is_loaded_again(serve: Serve, scorer: FakeScorer) -> None:
+async def test_an_engine_that_only_fails_is_loaded_again(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
-        scorer.failure = RuntimeError("device lost")
+        engine.failure = RuntimeError("device lost")
         answers = [await client.post("/rerank", json=other(number)) for number in range(heartbeat.SUSPICIOUS_FAILURES)]
         assert {answer.status_code for answer in answers} == {500}
         await until(lambda: "reranker_reloads_total 0.0" not in _figures(serve))
-        scorer.failure = None
+        engine.failure = None
         await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
         assert (await client.post("/rerank", json=other(9))).status_code == 200
 
 
-async def test_an_engine_that_says_it_is_broken_is_loaded_again_at_once(serve: Serve, scorer: FakeScorer) -> None:
+async def test_an_engine_that_says_it_is_broken_is_loaded_again_at_once(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
-        scorer.failure = EngineBroken("device lost")
+        engine.failure = EngineBroken("device lost")
         answer = await client.post("/rerank", json=BODY)
-        scorer.failure = None
+        engine.failure = None
         assert (answer.status_code, answer.json()["error"]["type"]) == (500, "scoring_failed")
         await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
         await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
         assert (await client.post("/rerank", json=BODY)).status_code == 200
 
 
-async def test_failures_of_a_request_do_not_reload_an_engine_that_works(serve: Serve, scorer: FakeScorer) -> None:
+async def test_failures_of_a_request_do_not_reload_an_engine_that_works(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
-        scorer.failure = ScoringFailed("this batch")
+        engine.failure = ScoringFailed("this batch")
         for number in range(heartbeat.SUSPICIOUS_FAILURES - 1):
             await client.post("/rerank", json=other(number))
-        scorer.failure = None
+        engine.failure = None
         nan = [await client.post("/rerank", json={"query": str(number), "documents": [NAN]}) for number in range(9)]
         await asyncio.sleep(0.1)
         assert {answer.status_code for answer in nan} == {500}
@@ -107,25 +107,25 @@ async def test_failures_of_a_request_do_not_reload_an_engine_that_works(serve: S
 
 
 async def test_an_idle_engine_is_asked_whether_it_works(
-    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "SILENCE_SECONDS", 0.05)
     async with serve():
-        await until(lambda: len(scorer.batches) >= 3)
-        scorer.failure = RuntimeError("device lost")
+        await until(lambda: len(engine.batches) >= 3)
+        engine.failure = RuntimeError("device lost")
         await until(lambda: serve.app.state.lifecycle.phase is Phase.FAILED)
         assert "reranker_reloads_total 3.0" in _figures(serve)
 
 
-async def test_after_reloads_in_vain_the_service_fails(serve: Serve, scorer: FakeScorer) -> None:
+async def test_after_reloads_in_vain_the_service_fails(serve: Serve, engine: FakeEngine) -> None:
     async with serve(inference_timeout=0.05, max_reloads=1, max_parallel=1) as client:
-        scorer.gate.clear()
+        engine.gate.clear()
         answers = [await client.post("/rerank", json=other(number)) for number in range(2)]
         await until(lambda: serve.app.state.lifecycle.phase is Phase.FAILED)
         assert {answer.status_code for answer in answers} <= {500, 503}
         last = await client.post("/rerank", json=other(3))
         assert last.status_code == 503
-        scorer.gate.set()
+        engine.gate.set()
 
 
 HANGS = """
@@ -134,12 +134,12 @@ import sys
 from app.config import Settings
 from app.main import create_app
 from app.api.server import serve
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
-scorer = FakeScorer()
-scorer.gate.clear()
+engine = FakeEngine()
+engine.gate.clear()
 settings = Settings(inference_timeout=0.1, max_reloads=0)
-os._exit(serve(create_app(settings, scorer), "127.0.0.1", int(sys.argv[1]), 1, 100))
+os._exit(serve(create_app(settings, engine), "127.0.0.1", int(sys.argv[1]), 1, 100))
 """
 
 
@@ -157,35 +157,35 @@ def test_a_process_that_cannot_be_healed_exits_with_1() -> None:
     assert process.wait(20) == 1
 
 
-async def test_the_size_that_fits_is_remembered(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.capacity = 2
+async def test_the_size_that_fits_is_remembered(serve: Serve, engine: FakeEngine) -> None:
+    engine.capacity = 2
     documents = [f"moon {number}" for number in range(8)]
     async with serve() as client:
         first = await client.post("/rerank", json={"query": "moon", "documents": documents})
-        seen = len(scorer.batches)
+        seen = len(engine.batches)
         second = await client.post("/rerank", json={"query": "sun", "documents": documents})
         figures = (await client.get("/metrics")).text
     assert first.status_code == second.status_code == 200
-    assert [len(batch) for batch in scorer.batches[:3]] == [8, 4, 2]
-    assert {len(batch) for batch in scorer.batches[seen:]} == {2}
+    assert [len(batch) for batch in engine.batches[:3]] == [8, 4, 2]
+    assert {len(batch) for batch in engine.batches[seen:]} == {2}
     assert "reranker_out_of_memory_total 1.0" in figures
     assert "reranker_batch_token_budget 6.0" in figures
 
 
-async def test_only_what_cannot_fit_fails(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.longest = 50
-    scorer.gate.clear()
+async def test_only_what_cannot_fit_fails(serve: Serve, engine: FakeEngine) -> None:
+    engine.longest = 50
+    engine.gate.clear()
     async with serve(max_parallel=8) as client:
         blocker = asyncio.create_task(client.post("/rerank", json=other(0)))
-        await until(lambda: scorer.entered == 1)
+        await until(lambda: engine.entered == 1)
         bodies = [{"query": f"moon {number}", "documents": ["tides " * 45, "moons " * 45]} for number in range(3)]
         bodies.insert(0, {"query": "moon", "documents": ["tides " * 51]})
         answers = [asyncio.create_task(client.post("/rerank", json=body)) for body in bodies]
         await until(lambda: serve.app.state.reranker.batcher.pending == 7)
-        scorer.gate.set()
+        engine.gate.set()
         statuses = [(await answer).status_code for answer in (blocker, *answers)]
         failed = (await answers[0]).json()
-    assert len(scorer.batches[1]) == 7
+    assert len(engine.batches[1]) == 7
     assert statuses == [200, 500, 200, 200, 200]
     assert failed["error"]["type"] == "out_of_memory"
 

@@ -10,7 +10,7 @@ import pytest
 from app.serving.windows import MAX_DOCUMENTS, put_windows
 from app.types import RerankQuery
 from tests.conftest import Serve, until
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 QUERY = "what causes tides"
 LONG, SHORT = "bread\nthe moon causes tides\nbutter", "tides"
@@ -24,12 +24,12 @@ DIALECTS = [("/v1/rerank", NATIVE), ("/rerank", TEI), ("/v1/ranking", NIM), ("/s
 
 
 @pytest.fixture
-def scorer() -> FakeScorer:
+def engine() -> FakeEngine:
     """A window holds one line, and the model declares that it wants long documents read in windows."""
-    scorer = FakeScorer()
-    scorer.lines = 1
-    scorer.engine = replace(scorer.engine, long_documents="chunk_max")
-    return scorer
+    engine = FakeEngine()
+    engine.lines = 1
+    engine.info = replace(engine.info, long_documents="chunk_max")
+    return engine
 
 
 async def logit(client: httpx.AsyncClient, path: str, body: Any) -> float:
@@ -45,11 +45,11 @@ async def logit(client: httpx.AsyncClient, path: str, body: Any) -> float:
 
 @pytest.mark.parametrize(("path", "body"), DIALECTS)
 async def test_a_request_that_says_nothing_gets_what_the_model_declares(
-    serve: Serve, scorer: FakeScorer, path: str, body: Any
+    serve: Serve, engine: FakeEngine, path: str, body: Any
 ) -> None:
     async with serve() as client:
         assert await logit(client, path, body) == BEST
-    scorer.engine = replace(scorer.engine, long_documents="truncate")
+    engine.info = replace(engine.info, long_documents="truncate")
     async with serve() as client:
         assert await logit(client, path, body) == CUT
 
@@ -142,24 +142,24 @@ async def test_documents_that_fit_get_the_answer_they_always_had(serve: Serve) -
     assert [answers[0][name] for name in names] == [answers[1][name] for name in names]
 
 
-async def test_known_documents_that_fit_take_no_slot(serve: Serve, scorer: FakeScorer) -> None:
+async def test_known_documents_that_fit_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
     fitting = NATIVE | {"documents": [SHORT, "bread"]}
     async with serve(max_parallel=1, max_queue=0) as client:
         await client.post("/v1/rerank", json=fitting | {"long_documents": "truncate"})
         await client.post("/v1/rerank", json=NATIVE)
-        scorer.gate.clear()
+        engine.gate.clear()
         busy = asyncio.create_task(client.post("/v1/rerank", json=fitting | {"query": "another"}))
         await until(lambda: serve.app.state.reranker.admission.active == 1)
         known = await client.post("/v1/rerank", json=fitting)
         assert (known.status_code, known.json()["meta"]["cached"]) == (200, 2)
         # The windows of a long document are not known before it is split.
         assert (await client.post("/v1/rerank", json=NATIVE)).status_code == 429
-        scorer.gate.set()
+        engine.gate.set()
         assert (await busy).status_code == 200
 
 
 async def test_the_score_of_a_cut_document_is_not_taken_for_that_of_its_windows(
-    serve: Serve, scorer: FakeScorer
+    serve: Serve, engine: FakeEngine
 ) -> None:
     async with serve() as client:
         assert await logit(client, "/rerank", TEI | {"truncate": True}) == CUT
@@ -171,13 +171,13 @@ async def test_the_score_of_a_cut_document_is_not_taken_for_that_of_its_windows(
 
 
 async def test_a_document_that_fits_is_tokenised_once(
-    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    encode = scorer.encode
+    encode = engine.encode
     async with serve() as client:
         monkeypatch.setattr(
-            scorer, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
+            engine, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
         )
         assert (await client.post("/v1/rerank", json=NATIVE)).status_code == 200
     assert sorted(seen) == sorted([LONG, SHORT, *LONG.split("\n")])

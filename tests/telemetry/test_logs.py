@@ -16,7 +16,7 @@ from app.serving.shared_cache import SharedCache
 from app.telemetry.logs import configure_logging
 from app.telemetry.metrics import Metrics
 from tests.conftest import Serve, free_port
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 BODY = {"query": "private question", "documents": ["private passage", "of tides"]}
 CONSOLE_LINE = re.compile(r"[\d-]+ [\d:,]+ [A-Z]+ +[\w.]+: ")
@@ -81,11 +81,11 @@ async def test_json_has_a_field_for_each_figure(serve: Serve, read: Read) -> Non
 
 @pytest.mark.parametrize("form", ["console", "json"])
 async def test_every_line_of_a_request_has_its_id(
-    serve: Serve, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch, read: Read, form: str
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, read: Read, form: str
 ) -> None:
     async with serve() as client:
         configure_logging("info", form)
-        monkeypatch.setattr(scorer, "encode", lambda *_: 1 / 0)
+        monkeypatch.setattr(engine, "encode", lambda *_: 1 / 0)
         await client.post("/rerank", json=BODY, headers={"x-request-id": "find-me"})
         lines = [line for line in read() if not line.startswith("  ")]
     assert len(lines) == 2
@@ -93,13 +93,13 @@ async def test_every_line_of_a_request_has_its_id(
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-async def test_nobody_forges_a_line(serve: Serve, scorer: FakeScorer, read: Read, form: str) -> None:
+async def test_nobody_forges_a_line(serve: Serve, engine: FakeEngine, read: Read, form: str) -> None:
     forged = "2026-01-01 00:00:00,000 ERROR   app: forged\x1b[31m\u2028\x85"
     async with serve() as client:
         configure_logging("debug", form)
         await client.get(f"/x%0A{quote(forged)}")
         await client.post("/rerank", json=BODY | {"user": f"u\n{forged}", "model": f"m\r\n{forged}"})
-        scorer.failure = RuntimeError(f"no\n{forged}")
+        engine.failure = RuntimeError(f"no\n{forged}")
         await client.post("/rerank", json=BODY | {"query": "another"})
         text = "\n".join(read())
     assert text.count("forged") >= 4
@@ -109,7 +109,7 @@ async def test_nobody_forges_a_line(serve: Serve, scorer: FakeScorer, read: Read
         assert all("time" in json.loads(line) for line in text.split("\n"))
 
 
-async def test_texts_are_logged_only_where_that_is_asked_for(serve: Serve, scorer: FakeScorer, read: Read) -> None:
+async def test_texts_are_logged_only_where_that_is_asked_for(serve: Serve, engine: FakeEngine, read: Read) -> None:
     async def send_all(client: Any) -> None:
         for body in (
             BODY,
@@ -119,7 +119,7 @@ async def test_texts_are_logged_only_where_that_is_asked_for(serve: Serve, score
             BODY | {"timeout_ms": -1},
         ):
             await client.post("/rerank", json=body)
-        scorer.failure = RuntimeError("failed")
+        engine.failure = RuntimeError("failed")
         await client.post("/rerank", json=BODY | {"query": "private other"})
         await client.post("/score", json={"text_1": [], "text_2": []})
 
@@ -129,7 +129,7 @@ async def test_texts_are_logged_only_where_that_is_asked_for(serve: Serve, score
         lines = read()
         assert sum("app.access" in line for line in lines) == 7
         assert "private" not in "\n".join(lines)
-    scorer.failure = None
+    engine.failure = None
     async with serve(log_texts=True) as client:
         configure_logging("info")
         read()
@@ -191,11 +191,11 @@ def test_a_wrong_secret_is_named_and_not_shown(name: str) -> None:
     assert "secret" not in first
 
 
-async def test_a_batch_that_fails_names_no_request(serve: Serve, scorer: FakeScorer, read: Read) -> None:
+async def test_a_batch_that_fails_names_no_request(serve: Serve, engine: FakeEngine, read: Read) -> None:
     """It was done for several."""
     async with serve() as client:
         configure_logging("info")
-        scorer.failure = RuntimeError("failed")
+        engine.failure = RuntimeError("failed")
         await client.post("/rerank", json=BODY, headers={"x-request-id": "one-of-them"})
         named = {line.split(": ")[0].split()[-1]: "one-of-them" in line for line in read() if CONSOLE_LINE.match(line)}
     assert named == {"app.serving.batcher": False, "app.access": True}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import Serve
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 MONITORING = Path(__file__).parents[2] / "docker" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "grafana/dashboards/reranker.json").read_text())
@@ -54,8 +54,8 @@ def test_the_dashboards_queries_are_valid(expression: str, tmp_path: Path) -> No
     promtool("check", "rules", file)
 
 
-async def test_alerts_and_dashboard_ask_for_metrics_that_exist(serve: Serve, scorer: FakeScorer) -> None:
-    scorer.engine = replace(scorer.engine, device="cuda:0")  # has all that a CPU has, and more
+async def test_alerts_and_dashboard_ask_for_metrics_that_exist(serve: Serve, engine: FakeEngine) -> None:
+    engine.info = replace(engine.info, device="cuda:0")  # has all that a CPU has, and more
     async with serve() as client:
         await client.post("/rerank", json={"query": "a", "documents": ["a"]})
         text = (await client.get("/metrics")).text

@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from app.config import Settings
 from app.main import create_app
 from tests.conftest import Serve, free_port
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEngine
 
 BODY = {"query": "private question", "documents": ["private passage", "of tides"]}
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -101,14 +101,14 @@ async def test_a_request_is_a_span_of_the_callers_trace_with_its_stages(serve: S
 
 
 async def test_known_scores_have_no_stages_and_failures_a_reason(
-    serve: Serve, scorer: FakeScorer, collector: Collector
+    serve: Serve, engine: FakeEngine, collector: Collector
 ) -> None:
     async with serve(api_keys="k") as client:
         for _ in range(2):
             await client.post("/rerank", json=BODY, headers={"X-API-Key": "k"})
         await client.post("/rerank", json=BODY)
         await client.post("/rerank", json=BODY | {"query": ""}, headers={"X-API-Key": "k"})
-        scorer.failure = RuntimeError("failed")
+        engine.failure = RuntimeError("failed")
         await client.post("/rerank", json=BODY | {"query": "other"}, headers={"X-API-Key": "k"})
     assert sum(span.name == "inference" for span in collector.spans) == 1
     servers = sorted(

@@ -261,8 +261,8 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
     # Rendering takes its time, and it is Python: on a thread it lets others have their turn.
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
-    ranking, engine = await rank(request, body, query)
-    return answer(ranking, RerankResponse.of(body, ranking, engine.model, request.state.request_id))
+    ranking, info = await rank(request, body, query)
+    return answer(ranking, RerankResponse.of(body, ranking, info.model, request.state.request_id))
 
 
 for path in ROUTES:

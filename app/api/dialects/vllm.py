@@ -68,12 +68,12 @@ class ScoreResponse(BaseModel):
 @router.post("/v1/score", response_model=ScoreResponse, responses=ERROR_RESPONSES, summary="Score pairs, as /score")
 async def score(body: ScoreRequest, request: Request) -> Response:
     """Score each of `text_2` against `text_1`."""
-    ranking, engine = await rank(request, body, body.to_query())
+    ranking, info = await rank(request, body, body.to_query())
     scores = ranking.logits if body.raw_scores else ranking.scores
     response = ScoreResponse(
         id=request.state.request_id,
         created=int(time.time()),
-        model=engine.model,
+        model=info.model,
         data=[ScoreData(index=index, score=score) for index, score in enumerate(scores)],
         usage=usage(ranking),
     )

@@ -24,7 +24,7 @@ from app.machine.hardware import cpu_limit
         ("ENABLE_TORCH_COMPILE", "perhaps", "valid boolean"),
         ("TOKENIZER_WORKERS", "none", "valid integer"),
         ("CACHE_TTL_SECONDS", "-5", "greater than 0"),
-        ("RERANKER_CORS_ORIGINS", "https://a.example, b.example", "'b.example' is no origin"),
+        ("RERANKER_CORS_ORIGINS", "https://a.example, b.example", "'b.example' is not an origin"),
         ("RERANKER_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
     ],
 )
@@ -50,7 +50,7 @@ def test_the_url_of_the_shared_cache_is_checked_and_not_shown(monkeypatch: pytes
     monkeypatch.setenv("RERANKER_CACHE_URL", "http://user:s3cret@host")
     with pytest.raises(StartupError) as caught:
         load_settings()
-    assert str(caught.value) == "RERANKER_CACHE_URL is not valid: it must be redis://, rediss:// or unix://"
+    assert str(caught.value) == "RERANKER_CACHE_URL is not valid: must start with redis://, rediss:// or unix://"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,9 @@ def test_a_precision_that_the_backend_does_not_have_is_refused(
 ) -> None:
     monkeypatch.setenv("RERANKER_BACKEND", backend)
     monkeypatch.setenv("RERANKER_PRECISION", precision)
-    with pytest.raises(StartupError, match=f"RERANKER_PRECISION={precision} is not valid with .*={backend}: that has"):
+    with pytest.raises(
+        StartupError, match=f"RERANKER_PRECISION={precision} is not valid with .*={backend}: use auto, "
+    ):
         load_settings()
 
 

@@ -11,7 +11,8 @@ WORKDIR /src
 RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --upgrade pip
 # Dependencies change less often than the source, so their layer comes first.
 COPY pyproject.toml README.md LICENSE ./
-RUN mkdir app reranker_client && touch app/__init__.py reranker_client/__init__.py && /opt/venv/bin/pip install --quiet ".[otel]"
+RUN mkdir app reranker_client && touch reranker_client/__init__.py && echo '__version__ = "0"' >app/__init__.py && \
+  /opt/venv/bin/pip install --quiet ".[otel]"
 COPY docker/strip.sh docker/
 RUN docker/strip.sh /opt/venv
 

@@ -18,7 +18,7 @@ from app.errors import StartupError
 from app.machine.hardware import cpu_features, cpu_name, has_gpu
 
 if TYPE_CHECKING:
-    from app.engines.openvino import Configuration
+    from app.engines.openvino_model import Configuration
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ def load_artefact(folder: Path, max_length: int | None, threads: int, is_exact: 
     """
     if Manifest.read(folder).backend == "onnx":
         return _load_onnx(folder, max_length, threads, "cpu")
-    from app.engines.openvino import EXACT, OpenVinoEngine
+    from app.engines.openvino import OpenVinoEngine
+    from app.engines.openvino_model import EXACT
 
     return OpenVinoEngine(folder, max_length, threads, configuration=EXACT if is_exact else None)
 
@@ -107,7 +108,8 @@ def _of_artefact(folder: Path, manifest: Manifest, settings: Settings) -> Iterat
 
 def _configured(folder: "_Once", precision: Precision, settings: Settings, is_ready: bool) -> Iterator[Candidate]:
     """What OpenVINO can compute an export in."""
-    from app.engines.openvino import EXACT, OpenVinoEngine, configurations
+    from app.engines.openvino import OpenVinoEngine
+    from app.engines.openvino_model import EXACT, configurations
 
     cache = settings.export_dir.expanduser() / "compiled"
     possible = configurations(precision)
@@ -161,7 +163,7 @@ def _torch_has_gpu() -> bool:
     if find_spec("torch") is None:
         log.warning("There is a GPU, and torch, which would use it, is not installed: going on with the CPU")
         return False
-    from app.engines.torch import pick_device
+    from app.engines.torch_device import pick_device
 
     if pick_device("auto").type != "cpu":
         return True

@@ -2,27 +2,24 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
-from app.engines.models.artefact import MODEL_FILES, Manifest, Precision
-from app.engines.models.shared_weights import joined
+from app.engines.models.artefact import Manifest, Precision
 from app.engines.models.source import digest
-from app.engines.padding import ACTIVATIONS, Floats, Int64s, Shape, bucket_length, pad, shapes, warm_up_pairs
+from app.engines.openvino_model import Arithmetic, Configuration, compile_model, configurations
+from app.engines.openvino_streams import Streams
+from app.engines.padding import ACTIVATIONS, Int64s, Shape, bucket_length, pad, shapes, warm_up_pairs
 from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
 from app.errors import EngineBroken, OutOfMemory, StartupError
-from app.machine.hardware import cpu_features
 from app.machine.threads import start_threads
 from app.types import Pair
 
@@ -32,51 +29,12 @@ log = logging.getLogger(__name__)
 PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
 MOST_TESTED_TOKENS = 2048
 
-# The first access to an array sets up OpenVINO's use of numpy. Two threads that are the first at once block each other
-# for ever: one waits for the interpreter's lock, the other one has it and waits for the set-up.
+# Read one tensor now, on one thread. OpenVINO sets up its use of numpy when a tensor's data is first read. If two
+# threads do that first read at the same time, they deadlock: one waits for the interpreter lock, and the other holds
+# the lock while it waits for the set-up.
 _ = ov.Tensor(np.zeros(1, np.float32)).data
 
-Arithmetic = Literal["bf16", "f16", "f32"]
 PRECISIONS: dict[Arithmetic, Precision] = {"bf16": "bf16", "f16": "fp16", "f32": "fp32"}
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """How the plugin computes a model."""
-
-    arithmetic: Arithmetic
-    """Of all that is not int8."""
-    fused: bool = True
-    """Whether attention and what surrounds it are compiled into fused kernels."""
-
-    def __str__(self) -> str:
-        return f"{self.arithmetic} arithmetic{'' if self.fused else ', attention not fused'}"
-
-    def options(self) -> dict[str, str]:
-        """Properties of the plugin."""
-        fusing = {} if self.fused else {"SNIPPETS_MODE": "DISABLE"}
-        return {"INFERENCE_PRECISION_HINT": self.arithmetic, **fusing}
-
-
-# The slowest, and the one that depends on the fewest kernels.
-EXACT = Configuration("f32", fused=False)
-
-
-def configurations(weights: Precision) -> list[Configuration]:
-    """Those that this CPU has instructions for, likely the fastest first. Raises `StartupError`."""
-    plain = [Configuration("f32"), EXACT]
-    if weights == "fp32":
-        return plain
-    return [Configuration(half, fused) for half in _halves(weights) for fused in (True, False)] + plain
-
-
-def _halves(weights: Precision) -> Iterator[Arithmetic]:
-    capabilities = _capabilities(_core())
-    if "BF16" in capabilities:
-        yield "bf16"
-    # Where there is bf16, f16 is as fast only with tiles for it, and more exact.
-    if "FP16" in capabilities and weights != "int8" and ("BF16" not in capabilities or "amx_fp16" in cpu_features()):
-        yield "f16"
 
 
 class OpenVinoEngine:
@@ -98,7 +56,7 @@ class OpenVinoEngine:
         self._activation = ACTIVATIONS[manifest.activation]
         tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
         self.encode, self.windows = tokenizer.encode, tokenizer.windows
-        self._compile = partial(_compile, folder, manifest, configuration, threads, cache)
+        self._compile = partial(compile_model, folder, manifest, configuration, threads, cache)
         self.probes = manifest.probes
         self.self_test: SelfTest | None = None
         is_int8 = manifest.precision == "int8"
@@ -124,7 +82,7 @@ class OpenVinoEngine:
         )
         self._threads = start_threads(threads, "stream")
         self._opening = threading.Lock()
-        self._streams: _Streams | None = _Streams(self._compile(self._schedule.streams), self._threads)
+        self._streams: Streams | None = Streams(self._compile(self._schedule.streams), self._threads)
 
     @property
     def schedule(self) -> Schedule:
@@ -140,7 +98,7 @@ class OpenVinoEngine:
         self._schedule = schedule
         self._ready_streams()
 
-    def _ready_streams(self) -> "_Streams":
+    def _ready_streams(self) -> Streams:
         """Those that are open; where they failed the model is compiled anew, which takes a moment.
 
         Raises `StartupError`.
@@ -150,7 +108,7 @@ class OpenVinoEngine:
                 log.warning("An inference failed: compiling the model again")
                 self._streams = None  # its memory first
             if self._streams is None:
-                self._streams = _Streams(self._compile(self._schedule.streams), self._threads)
+                self._streams = Streams(self._compile(self._schedule.streams), self._threads)
             return self._streams
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -206,44 +164,6 @@ class OpenVinoEngine:
             self._streams.cancel()
 
 
-class _Streams:
-    """A compiled model, and for each thread an inference request, so that one runs on each stream of it.
-
-    An inference that failed leaves its stream in a state where later ones fail too, or worse: it is `broken` then.
-    """
-
-    def __init__(self, model: ov.CompiledModel, threads: Executor) -> None:
-        self.broken = False
-        self._model = model
-        self._inputs = [name for node in model.inputs for name in node.names]
-        self._threads = threads
-        self._request = threading.local()
-        self._requests: list[ov.InferRequest] = []
-
-    def submit(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> "Future[Floats]":
-        """Logits of one part, whose inputs are made on the stream's thread."""
-        return self._threads.submit(self._infer, make, pairs)
-
-    def _infer(self, make: Callable[[Sequence[Pair]], dict[str, Int64s]], pairs: Sequence[Pair]) -> Floats:
-        if self.broken:
-            raise OutOfMemory("Another batch did not fit the machine's memory, and the model is compiled again")
-        arrays = make(pairs)
-        try:
-            if not hasattr(self._request, "it"):
-                self._request.it = self._model.create_infer_request()
-                self._requests.append(self._request.it)
-            self._request.it.infer({name: arrays[name] for name in self._inputs})
-        except RuntimeError:
-            self.broken = True
-            raise
-        return np.array(self._request.it.get_output_tensor(0).data, np.float32).reshape(-1)
-
-    def cancel(self) -> None:
-        """End what runs after the operation that it is at."""
-        for request in self._requests:
-            request.cancel()
-
-
 def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Split a batch, given by its pairs' lengths, into parts of at most so many padded tokens; longest first.
 
@@ -257,54 +177,3 @@ def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
         split.append(rows)
         order = order[len(rows) :]
     return split
-
-
-def _core() -> ov.Core:
-    try:
-        return ov.Core()
-    except RuntimeError as error:
-        raise StartupError(f"OpenVINO cannot be loaded: {_last_line(error)}") from error
-
-
-def _capabilities(core: ov.Core) -> list[str]:
-    try:
-        return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    except RuntimeError as error:
-        raise StartupError(f"OpenVINO's CPU plugin cannot be loaded: {_last_line(error)}") from error
-
-
-def _compile(
-    folder: Path, manifest: Manifest, configuration: Configuration, threads: int, cache: Path | None, streams: int
-) -> ov.CompiledModel:
-    core = _core()
-    options = {
-        **configuration.options(),
-        "NUM_STREAMS": str(streams),
-        "INFERENCE_NUM_THREADS": str(threads),
-        # Pinning is for a machine of one's own: replicas on one host would all take the same cores.
-        "ENABLE_CPU_PINNING": "NO",
-        # Compiled operations that each stream keeps; more are no faster here and take tens of megabytes.
-        "CPU_RUNTIME_CACHE_CAPACITY": "100",
-    }
-    file = folder / MODEL_FILES["openvino"]
-    try:
-        model = _read(core, file, manifest.weights) if manifest.weights else str(file)
-        if cache is not None:
-            try:
-                return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache)})
-            except RuntimeError as error:
-                # Another process that compiles the same model, a folder that cannot be written: slower, no failure.
-                log.info("Compiling without the cache %s: %s", cache, _last_line(error))
-        return core.compile_model(model, "CPU", options)
-    except (RuntimeError, OSError) as error:
-        raise StartupError(f"{file} cannot be compiled: {_last_line(error)}") from error
-
-
-def _read(core: ov.Core, file: Path, weights: str) -> ov.Model:
-    """A model that shares the weights of a checkpoint: see `app.engines.models.shared_weights`."""
-    data = joined(file.parent / weights, file.with_suffix(".bin"))
-    return core.read_model(file.read_bytes(), ov.Tensor(data))
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]

@@ -13,8 +13,7 @@ import torch.nn.attention.varlen
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from app.engines import packing
-from app.engines import torch as torch_backend
+from app.engines import packing, torch_device
 from app.engines.models.source import locate_model
 from app.engines.torch import TorchEngine
 from tests import models
@@ -195,7 +194,7 @@ def scaled(folder: Path, factor: float) -> Path:
 
 
 def test_half_precision_is_taken_where_it_does_not_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(torch_backend.PRECISIONS, "cpu", torch_backend.PRECISIONS["cuda"])
+    monkeypatch.setitem(torch_device.PRECISIONS, "cpu", torch_device.PRECISIONS["cuda"])
     folder = make_model(tmp_path / "model")
     engine = load(folder, packed=False)
     assert engine.info.precision == "fp16"

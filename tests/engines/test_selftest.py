@@ -14,7 +14,8 @@ from app.config import Settings
 from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import Manifest
 from app.engines.models.source import EMBEDDED
-from app.engines.openvino import Configuration, OpenVinoEngine, parts
+from app.engines.openvino import OpenVinoEngine, parts
+from app.engines.openvino_model import Configuration
 from app.engines.padding import bucket_length, shapes
 from app.engines.probes import ProbeSet
 from app.engines.selftest import BOUNDS, self_test
@@ -207,7 +208,7 @@ def test_where_openvino_cannot_be_loaded_torch_serves(tmp_path: Path, monkeypatc
     def configurations(_: str) -> list[Configuration]:
         raise StartupError("OpenVINO's CPU plugin cannot be loaded: no such file")
 
-    monkeypatch.setattr("app.engines.openvino.configurations", configurations)
+    monkeypatch.setattr("app.engines.openvino_model.configurations", configurations)
     assert load_engine(Settings(export_dir=tmp_path)).info.backend == "torch"
     with pytest.raises(StartupError, match="plugin cannot be loaded"):
         load_engine(Settings(export_dir=tmp_path, backend="openvino"))

@@ -13,7 +13,8 @@ from sentence_transformers import CrossEncoder
 from app.config import Settings
 from app.engines.load import load_engine
 from app.engines.models.source import EMBEDDED, EMBEDDED_NAME
-from app.engines.torch import TorchEngine, pick_device
+from app.engines.torch import TorchEngine
+from app.engines.torch_device import pick_device
 from app.errors import EngineBroken, OutOfMemory, StartupError, UnusableModel
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 

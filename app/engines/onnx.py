@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from app.engines.memory import out_of_memory
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.source import digest
 from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad, warm_up_pairs
@@ -15,7 +16,7 @@ from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
-from app.errors import OutOfMemory, StartupError, first_line
+from app.errors import StartupError, first_line
 from app.types import Pair
 
 log = logging.getLogger(__name__)
@@ -72,12 +73,8 @@ class OnnxEngine:
 
     def _infer(self, pairs: Sequence[Pair]) -> list[float]:
         arrays = pad(pairs, self._pad_token_id)
-        try:
+        with out_of_memory(["alloc"]):
             [logits] = self._session.run(None, {name: arrays[name] for name in self._inputs}, self._options)
-        except Exception as error:  # its exceptions have no base of their own
-            if "alloc" in str(error):
-                raise OutOfMemory("The batch does not fit the device's memory") from error
-            raise
         scores: list[float] = np.asarray(logits, np.float32).reshape(-1).tolist()
         return scores
 

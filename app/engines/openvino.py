@@ -10,6 +10,7 @@ import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
+from app.engines.memory import out_of_memory
 from app.engines.models.artefact import Manifest, Precision
 from app.engines.models.source import digest
 from app.engines.openvino_model import Arithmetic, Configuration, compile_model, configurations
@@ -19,7 +20,7 @@ from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
-from app.errors import EngineBroken, OutOfMemory, StartupError
+from app.errors import EngineBroken, StartupError
 from app.machine.threads import start_threads
 from app.types import Pair
 
@@ -115,18 +116,15 @@ class OpenVinoEngine:
         """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`, `EngineBroken`."""
         logits = np.zeros(len(pairs), np.float32)
         split = self._parts([pair.length for pair in pairs])
-        try:
-            streams = self._ready_streams()
+        with out_of_memory(["alloc"]):
+            try:
+                streams = self._ready_streams()
+            except StartupError as error:
+                # The model compiled before, so only memory can be missing now, whatever the message says.
+                raise EngineBroken(f"After a failed inference: {error}.") from error
             running = [streams.submit(self._pad, [pairs[index] for index in part]) for part in split]
             for part, inference in zip(split, running, strict=True):
                 logits[part] = inference.result()
-        except StartupError as error:
-            # It compiled before: what is missing now is memory, whatever the message says.
-            raise EngineBroken(f"After a failed inference: {error}.") from error
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or "alloc" in str(error):
-                raise OutOfMemory("The batch does not fit the machine's memory") from error
-            raise
         scores: list[float] = logits.tolist()
         return scores
 

@@ -110,8 +110,11 @@ class Engine(Protocol):
         ...
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch, in its order. Raises `OutOfMemory`, or `EngineBroken` when only
-        loading the engine again helps; anything else is a failed batch."""
+        """Float32 logits of one batch, in its order.
+
+        Raises `OutOfMemory`, which `app.engines.memory` translates from the library's errors. Raises `EngineBroken` if
+        the engine must be loaded again. Any other error fails this batch only.
+        """
         ...
 
     def shapes(self) -> list[Shape]:

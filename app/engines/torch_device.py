@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 
+from app.engines.memory import out_of_memory
 from app.engines.preprocessing import PROBE
-from app.errors import EngineBroken, OutOfMemory, StartupError, first_line
+from app.errors import EngineBroken, StartupError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # `auto` takes the first precision with finite logits. fp16 is as fast as bf16 and eight times as exact, but overflows
 # sooner.
 PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp16", "bf16", "fp32"), "mps": ("fp32",)}
-# Out of memory in errors that are not torch's `OutOfMemoryError`.
+# torch's messages when an allocation fails, its own and those of the libraries that it calls.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "create a primitive")
 
 
@@ -79,22 +80,11 @@ def inference_on(device: torch.device) -> Iterator[None]:
     current: AbstractContextManager[Any] = nullcontext()
     if device.type == "cuda":
         current = torch.cuda.device(device)
-    with _errors_translated(), torch.inference_mode(), current:
-        yield
-
-
-@contextmanager
-def _errors_translated() -> Iterator[None]:
     try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory("The batch does not fit the device's memory") from error
-    except RuntimeError as error:
-        if any(words in str(error) for words in NO_MEMORY):
-            raise OutOfMemory("The batch does not fit the memory") from error
-        if isinstance(error, torch.AcceleratorError):
-            raise EngineBroken(f"The device failed: {first_line(error)}.") from error
-        raise
+        with out_of_memory(NO_MEMORY, torch.OutOfMemoryError), torch.inference_mode(), current:
+            yield
+    except torch.AcceleratorError as error:
+        raise EngineBroken(f"The device failed: {first_line(error)}.") from error
 
 
 def fetch(logits: torch.Tensor) -> Callable[[], list[float]]:

@@ -17,7 +17,7 @@ from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
 from app.errors import StartupError, first_line
-from app.types import Pair
+from app.types import Pair, Span
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ class OnnxEngine:
         limit = min(max_length or manifest.max_length, manifest.max_length)
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
-        tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
-        self.encode, self.windows = tokenizer.encode, tokenizer.windows
+        self._tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
         self._session = _open(folder / MODEL_FILES["onnx"], threads, device)
         self._inputs = [node.name for node in self._session.get_inputs()]
         on_gpu = self._session.get_providers()[0] == CUDA
@@ -66,8 +65,13 @@ class OnnxEngine:
             long_documents=manifest.long_documents,
         )
 
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
+        return self._tokenizer.encode(query, documents, max_tokens_per_doc)
+
+    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+        return self._tokenizer.windows(query, documents, max_tokens)
+
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch. Raises `OutOfMemory`."""
         rows = self._rows_at_once or len(pairs)
         return [logit for first in range(0, len(pairs), rows) for logit in self._infer(pairs[first : first + rows])]
 
@@ -79,28 +83,23 @@ class OnnxEngine:
         return scores
 
     def shapes(self) -> list[Shape]:
-        """Any shape may come; these are some of them."""
         return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Rows × longest row, or the tokens themselves where each pair is computed alone."""
         return sum(lengths) if self._rows_at_once == 1 else len(lengths) * max(lengths)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
-        """The model's own activation, in float32."""
         activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()
         return activated
 
     def warm_up(self) -> None:
-        """Run a few lengths once."""
         for pair in warm_up_pairs(self._pad_token_id, self.info.max_length):
             self.score([pair])
 
     def clear_memory(self) -> None:
-        """Nothing to give back: every run shrinks the arena."""
+        pass  # every run shrinks the arena
 
     def cancel(self) -> None:
-        """Running inferences end after the operation they are at."""
         self._options.terminate = True
 
 

@@ -22,7 +22,7 @@ from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
 from app.errors import EngineBroken, StartupError
 from app.machine.threads import start_threads
-from app.types import Pair
+from app.types import Pair, Span
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ class OpenVinoEngine:
         configuration = configuration or configurations(manifest.precision)[0]
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
-        tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
-        self.encode, self.windows = tokenizer.encode, tokenizer.windows
+        self._tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
         self._compile = partial(compile_model, folder, manifest, configuration, threads, cache)
         self.probes = manifest.probes
         self.self_test: SelfTest | None = None
@@ -87,7 +86,6 @@ class OpenVinoEngine:
 
     @property
     def schedule(self) -> Schedule:
-        """How batches are split, and over how many streams."""
         return self._schedule
 
     @schedule.setter
@@ -112,8 +110,13 @@ class OpenVinoEngine:
                 self._streams = Streams(self._compile(self._schedule.streams), self._threads)
             return self._streams
 
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
+        return self._tokenizer.encode(query, documents, max_tokens_per_doc)
+
+    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+        return self._tokenizer.windows(query, documents, max_tokens)
+
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch, whose parts run on all streams at once. Raises `OutOfMemory`, `EngineBroken`."""
         logits = np.zeros(len(pairs), np.float32)
         split = self._parts([pair.length for pair in pairs])
         with out_of_memory(["alloc"]):
@@ -136,28 +139,25 @@ class OpenVinoEngine:
         return pad(pairs, self._pad_token_id, width)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """The padded width of a pair depends only on its own length."""
+        # The padded width of a pair depends only on its own length.
         return sum(min(bucket_length(length), self.info.max_length) for length in lengths)
 
     def shapes(self) -> list[Shape]:
-        """The shapes of the parts that the schedule allows, but for very large ones, which take seconds."""
+        # Very large parts are left out: the self-test would take seconds for each.
         return shapes(self.info.max_length, min(self._schedule.part_tokens or PART_TOKENS, MOST_TESTED_TOKENS))
 
     def activate(self, logits: Sequence[float]) -> list[float]:
-        """The model's own activation, in float32."""
         activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()
         return activated
 
     def warm_up(self) -> None:
-        """Run a few lengths once."""
         for pair in warm_up_pairs(self._pad_token_id, self.info.max_length):
             self.score([pair])
 
     def clear_memory(self) -> None:
-        """Nothing to give back: what the plugin keeps is bounded by the number of shapes."""
+        pass  # the plugin keeps memory for each shape, and there are few shapes
 
     def cancel(self) -> None:
-        """Running inferences end after the operation they are at."""
         if self._streams is not None:
             self._streams.cancel()
 

@@ -20,7 +20,7 @@ from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.torch_device import card, clear_memory, fetch, inference_on, load_finite, pick_device, precisions
 from app.errors import StartupError
-from app.types import Pair
+from app.types import Pair, Span
 
 # Short and long rows, alone and in batches: torch compiles and allocates for these shapes before the first request.
 WARM_UP_SHAPES = ((1, 16), (1, 128), (8, 64), (4, 256))
@@ -43,9 +43,9 @@ class TorchEngine:
         allow_pickle: bool = False,
         packed: bool | None = None,
     ) -> None:
-        """Load the model. `packed`: without padding where the model can; None for CUDA only, where it is faster.
+        """Load the model. Raises `StartupError` if the device is missing or the model cannot be loaded.
 
-        Raises `StartupError` when device or model cannot be had.
+        `packed`: compute batches without padding if the model allows it. None: on CUDA only, where this is faster.
         """
         torch.set_num_threads(threads)
         self._device = pick_device(device)
@@ -62,8 +62,7 @@ class TorchEngine:
         features = self._model.preprocess([PROBE])
         tokenizer = plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
         self._plain_pairs = tokenizer is not None
-        preprocessing = tokenizer or OwnPreprocessing(self._model)
-        self.encode, self.windows = preprocessing.encode, preprocessing.windows
+        self._preprocessing = tokenizer or OwnPreprocessing(self._model)
         padded = Padded(self._model, features)
         self.tensor_names = padded.names
         self._forward: Forward = padded
@@ -90,42 +89,40 @@ class TorchEngine:
             packed=self._forward.packed,
         )
 
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch. Raises `OutOfMemory`, or `EngineBroken` when the device has failed for good.
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
+        return self._preprocessing.encode(query, documents, max_tokens_per_doc)
 
-        On CUDA two threads may call it: one launches its batch while the other waits for the logits of the one before.
-        """
+    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+        return self._preprocessing.windows(query, documents, max_tokens)
+
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        # On CUDA two threads call this: one launches its batch while the other waits for the logits of its own.
         with inference_on(self._device):
             with self._launching:
                 logits = fetch(self._forward(pairs))
             return logits()
 
     def shapes(self) -> list[Shape]:
-        """Any shape may come; these are some of them."""
         return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Rows × longest row, or with packing just the tokens that there are."""
         return sum(lengths) if self.info.packed else len(lengths) * max(lengths)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
-        """The activation that the model names itself (sigmoid if it names none)."""
         return self._model.activation_fn(torch.tensor(logits, dtype=torch.float32)).tolist()  # type: ignore[no-any-return]
 
     def warm_up(self) -> None:
-        """Run small batches of different shapes; bounded, whatever the window."""
         for rows, length in WARM_UP_SHAPES:
             self.score([self._probe(min(length, self.info.max_length))] * rows)
 
     def clear_memory(self) -> None:
-        """Give the accelerator's cached blocks back; nothing to do on CPU."""
         clear_memory(self._device)
 
     def cancel(self) -> None:
-        """Nothing to be done: torch cannot stop what it has begun."""
+        pass  # torch cannot stop a running inference
 
     def exportable(self) -> Exportable:
-        """The model with what an exported one has to carry. Raises `StartupError` when it cannot be exported."""
+        """Raises `StartupError` if the model cannot be exported."""
         if not self._plain_pairs:
             raise StartupError(f"{self.info.model} prepares its own inputs (prompts or a chat template): torch only")
         return Exportable.of(self._model, self.info, tuple(self.tensor_names))

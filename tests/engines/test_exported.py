@@ -289,7 +289,7 @@ def test_a_gpu_that_nothing_here_can_use_is_told_and_left(
     if torch == "missing":
         monkeypatch.setattr("app.engines.load.find_spec", lambda _: None)
     assert load_engine(Settings()).info.backend == "openvino"
-    assert "There is a GPU" in caplog.text
+    assert "This machine has a GPU" in caplog.text
 
 
 def test_what_only_torch_has_is_told_to_be_slower(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -302,7 +302,7 @@ def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pyte
     (tmp_path / "store").write_text("a file where a folder should be")
     engine = load_engine(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))
     assert engine.info.backend == "torch"
-    assert "Going on with torch" in caplog.text
+    assert "Falling back to torch" in caplog.text
     with pytest.raises(StartupError, match="RERANKER_EXPORT_DIR"):
         load_engine(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
 
@@ -312,7 +312,7 @@ def test_a_model_that_no_engine_could_use_is_refused_without_a_fallback(
 ) -> None:
     with pytest.raises(UnusableModel, match="no relevance head"):
         load_engine(Settings(model=str(make_bi_encoder(tmp_path / "bi")), export_dir=tmp_path / "store"))
-    assert "Going on with torch" not in caplog.text
+    assert "Falling back to torch" not in caplog.text
 
 
 def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

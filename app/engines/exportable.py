@@ -27,7 +27,7 @@ class Exportable:
     def of(cls, model: CrossEncoder, info: EngineInfo, inputs: tuple[str, ...]) -> "Exportable":
         """Raises `StartupError` if the model's activation cannot be exported."""
         if info.activation not in ACTIVATIONS:
-            raise StartupError(f"{info.model} has the activation {info.activation}: torch only")
+            raise StartupError(f"{info.model} has the activation {info.activation}: it runs on torch only")
         return cls(
             model=model[0].model,
             inputs=inputs,

@@ -80,10 +80,10 @@ def compile_forward(
         if counters["stats"]["unique_graphs"] == graphs:
             raise RuntimeError("torch.compile produced no graph")
         if not alike(forward(probe).float(), expected, dtype):
-            raise RuntimeError("the compiled model gives other scores")
+            raise RuntimeError("the compiled model gives different scores")
     except Exception as error:
         reason = first_line(getattr(error, "inner_exception", error))
-        log.warning("ENABLE_TORCH_COMPILE has no effect, going on uncompiled: %s", reason)
+        log.warning("ENABLE_TORCH_COMPILE is ignored, the model runs uncompiled: %s", reason)
         forward.restore()
         return False
     log.info("Compiled in %.1f s", perf_counter() - started)

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: an exported model on the CPU, or on CUDA where its GPU build is installed."""
+"""The ONNX Runtime engine: an exported model on the CPU, or on CUDA with the GPU build of ONNX Runtime."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxEngine:
-    """Owns the session. Logits are float32."""
+    """Owns the session. Logits are always float32."""
 
     def __init__(self, folder: Path, max_length: int | None, threads: int, device: str = "cpu") -> None:
         """Load an exported model; `device` is `auto`, `cpu` or `cuda[:N]`. Raises `StartupError`."""
@@ -40,11 +40,11 @@ class OnnxEngine:
         on_gpu = self._session.get_providers()[0] == CUDA
         number = device.partition(":")[2] or "0"
         memory = f"gpu:{number}" if on_gpu else "cpu:0"
-        # Without it the arena of the CPU keeps what the largest batch so far needed.
+        # Otherwise the memory arena never shrinks below the largest batch so far.
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", memory)
-        # Activations are rounded with one scale for all that is computed at a time: only a pair that is computed alone
-        # has the same score in every batch.
+        # int8 rounds activations with one scale for the whole batch. Pairs are computed one by one, so that the score
+        # of a pair does not depend on the rest of its batch.
         self._rows_at_once = 1 if manifest.precision == "int8" else None
         self.probes = manifest.probes
         self.self_test: SelfTest | None = None
@@ -104,11 +104,11 @@ class OnnxEngine:
 
 
 def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
-    """A session on the provider that the device asks for; one that is not there is an error, not another provider."""
+    """A session on the device's provider. Raises `StartupError` instead of falling back to another provider."""
     if device.startswith("cuda") and CUDA not in ort.get_available_providers():
         raise StartupError(
-            f"RERANKER_DEVICE={device}: this ONNX Runtime has {', '.join(ort.get_available_providers())}; "
-            "install onnxruntime-gpu in its place"
+            f"RERANKER_DEVICE={device}: this ONNX Runtime supports only {', '.join(ort.get_available_providers())}. "
+            "Replace it with onnxruntime-gpu"
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -117,7 +117,7 @@ def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
     providers: list[str | tuple[str, dict[str, str]]] = [(CUDA, {"device_id": number}), CPU] if on_gpu else [CPU]
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # its exceptions have no common base class
         raise StartupError(f"{model} cannot be loaded: {first_line(error)}") from error
     if device.startswith("cuda") and session.get_providers()[0] != CUDA:
         raise StartupError(f"RERANKER_DEVICE={device}: ONNX Runtime fell back to {session.get_providers()[0]}")

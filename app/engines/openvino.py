@@ -1,4 +1,4 @@
-"""The OpenVINO engine: an exported model on the CPU, without torch."""
+"""The OpenVINO engine: an exported model on the CPU. It does not import torch."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ from app.types import Pair, Span
 
 log = logging.getLogger(__name__)
 
-# Small parts run side by side, one on each stream, as fast as large ones run one after the other.
+# Small parts that run in parallel, one on each stream, are as fast as large parts that run one after another.
 PART_TOKENS, BATCH_TOKENS_PER_THREAD = 384, 1024
 MOST_TESTED_TOKENS = 2048
 
@@ -39,7 +39,7 @@ PRECISIONS: dict[Arithmetic, Precision] = {"bf16": "bf16", "f16": "fp16", "f32":
 
 
 class OpenVinoEngine:
-    """Owns the compiled model and its streams. Logits are float32 whatever the model computes in."""
+    """Owns the compiled model and its streams. Logits are always float32."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class OpenVinoEngine:
         cache: Path | None = None,
         configuration: Configuration | None = None,
     ) -> None:
-        """Load an exported model. `cache` keeps compiled code for the next start. Raises `StartupError`."""
+        """Load an exported model. `cache` is a folder for compiled code. Raises `StartupError`."""
         manifest = Manifest.read(folder)
         limit = min(max_length or manifest.max_length, manifest.max_length)
         configuration = configuration or configurations(manifest.precision)[0]
@@ -98,14 +98,11 @@ class OpenVinoEngine:
         self._ready_streams()
 
     def _ready_streams(self) -> Streams:
-        """Those that are open; where they failed the model is compiled anew, which takes a moment.
-
-        Raises `StartupError`.
-        """
+        """The open streams. If they are broken, compiles the model again. Raises `StartupError`."""
         with self._opening:
             if self._streams is not None and self._streams.broken:
                 log.warning("An inference failed: compiling the model again")
-                self._streams = None  # its memory first
+                self._streams = None  # release its memory first
             if self._streams is None:
                 self._streams = Streams(self._compile(self._schedule.streams), self._threads)
             return self._streams
@@ -163,9 +160,10 @@ class OpenVinoEngine:
 
 
 def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Split a batch, given by its pairs' lengths, into parts of at most so many padded tokens; longest first.
+    """Split a batch into parts of at most `tokens` padded tokens, longest pairs first.
 
-    A part has pairs of one width only: what a pair is padded to does not depend on the others of its batch.
+    Takes the lengths of the pairs and returns their indices. All pairs of a part are padded to the same width, so the
+    width of a pair does not depend on the rest of the batch.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     split: list[list[int]] = []

@@ -29,7 +29,7 @@ PROBE_LENGTHS = (40, 12, 25, 64)
 
 
 class TorchEngine:
-    """Owns the model. Logits are float32 whatever the model computes in."""
+    """Owns the model. Logits are always float32."""
 
     def __init__(
         self,
@@ -124,7 +124,9 @@ class TorchEngine:
     def exportable(self) -> Exportable:
         """Raises `StartupError` if the model cannot be exported."""
         if not self._plain_pairs:
-            raise StartupError(f"{self.info.model} prepares its own inputs (prompts or a chat template): torch only")
+            raise StartupError(
+                f"{self.info.model} prepares its own inputs (prompts or a chat template): it runs on torch only"
+            )
         return Exportable.of(self._model, self.info, tuple(self.tensor_names))
 
     def _probe(self, length: int) -> Pair:

@@ -30,13 +30,15 @@ def pick_device(requested: str) -> torch.device:
         return pick_device(best)
     device = torch.device(requested)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        built = "" if torch.version.cuda else f" and this torch ({torch.__version__}) is built without CUDA"
+        built = "" if torch.version.cuda else f" and the installed torch ({torch.__version__}) has no CUDA support"
         raise StartupError(
-            f"RERANKER_DEVICE={requested}: not there: {torch.cuda.device_count()} CUDA devices are visible{built}; "
-            "set cpu or auto"
+            f"RERANKER_DEVICE={requested} is not available: {torch.cuda.device_count()} CUDA devices are visible{built}"
+            ". Set cpu or auto"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise StartupError(f"RERANKER_DEVICE={requested}: not there: no Apple GPU is available; set cpu or auto")
+        raise StartupError(
+            f"RERANKER_DEVICE={requested} is not available: this machine has no Apple GPU. Set cpu or auto"
+        )
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
@@ -63,7 +65,7 @@ def load_finite(names: Sequence[str], load: Callable[[torch.dtype], CrossEncoder
         model = load(DTYPES[name])
         if _is_finite(model):
             return name, model
-        log.warning("In %s this model's logits are not finite: it is loaded anew in another precision", name)
+        log.warning("In %s the model's logits are not finite: trying another precision", name)
         del model
     return last, load(DTYPES[last])
 

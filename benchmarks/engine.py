@@ -15,7 +15,8 @@ from rich.table import Table
 
 from app.engines.models.artefact import Manifest, is_artefact
 from app.engines.models.source import EMBEDDED
-from app.engines.openvino import PART_TOKENS, Configuration, OpenVinoEngine, configurations
+from app.engines.openvino import PART_TOKENS, OpenVinoEngine
+from app.engines.openvino_model import Configuration, configurations
 from app.engines.padding import bucket_length
 from app.engines.probes import Known
 from app.engines.selftest import BOUNDS, USUAL_LOGIT

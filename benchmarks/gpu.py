@@ -21,7 +21,8 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from app.engines.models.source import EMBEDDED, locate_model
-from app.engines.torch import TorchEngine, pick_device
+from app.engines.torch import TorchEngine
+from app.engines.torch_device import pick_device
 from app.machine.hardware import cpu_limit
 from app.types import Pair
 from benchmarks.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours

@@ -15,7 +15,8 @@ from sentence_transformers import CrossEncoder
 from app.config import Settings
 from app.engines.models.source import locate_model
 from app.engines.schedule import arrange
-from app.engines.torch import DTYPES, TorchEngine
+from app.engines.torch import TorchEngine
+from app.engines.torch_device import DTYPES
 from app.machine.hardware import cpu_limit
 from app.main import create_app
 from app.serving.lifecycle import Phase

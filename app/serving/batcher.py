@@ -152,8 +152,8 @@ class Batcher:
             queues = sorted(self._queues, key=attrgetter("priority"))
             self._queues.remove(queues[0])
             self._queues.append(queues[0])
-        padding = 1 if self._engine.info.mixes else MAX_PADDING
-        chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), padding)
+        max_padding = None if self._engine.info.mixes else MAX_PADDING
+        chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), max_padding)
         # Positions of one queue come in descending order, so popping one does not move the next.
         batch = [queues[queue].take(position) for queue, position in chosen]
         self._queues = [queue for queue in self._queues if queue.works]

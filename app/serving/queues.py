@@ -51,25 +51,29 @@ class Queue:
             self._fill(left)
 
 
-def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float) -> list[tuple[int, int]]:
-    """Choose the next batch: `(queue, position)` of each chosen pair, longer ones of a queue first.
+def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float | None) -> list[tuple[int, int]]:
+    """Choose the next batch: `(queue, position)` of each chosen pair, longer pairs of a queue first.
 
-    `queues` holds the pair lengths in tokens of each request, ascending, the one to be served first in front. Its
-    longest pair is always taken, and no pair is longer or more than `max_padding` shorter. The batch takes `budget`
-    tokens at most: rows × longest row, or where `max_padding` is 1 the sum, since then the engine does not pad.
+    `queues` holds the pair lengths in tokens of each request, ascending. The first queue is served first: its longest
+    pair is always taken, and no other pair in the batch is longer.
+
+    `max_padding` is the share of a row that may be padding: shorter pairs are left out, and the batch costs its rows
+    times its longest row. None is for an engine that does not pad: any lengths go together, and the batch costs the sum
+    of its lengths. Unless it is a single pair, a batch costs `budget` tokens at most.
     """
+    pads = max_padding is not None
     longest = queues[0][-1]
-    shortest = math.ceil(longest * (1 - max_padding))
+    shortest = math.ceil(longest * (1 - max_padding)) if max_padding is not None else 0
     batch: list[tuple[int, int]] = []
     left = budget
     for index, queue in enumerate(queues):
         start, position = bisect_left(queue, shortest), bisect_right(queue, longest)
         while position > start:
-            if batch and max_padding == 1:
-                position = bisect_right(queue, left, start, position)  # what is longer does not fit any more
-            if position == start or (batch and max_padding < 1 and longest > left):
+            if batch and not pads:
+                position = bisect_right(queue, left, start, position)  # longer pairs no longer fit
+            if position == start or (batch and pads and longest > left):
                 break
             position -= 1
             batch.append((index, position))
-            left -= queue[position] if max_padding == 1 else longest
+            left -= longest if pads else queue[position]
     return batch

@@ -49,8 +49,8 @@ def test_a_batch_is_not_left_short_while_fitting_pairs_wait(queues: list[list[in
 
 
 @given(QUEUES, st.integers(16, 4096))
-def test_an_engine_that_splits_gets_any_lengths_and_a_full_batch(queues: list[list[int]], budget: int) -> None:
-    batch = take_batch(queues, budget, 1)
+def test_an_engine_without_padding_gets_any_lengths_and_a_full_batch(queues: list[list[int]], budget: int) -> None:
+    batch = take_batch(queues, budget, max_padding=None)
     lengths = [queues[queue][position] for queue, position in batch]
     left = budget - sum(lengths)
     waiting = [

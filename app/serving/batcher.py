@@ -118,7 +118,7 @@ class Batcher:
         """Take no more pairs and fail those that wait for a batch."""
         self.alive = False
         for queue in self._queues:
-            fail(queue.works, Unavailable(STOPPED))
+            fail_waiting(queue.works, Unavailable(STOPPED))
         self._queues = []
 
     async def run(self) -> None:
@@ -139,8 +139,9 @@ class Batcher:
             self.close()
 
     def _end(self, batch: Sequence[Work], free: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
-        """After a batch, even one that was cancelled before it began: nobody waits for it any more."""
-        fail(batch, Unavailable(STOPPED))
+        """Clean up after a batch, even one that was cancelled before it began."""
+        # Usually none waits any more. Those of a cancelled batch do, and nothing else would ever end their wait.
+        fail_waiting(batch, Unavailable(STOPPED))
         self._running -= _tokens(batch)
         free.release()
 
@@ -185,11 +186,13 @@ class Batcher:
         self.failures += 1
         if hung:
             reason = f"The model gave no answer within {self._timeout:g} s (RERANKER_INFERENCE_TIMEOUT)."
-            fail(batch, ScoringFailed(reason))
+            fail_waiting(batch, ScoringFailed(reason))
             self._engine.cancel()
             raise EngineBroken(reason, self.scored)
         log.error("Scoring a batch of %d pairs failed", len(batch), exc_info=error)
-        fail(batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch"))
+        fail_waiting(
+            batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch")
+        )
         if isinstance(error, EngineBroken):
             raise EngineBroken(str(error), self.scored)
 
@@ -220,9 +223,9 @@ class Batcher:
     def _deliver(self, batch: Sequence[Work], logits: Sequence[float | OutOfMemory]) -> None:
         for work, logit in zip(batch, logits, strict=True):
             if isinstance(logit, OutOfMemory):
-                fail([work], logit)
+                fail_waiting([work], logit)
             elif not math.isfinite(logit):
-                fail([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
+                fail_waiting([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
             elif not work.future.done():
                 work.future.set_result(logit)
 
@@ -265,8 +268,8 @@ def _tokens(works: Sequence[Work]) -> int:
     return sum(work.pair.length for work in works)
 
 
-def fail(works: Sequence[Work], error: Exception) -> None:
-    """End each wait with the error, unless it is over already."""
+def fail_waiting(works: Sequence[Work], error: Exception) -> None:
+    """Fail the pairs that still wait for a logit. Those with a logit or an error keep it."""
     for work in works:
         if not work.future.done():
             work.future.set_exception(type(error)(*error.args))

@@ -1,4 +1,4 @@
-"""What makes a request invalid or too large."""
+"""Rejects requests that are invalid or too large."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,8 @@ def check_query(query: RerankQuery, limits: Limits) -> None:
         raise InvalidRequest(f"{documents_name}: at least one is required")
     if queries is query.query and len(queries) != len(query.documents):
         raise InvalidRequest(
-            f"{query_name}: {len(queries)} texts for {len(query.documents)} of {documents_name}: needs one, or as many"
+            f"{query_name}: got {len(queries)} texts for {len(query.documents)} {documents_name}; "
+            "send one, or one for each"
         )
     if len(query.documents) > limits.max_documents:
         raise TooLarge(

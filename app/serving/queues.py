@@ -1,4 +1,4 @@
-"""The pairs of each request that wait for a batch, and which of them go into the next."""
+"""The pending pairs of each request, and the choice of the next batch."""
 
 import asyncio
 import math
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from app.types import Pair
 
-# The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
+# The share of a batch row that may be padding. Shorter pairs wait for another batch.
 MAX_PADDING = 0.125
 
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """One pair and the place where its logit is awaited."""
+    """One pair and its future logit."""
 
     pair: Pair
     future: "asyncio.Future[float]"
@@ -30,17 +30,17 @@ class Queue:
 
     def _fill(self, works: list[Work]) -> None:
         self.works = works
-        # Kept, not counted for each batch: a request may have ten thousand pairs.
+        # Stored because a request may have ten thousand pairs: too many to count for every batch.
         self.lengths = [work.pair.length for work in works]
         self.tokens = sum(self.lengths)
 
     def take(self, position: int) -> Work:
-        """Remove one for a batch."""
+        """Remove and return the work at this position."""
         self.tokens -= self.lengths.pop(position)
         return self.works.pop(position)
 
     def withdraw(self, futures: Collection["asyncio.Future[float]"]) -> None:
-        """Cancel those that wait here, and remove them."""
+        """Cancel and remove the works with these futures."""
         left = []
         for work in self.works:
             if work.future in futures:

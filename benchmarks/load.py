@@ -128,6 +128,14 @@ def make_bodies(count: int, documents: int, words: str, cached: bool = False) ->
     )
 
 
+def documents_per_second(result: Run) -> float:
+    """Throughput of a run that must not have had an error."""
+    summary = result.summary()
+    if summary["errors"]:
+        raise RuntimeError(f"the load had errors: {summary['errors']}")
+    return float(summary["documents_per_second"])
+
+
 def show(summaries: Sequence[dict[str, Any]], as_json: bool) -> None:
     """One row a run."""
     if as_json:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 WORDS = (Path(__file__).parent / "words.txt").read_text().split()
+# A word is at least one token, so a document of this many words always fills the window of this many tokens.
+LONG_WORDS, LONG_TOKENS = 600, 512
 
 
 def word_range(text: str) -> tuple[int, int]:

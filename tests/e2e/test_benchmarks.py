@@ -56,7 +56,7 @@ def test_without_a_docker_engine_one_line_says_so() -> None:
 
 
 def test_the_gpu_benchmark_runs_where_there_is_none() -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--shapes", "minilm-l6", "--json"]
+    command = [sys.executable, "-m", "benchmarks.speed.gpu", "--device", "cpu", "--shapes", "minilm-l6", "--json"]
     command += ["--workloads", "short", "--contenders", "packed;padded;packed, HTTP;predict fp32"]
     command += ["--requests", "1", "--rounds", "1", "--batches", "2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

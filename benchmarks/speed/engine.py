@@ -21,7 +21,7 @@ from app.engines.probes import Known
 from app.engines.selftest import BOUNDS, USUAL_LOGIT
 from app.errors import StartupError
 from app.machine.hardware import cpu_features, cpu_name
-from benchmarks.ceiling import matmul_ceiling
+from benchmarks.speed.ceiling import matmul_ceiling
 
 WIDTHS = (16, 32, 48, 64, 96, 128, 256, 512, 1152)
 REPEATS = 5

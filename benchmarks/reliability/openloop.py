@@ -19,9 +19,9 @@ import typer
 from rich.table import Table
 
 from app.engines.models.source import EMBEDDED
-from benchmarks.contenders import environment
 from benchmarks.load import REFUSALS, make_bodies, print_table, run
-from benchmarks.service import service
+from benchmarks.process import service
+from benchmarks.workspace import environment
 
 DOCUMENTS, WORDS = 20, "20-300"
 CLOSED_CLIENTS = 8

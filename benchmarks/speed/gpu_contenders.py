@@ -21,8 +21,9 @@ from app.main import create_app
 from app.serving.lifecycle import Phase
 from app.serving.reranker import Reranker
 from app.types import RerankQuery
+from benchmarks.load import documents_per_second
 from benchmarks.load import run as run_load
-from benchmarks.service import documents_per_second, service
+from benchmarks.process import service
 from benchmarks.texts import requests
 
 WINDOW, DOCUMENTS, CLIENTS = 512, 20, 32

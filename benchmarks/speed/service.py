@@ -5,15 +5,10 @@ Rounds of the contenders alternate, so that a machine whose speed drifts treats 
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from statistics import median
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
@@ -21,48 +16,14 @@ import typer
 from rich.table import Table
 
 from app.engines.models.source import EMBEDDED
-from benchmarks.load import Run, make_bodies, print_table, run
+from benchmarks.load import Run, documents_per_second, make_bodies, print_table, run
+from benchmarks.process import service
 
 # The contender runs in this process: the same window, the same threads, its own defaults otherwise.
 DIRECT = "CrossEncoder.predict"
 SERVICE_1, SERVICE_8 = "service, 1 client", "service, 8 clients"
 PROBE_INTERVAL = 0.01
 MEMORY = "process_resident_memory_bytes"
-
-
-@contextmanager
-def service(**settings: str) -> Iterator[tuple[str, float]]:
-    """A service of its own process: its URL, and the seconds from its start to ready."""
-    started = time.perf_counter()
-    with service_process(None, **settings) as (url, _):
-        yield url, time.perf_counter() - started
-
-
-@contextmanager
-def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A ready service: its URL and its process, which logs warnings to `log`, or to where this program does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    environment = os.environ | {"RERANKER_PORT": str(port), "RERANKER_LOG_LEVEL": "warning"} | settings
-    process = subprocess.Popen([sys.executable, "-m", "app"], env=environment, stderr=log)
-    try:
-        while not is_ready(url):
-            if process.poll() is not None:
-                raise RuntimeError("the service did not start")
-            time.sleep(0.02)
-        yield url, process
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 class Direct:
@@ -81,14 +42,6 @@ class Direct:
             pairs = [(body["query"], document) for document in body["documents"]]
             self._model.predict(pairs, show_progress_bar=False)
         return sum(len(body["documents"]) for body in bodies) / (time.perf_counter() - started)
-
-
-def documents_per_second(result: Run) -> float:
-    """Throughput of a run that must not have had an error."""
-    summary = result.summary()
-    if summary["errors"]:
-        raise RuntimeError(f"the load had errors: {summary['errors']}")
-    return float(summary["documents_per_second"])
 
 
 def measure_throughput(direct: Direct, url: str, name: str, rounds: int, requests: int) -> dict[str, float]:

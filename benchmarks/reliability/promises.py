@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.load import make_bodies, print_table, progress_bar
-from benchmarks.service import service
+from benchmarks.process import service
 
 SMALL, LARGE, WORDS = 10, 1000, "20-300"
 TIMES_IDLE, LATE_MS = 2.5, 50.0

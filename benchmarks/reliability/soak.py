@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
 from benchmarks.load import print_table, progress_bar
-from benchmarks.service import service_process
-from benchmarks.traffic import LIMITS, Traffic
+from benchmarks.process import service_process
+from benchmarks.reliability.traffic import LIMITS, Traffic
 
 SETTINGS = LIMITS | {
     "RERANKER_MAX_PARALLEL": "2",

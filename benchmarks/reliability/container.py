@@ -18,11 +18,11 @@ from typing import IO, Annotated, Any
 import typer
 from rich.table import Table
 
-from benchmarks.compare import LONG_TOKENS, LONG_WORDS
-from benchmarks.contenders import HERE, WORK, exported
 from benchmarks.load import make_bodies, print_table, run
-from benchmarks.service import is_ready
+from benchmarks.process import is_ready
 from benchmarks.shapes import make_shape
+from benchmarks.texts import LONG_TOKENS, LONG_WORDS
+from benchmarks.workspace import ROOT, WORK, exported
 
 IMAGE, SHAPE = "reranker:slim", "xlm-roberta-large"
 DOCUMENTS = 20
@@ -154,7 +154,7 @@ def main(
     """Serve a large model in a container with little memory. Exit status 1 if it is killed or a request fails."""
     require_engine()
     if image is None:
-        subprocess.run([HERE.parent / "docker" / "build.sh", "slim"], stdout=sys.stderr, check=True)
+        subprocess.run([ROOT / "docker" / "build.sh", "slim"], stdout=sys.stderr, check=True)
         image = IMAGE
     model = artefact or exported(make_shape(SHAPE, WORK / "models" / SHAPE), "openvino", "int8")
     size = int(docker("image", "inspect", "--format={{.Size}}", image))

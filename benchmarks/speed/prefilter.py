@@ -25,13 +25,13 @@ from app.export.parity import ndcg
 from app.first_stage.prefilter import Prefilter, load_embeddings
 from app.types import Method
 from benchmarks.load import print_table, progress_bar
-from benchmarks.service import service
+from benchmarks.process import service
 from benchmarks.shapes import SHAPES, make_shape
 from benchmarks.texts import read_sets
+from benchmarks.workspace import WORK
 
 METHODS: tuple[Method, ...] = ("lexical", "embedding", "hybrid")
 DEPTHS = (10, 100)
-WORK = Path(__file__).parent / ".work"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from rich.table import Table
 from app.engines.models.source import EMBEDDED
 from app.export.parity import ndcg
 from app.machine.hardware import cpu_limit
-from benchmarks.ceiling import matmul_ceiling
-from benchmarks.contenders import CONTENDERS, WORK, Contender, ContenderDied, make_contender, running
 from benchmarks.load import progress_bar
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
-from benchmarks.texts import read_sets, requests
+from benchmarks.speed.ceiling import matmul_ceiling
+from benchmarks.speed.contenders import CONTENDERS, Contender, ContenderDied, make_contender, running
+from benchmarks.texts import LONG_TOKENS, LONG_WORDS, read_sets, requests
+from benchmarks.workspace import WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,6 @@ class Workload:
     together: int
 
 
-# Of words that are a token at least: every pair is cut to its window.
-LONG_WORDS, LONG_TOKENS = 600, 512
 WORKLOADS = {
     "short": Workload(20, (20, 60), 4, 16),
     "mixed": Workload(20, (20, 300), 3, 16),

@@ -1,4 +1,4 @@
-"""What a GPU gives: `scripts/bench gpu`, or `python -m benchmarks.gpu` where there is no OpenVINO.
+"""What a GPU gives: `scripts/bench gpu`, or `python -m benchmarks.speed.gpu` where there is no OpenVINO.
 
 Each contender has the card to itself. The engine is the whole of it but HTTP: admission, tokenising, batching. With
 `--device cpu` all of it runs on any machine, to see that it does.
@@ -24,12 +24,12 @@ from app.engines.models.source import EMBEDDED, locate_model
 from app.engines.torch import TorchEngine, pick_device
 from app.machine.hardware import cpu_limit
 from app.types import Pair
-from benchmarks.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours
 from benchmarks.load import print_table, progress_bar
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
+from benchmarks.speed.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours
 from benchmarks.texts import read_sets
+from benchmarks.workspace import WORK
 
-WORK = Path(__file__).parent / ".work"
 DEFAULT = "minilm-l6"
 # Rows and columns of the product whose speed is the card's ceiling.
 SIZES = {"cuda": 8192, "cpu": 1024}

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.load import make_bodies, print_table, progress_bar
-from benchmarks.service import service
+from benchmarks.process import service
 
 NATIVE = "/rerank/query"
 

@@ -19,27 +19,14 @@ from typing import Any, Protocol
 
 import httpx
 
-from app.export.command import export_model
 from benchmarks.shapes import SHAPES
+from benchmarks.workspace import WORK, environment, exported, identity
 
-HERE = Path(__file__).parent
-WORK = HERE / ".work"
-"""Environments and converted models; can be deleted at any time."""
 START_SECONDS = 600
 LINE_LIMIT = 2**26
 
-ENVIRONMENTS: dict[str, list[str]] = {
-    "infinity": ["infinity-emb[server,torch]", "sentence-transformers<6", "transformers<5"],
-    "sentence-transformers": ["sentence-transformers[onnx,openvino]<6", "transformers<5"],
-    "flashrank": ["flashrank"],
-    "fastembed": ["fastembed"],
-    "aiperf": ["aiperf<0.14"],
-}
-NEEDS_TORCH = {"infinity", "sentence-transformers"}
 # FlashRank loads what it knows by name: this name, with our weights under it.
 FLASHRANK_NAME, FLASHRANK_FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
-CONFIG_FILES = ("config.json", "tokenizer_config.json")
-SPECIAL_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
 
 
 class Contender(Protocol):
@@ -142,7 +129,7 @@ class Library:
 
     def start(self) -> float:
         started = time.perf_counter()
-        command = [str(self.python), str(HERE / "worker.py"), self.library, str(self.model)]
+        command = [str(self.python), str(Path(__file__).with_name("worker.py")), self.library, str(self.model)]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
         self._process = subprocess.Popen(
             command,
@@ -181,20 +168,6 @@ class Library:
             self._process.wait()
 
 
-def environment(name: str) -> Path:
-    """The Python of a virtual environment with the requirements of that name; made on first use."""
-    folder, requirements = WORK / "environments" / name, ENVIRONMENTS[name]
-    stamp = folder / ".installed"
-    if not stamp.exists() or stamp.read_text() != repr(requirements):
-        print(f"Installing {', '.join(requirements)} ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        if name in NEEDS_TORCH:
-            subprocess.run([HERE.parent / "scripts" / "install_cpu_torch", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *requirements], check=True)
-        stamp.write_text(repr(requirements))
-    return folder / "bin" / "python"
-
-
 def _service(model: Path, backend: Any, precision: Any) -> Server:
     if model.name in SHAPES and backend != "torch":
         model = exported(model, backend, precision)
@@ -220,26 +193,6 @@ def _infinity(model: Path) -> Server:
         # Its own limit of documents is far above; it names a local model by the end of its path.
         body={"model": "/".join(model.parts[-2:])},
     )
-
-
-def identity(model: Path) -> str:
-    """Of a folder; another one when its files are."""
-    return f"{model.name}-{max(file.stat().st_mtime_ns for file in model.iterdir()):x}"
-
-
-def exported(model: Path, backend: Any, precision: Any) -> Path:
-    """Exported even where the ranking differs, as with random weights; with the files that other libraries want."""
-    folder = WORK / "models" / f"{identity(model)}-{backend}-{precision}"
-    if not folder.exists():
-        export_model(str(model), backend, precision, folder, force=True)
-        for name in CONFIG_FILES:
-            shutil.copy(model / name, folder / name)
-        # What is left of the training's window would make some cut at it.
-        tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
-        tokenizer.pop("max_length", None)
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-        (folder / "special_tokens_map.json").write_text(json.dumps(SPECIAL_TOKENS))
-    return folder
 
 
 def _flashrank(model: Path) -> Library:

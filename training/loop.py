@@ -37,11 +37,7 @@ class Training:
         self._average = {name: each.clone() for name, each in self._weights.items()}
         states = model.model.state_dict()
         self._frozen = {name: each.clone() for name, each in states.items() if name not in self._weights}
-        decayed = [each for each in self._weights.values() if each.ndim > 1]
-        plain = [each for each in self._weights.values() if each.ndim <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-        )
+        self._optimizer = make_optimizer(list(self._weights.values()))
         self._step = 0
 
     def run(self, held_out: Sequence[Group]) -> None:
@@ -140,6 +136,15 @@ class Training:
         self._average, self._step = state["average"], state["step"]
         self._to_model()
         log.info("going on at step %d", self._step)
+
+
+def make_optimizer(weights: Sequence[Tensor], fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW that decays matrices only, not biases and norms. The learning rate is set at each step."""
+    decayed = [each for each in weights if each.ndim > 1]
+    plain = [each for each in weights if each.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], fused=fused
+    )
 
 
 @contextmanager

@@ -112,13 +112,10 @@ def train_folder(
     from training.loop import Training
     from training.model import CrossEncoder
 
-    if (output / "config.json").exists():
-        log.info("%s: is there", output)
+    if _is_done(output):
         return []
     train, held_out = read_folder(groups)
-    if not plan.steps:
-        steps = plan.steps_for(len(train) * plan.epochs)
-        plan = replace(plan, steps=steps, cool_down=steps // 3)
+    plan = _whole(plan, len(train))
     log.info("%s: %d steps of %d groups on %s", output, plan.steps, plan.groups_per_step, device)
     model = CrossEncoder(start, device, layers)
     training = Training(model, plan, train, output)
@@ -127,6 +124,51 @@ def train_folder(
     model.save(output)
     training.clear()
     return table
+
+
+def train_gpu_folder(
+    groups: Path, output: Path, start: str, plan: "Plan", device: str, layers: int | None, workers: int
+) -> "Sequence[Bin]":
+    """`train_folder` for BERT models on a GPU, many times as fast and without checkpoints."""
+    from training.batches import Batches
+    from training.bert import Bert
+    from training.calibration import calibrate
+    from training.device import DeviceTraining
+    from training.model import CrossEncoder
+    from training.quality import accuracy
+
+    if _is_done(output):
+        return []
+    train, held_out = read_folder(groups)
+    plan = _whole(plan, len(train))
+    model = CrossEncoder(start, device, layers)
+    log.info("%s: %d steps of %d groups on %s", output, plan.steps, plan.groups_per_step, device)
+    training = DeviceTraining(Bert(model.model), device, plan)
+    weights = training.run(Batches(model.tokenizer, model.window, train, plan), workers)
+    model.model.load_state_dict(model.model.state_dict() | weights)
+    log.info("averaged: %s", accuracy(model, held_out, plan.rows))
+    table = calibrate(model, held_out, plan.rows)
+    model.save(output)
+    return table
+
+
+def _is_done(output: Path) -> bool:
+    """Whether the folder has a trained model, which is kept."""
+    done = (output / "config.json").exists()
+    if done:
+        log.info("%s has a model already: nothing to train", output)
+    return done
+
+
+def _whole(plan: "Plan", groups: int) -> "Plan":
+    """The plan with the steps that read all groups, and a learning rate that falls in the last third of them.
+
+    A plan that has steps stays as it is.
+    """
+    if plan.steps:
+        return plan
+    steps = plan.steps_for(groups * plan.epochs)
+    return replace(plan, steps=steps, cool_down=steps // 3)
 
 
 def teach_folder(groups: Path, output: Path, models: Sequence[str], keep: int | None, device: str) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 # Most steps read short texts, which is where the time goes; a fifth read long ones, so that the model knows them.
@@ -75,6 +76,7 @@ class Reading(NamedTuple):
     rng: random.Random
 
 
+@lru_cache(maxsize=2)  # of the epoch at hand and the next; large sets take longer to shuffle than a GPU's step
 def _order(count: int, seed: int) -> list[int]:
     order = list(range(count))
     random.Random(seed).shuffle(order)

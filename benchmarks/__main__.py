@@ -13,7 +13,7 @@ from benchmarks.speed.long_documents import main as long_documents
 from benchmarks.speed.prefilter import main as prefilter
 from benchmarks.speed.service import main as service
 
-cli = typer.Typer(help="Figures of this service on this machine.", no_args_is_help=True, add_completion=False)
+cli = typer.Typer(help="Measure the service on this machine.", no_args_is_help=True, add_completion=False)
 cli.command("service")(service)
 cli.command("compare")(compare)
 cli.command("container")(container)

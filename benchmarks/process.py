@@ -1,4 +1,4 @@
-"""A service in a process of its own, for the time of a measurement."""
+"""Start the service as a separate process for the duration of a measurement."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ import httpx
 
 @contextmanager
 def service(**settings: str) -> Iterator[tuple[str, float]]:
-    """A service of its own process: its URL, and the seconds from its start to ready."""
+    """Start a service; yields its URL and the seconds until it was ready. `settings` are environment variables."""
     started = time.perf_counter()
     with service_process(None, **settings) as (url, _):
         yield url, time.perf_counter() - started
@@ -22,7 +22,7 @@ def service(**settings: str) -> Iterator[tuple[str, float]]:
 
 @contextmanager
 def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A ready service: its URL and its process, which logs warnings to `log`, or to where this program does."""
+    """Start a service; yields its URL and its process, which logs warnings to `log` (default: to stderr)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -32,7 +32,7 @@ def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str,
     try:
         while not is_ready(url):
             if process.poll() is not None:
-                raise RuntimeError("the service did not start")
+                raise RuntimeError(f"The service did not start: exit status {process.returncode}")
             time.sleep(0.02)
         yield url, process
     finally:

@@ -1,4 +1,4 @@
-"""What the benchmarks make once and keep in `benchmarks/.work`: virtual environments and exported models."""
+"""Virtual environments and exported models that the benchmarks create once and keep in `benchmarks/.work`."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 WORK = Path(__file__).parent / ".work"
-"""Can be deleted at any time."""
+"""Safe to delete at any time."""
 
 ENVIRONMENTS: dict[str, list[str]] = {
     "infinity": ["infinity-emb[server,torch]", "sentence-transformers<6", "transformers<5"],
@@ -24,7 +24,7 @@ SPECIAL_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD
 
 
 def environment(name: str) -> Path:
-    """The Python of a virtual environment with the requirements of that name; made on first use."""
+    """Return the Python of the virtual environment `name`, which is created on first use."""
     folder, requirements = WORK / "environments" / name, ENVIRONMENTS[name]
     stamp = folder / ".installed"
     if not stamp.exists() or stamp.read_text() != repr(requirements):
@@ -38,12 +38,16 @@ def environment(name: str) -> Path:
 
 
 def identity(model: Path) -> str:
-    """Of a folder; another one when its files are."""
+    """A name for the folder that changes when its files change."""
     return f"{model.name}-{max(file.stat().st_mtime_ns for file in model.iterdir()):x}"
 
 
 def exported(model: Path, backend: Any, precision: Any) -> Path:
-    """Exported even where the ranking differs, as with random weights; with the files that other libraries want."""
+    """Export the model, or reuse an earlier export.
+
+    The export is forced, because models with random weights fail the comparison of rankings. The folder also gets the
+    files that other libraries need.
+    """
     from app.export.command import export_model
 
     folder = WORK / "models" / f"{identity(model)}-{backend}-{precision}"
@@ -51,7 +55,7 @@ def exported(model: Path, backend: Any, precision: Any) -> Path:
         export_model(str(model), backend, precision, folder, force=True)
         for name in CONFIG_FILES:
             shutil.copy(model / name, folder / name)
-        # What is left of the training's window would make some cut at it.
+        # Some libraries would truncate at the length that the model was trained with.
         tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
         tokenizer.pop("max_length", None)
         (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))

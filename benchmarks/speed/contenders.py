@@ -1,6 +1,6 @@
-"""Who is compared: this service on its engines, other servers, and libraries called directly.
+"""What `scripts/bench compare` compares: this service with each engine, other servers, and libraries.
 
-Each runs in a process of its own, in an environment of its own, on the same cores and with the same model.
+Each contender runs in a separate process and environment, on the same cores and with the same model.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ from benchmarks.workspace import WORK, environment, exported, identity
 START_SECONDS = 600
 LINE_LIMIT = 2**26
 
-# FlashRank loads what it knows by name: this name, with our weights under it.
+# FlashRank loads only models that it knows by name, so our weights get this name.
 FLASHRANK_NAME, FLASHRANK_FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
 
 
 class Contender(Protocol):
-    """Something that ranks, between `start` and `stop`."""
+    """Something that ranks documents between `start` and `stop`."""
 
     name: str
     is_server: bool
-    """Whether it takes several requests at a time by itself."""
+    """Whether it accepts concurrent requests."""
 
     def start(self) -> float:
-        """Returns the seconds until it could answer."""
+        """Start it; returns the seconds until it was ready."""
         ...
 
     async def rank(self, query: str, documents: Sequence[str]) -> list[float]:
@@ -45,14 +45,14 @@ class Contender(Protocol):
         ...
 
     def peak_memory(self) -> int:
-        """Most bytes resident so far."""
+        """Peak resident memory in bytes."""
         ...
 
     def stop(self) -> None: ...
 
 
 class ContenderDied(Exception):
-    """Out of memory, mostly."""
+    """The process ended during a request, usually because it ran out of memory."""
 
 
 def _peak_memory(process: "subprocess.Popen[Any] | None") -> int:
@@ -63,7 +63,7 @@ def _peak_memory(process: "subprocess.Popen[Any] | None") -> int:
 
 @dataclass
 class Server:
-    """A server on the loopback."""
+    """A server that listens on the loopback interface."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -117,7 +117,7 @@ def _answers(url: str) -> bool:
 
 @dataclass
 class Library:
-    """A library in a worker process; requests take turns, as careful users of a library let them."""
+    """A library in a worker process. It gets one request at a time."""
 
     name: str
     python: Path
@@ -150,7 +150,7 @@ class Library:
             print(json.dumps({"query": query, "documents": list(documents)}), file=self._process.stdin, flush=True)
             line = await asyncio.to_thread(self._answer)
         if not line:
-            raise ContenderDied(f"{self.name} ended in the middle of a request")
+            raise ContenderDied(f"{self.name} ended during a request")
         scores: list[float] = json.loads(line)
         return scores
 
@@ -190,7 +190,7 @@ def _infinity(model: Path) -> Server:
         command=lambda port: [str(program), "v2", "--model-id", str(model), "--port", str(port), *options],
         path="/rerank",
         ready="/health",
-        # Its own limit of documents is far above; it names a local model by the end of its path.
+        # Infinity calls a local model by the last two parts of its path.
         body={"model": "/".join(model.parts[-2:])},
     )
 
@@ -225,11 +225,11 @@ CONTENDERS: dict[str, Callable[[Path], Contender]] = {
 
 
 def make_contender(name: str, model: Path) -> Contender:
-    """One of the above; `openvino-int8:512` is that one of ours with batches of 512 tokens."""
+    """Create a contender by name. `openvino-int8:512` is `openvino-int8` with batches of 512 tokens."""
     name, _, batch_tokens = name.partition(":")
     chosen = CONTENDERS[name](model)
     if batch_tokens:
-        assert isinstance(chosen, Server), f"{name} takes no batch size"
+        assert isinstance(chosen, Server), f"{name} does not accept a batch size"
         chosen.name += f", batches of {batch_tokens}"
         chosen.environment["RERANKER_BATCH_TOKENS"] = batch_tokens
     return chosen
@@ -237,7 +237,7 @@ def make_contender(name: str, model: Path) -> Contender:
 
 @contextlib.contextmanager
 def running(contenders: Sequence[Contender]) -> Any:
-    """All of them, started one after the other; yields the seconds that each took."""
+    """Start all contenders in turn; yields the seconds that each took to start, by name."""
     try:
         yield {contender.name: contender.start() for contender in contenders}
     finally:

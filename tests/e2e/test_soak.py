@@ -1,4 +1,4 @@
-"""A short soak: the same command that runs for hours."""
+"""A short soak test with the command that also runs for hours."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Training batches as arrays of token ids. Texts are tokenised once, before the training."""
+"""Training batches as arrays of token ids. All texts are tokenised once, before the training."""
 
 import logging
 from collections import Counter
@@ -80,9 +80,9 @@ class Batches(torch.utils.data.Dataset):  # type: ignore[misc]
     """The batch of each step of a plan. Every group has the same number of documents, so that shapes repeat."""
 
     def __init__(self, tokenizer: Any, window: int, groups: Sequence[Group], plan: Plan) -> None:
-        """`window`: tokens that the model reads. Raises `ValueError` where there are no groups."""
+        """`window`: tokens that the model reads. Raises `ValueError` if there are no groups."""
         if not groups:
-            raise ValueError("there are no groups to train on")
+            raise ValueError("the folder has no groups to train on")
         self._plan, self._window, self._layout = plan, window, Layout(tokenizer)
         self.documents = Counter(len(group.documents) for group in groups).most_common(1)[0][0]
         used = [group.kept(list(range(self.documents))) for group in groups if len(group.documents) >= self.documents]

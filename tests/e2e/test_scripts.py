@@ -216,7 +216,7 @@ def test_performance_test_fails_when_nothing_answers(checkout: Checkout, command
         printed = json.loads(checkout.run("./performance_test.sh", *command, "--url", nowhere, "--json").stdout)
         first = printed[0] if isinstance(printed, list) else printed
         assert first["p50_ms"] is None
-        assert list(first["errors"]) == ["no answer (ConnectError)"]
+        assert list(first["errors"]) == ["no response (ConnectError)"]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,29 @@
-"""Threads that are there from the start."""
+"""Thread pools."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Barrier
 
 
 def start_threads(count: int, name: str) -> ThreadPoolExecutor:
-    """An executor all of whose threads run.
+    """An executor with all its threads running.
 
-    One that is started later, and cannot be for want of memory, leaves its work undone without an error.
+    A thread that is started later may fail to start for lack of memory; its work would then never run, without an
+    error.
     """
     executor = ThreadPoolExecutor(count, name)
     together = Barrier(count)
     for started in [executor.submit(together.wait) for _ in range(count)]:
         started.result()
     return executor
+
+
+@contextmanager
+def running_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that the end of the block does not wait for: a hanging load or inference must not delay the exit."""
+    executor = start_threads(count, name)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)

@@ -63,7 +63,7 @@ async def test_what_the_engine_cannot_do_in_time_is_not_begun(serve: Serve, engi
     async with serve() as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200  # its speed is known from now on
         response = await client.post("/rerank", json=many | {"timeout_ms": 5000})
-        assert serve.app.state.reranker.batcher.pending == 0
+        assert serve.reranker.batcher.pending == 0
         assert (await client.post("/rerank", json={"query": "sun", "documents": ["sun"]})).status_code == 200
     assert response.status_code == 504
     assert "The deadline cannot be met: scoring 1000 pairs takes about" in response.json()["detail"]

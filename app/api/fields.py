@@ -3,9 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AliasChoices,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -28,17 +26,6 @@ Query = Annotated[Text, Field(json_schema_extra={"minLength": 1})]
 Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
 
 MAX_TIMEOUT_MS = 86_400_000
-
-# vLLM's clients send -1 or 0 for the model's own limit.
-TokenLimit = Annotated[
-    int | None,
-    Field(
-        ge=1,
-        validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
-        description="Cut each document to so many tokens; a limit of the model's window or more counts as none",
-    ),
-    BeforeValidator(lambda value: None if value in (-1, 0) else value),
-]
 
 
 def _method_or_number(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -99,15 +86,14 @@ class RequestBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_means_unset(cls, value: Any) -> Any:
-        """And what vLLM's clients say otherwise is said as it is here."""
         if not isinstance(value, dict):
             return value
-        value = {name: item for name, item in value.items() if item is not None}
-        if value.get("top_n") == 0:
-            del value["top_n"]
-        if value.get("use_activation", value.get("activation")) is False:
-            value.setdefault("raw_scores", True)
-        return value
+        return cls.translate({name: item for name, item in value.items() if item is not None})
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the body, renamed to those of this model. A dialect with other spellings overrides it."""
+        return fields
 
 
 class Usage(BaseModel):

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body import Bodies, discard
-from app.api.errors import INTERNAL, STATUSES, error_response
+from app.api.errors import INTERNAL, error_response, status_of
 from app.api.headers import security_headers
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
@@ -88,7 +88,7 @@ class RequestGuard:
         if isinstance(error, RateLimited):  # before its body was read
             await discard(scope, receive)
         record = record_of(scope)
-        status, reason = STATUSES[type(error)] if error else INTERNAL
+        status, reason = status_of(error) if error else INTERNAL
         kind = error.code if error else RerankerError.code
         message = str(error) if error else f"Internal error; the log has it under {record.id}"
         self._metrics.rejections.labels(reason).inc()

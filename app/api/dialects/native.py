@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from app.api.dialects.vllm import TokenLimit, translate_activation
 from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
-from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
+from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
 from app.telemetry.record import milliseconds, record_of
@@ -108,6 +109,13 @@ class RerankRequest(RequestBody):
     def is_plain(self) -> bool:
         """Whether nothing is to be rendered."""
         return self.rank_fields == TEXT_FIELDS
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Accepts vLLM's switch for the activation, and its `top_n` of 0 for all documents."""
+        if fields.get("top_n") == 0:
+            del fields["top_n"]
+        return translate_activation(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""

@@ -7,13 +7,32 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
 from app.api.errors import ERROR_RESPONSES
-from app.api.fields import Query, RequestBody, Texts, TokenLimit, Usage
+from app.api.fields import Query, RequestBody, Texts, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
 from app.telemetry.record import record_of
 from app.types import RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
+
+
+# vLLM's clients send -1 or 0 for the model's own limit.
+TokenLimit = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
+        description="Cut each document to so many tokens; a limit of the model's window or more counts as none",
+    ),
+    BeforeValidator(lambda value: None if value in (-1, 0) else value),
+]
+
+
+def translate_activation(fields: dict[str, Any]) -> dict[str, Any]:
+    """vLLM switches the activation off where this service asks for `raw_scores`."""
+    if fields.get("use_activation", fields.get("activation")) is False:
+        fields.setdefault("raw_scores", True)
+    return fields
 
 
 def _as_list(value: Any) -> Any:
@@ -39,6 +58,11 @@ class ScoreRequest(RequestBody):
     ]
     raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
     max_tokens_per_doc: TokenLimit = None
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Accepts vLLM's switch for the activation."""
+        return translate_activation(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""

@@ -18,7 +18,7 @@ SMALL_BYTES = 65_536
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is JSON. A dialect with an error format of its own overrides `error_body`."""
+    """A route with a JSON body. A dialect with another error format overrides `error_body`."""
 
     def error_body(self, content: Any) -> ErrorBodyOf | None:  # noqa: ARG002 (for dialects that look at it)
         """How errors of a request with this parsed body are written; None for the service's own format."""

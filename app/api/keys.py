@@ -39,7 +39,7 @@ class ApiKeys:
         bearer = credentials.strip() if scheme.lower() == "bearer" else headers.get("authorization", "")
         # Headers are bytes; what decoded them took them for Latin-1.
         sent = [_digest(value.encode("latin-1")) for value in (bearer, headers.get("x-api-key", "")) if value]
-        # All are compared, and digests, so that the time taken tells nothing about a key.
+        # Digests of all keys are compared, so the time does not depend on the key.
         matching = [known for known in self._digests for value in sent if hmac.compare_digest(known, value)]
         if not matching:
             raise Unauthorized("The API key is wrong" if sent else "An API key is needed: 'Authorization: Bearer KEY'")

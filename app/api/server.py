@@ -1,4 +1,4 @@
-"""The server process: uvicorn, with a drain before the end and an exit status that tells the truth."""
+"""The server process: uvicorn, a drain before it stops, and a correct exit status."""
 
 import logging
 import resource
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # After the drain only answers on their way out are left.
 LAST_ANSWERS_SECONDS = 5
 BACKLOG = 2048
-# Beside connections: libraries, the model, threads' own.
+# File descriptors for libraries, the model and threads.
 OTHER_FILES = 256
 
 

@@ -244,7 +244,7 @@ def test_a_service_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     found = evaluate(jsonl(tmp_path / "rows.jsonl", ROWS), "--url", url)
     assert (found.exit_code, found.stdout) == (1, "")
-    assert found.stderr.startswith(f"No answer from {url}")
+    assert found.stderr.startswith(f"No response from {url}")
     assert found.stderr.count("\n") == 1
 
 

@@ -1,17 +1,18 @@
 # The CPU images.
-#   docker build -t reranker .                                     all engines, and what exports models
+#   docker build -t reranker .                                     all engines, and model export
 #   docker build -t reranker:slim --target slim .                  the embedded model, no torch
 #   docker build -t reranker:slim --target slim --build-arg MODEL=BAAI/bge-reranker-base .
-#                                                                  any model, exported now: needs no network later
+#                                                                  another model, exported at build time
 ARG MODEL=""
 
 FROM python:3.11-slim-bookworm AS build-slim
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --upgrade pip
-# What is needed changes less often than the source: its layer comes first.
+# Dependencies change less often than the source, so their layer comes first.
 COPY pyproject.toml README.md LICENSE ./
-RUN mkdir app reranker_client && touch app/__init__.py reranker_client/__init__.py && /opt/venv/bin/pip install --quiet ".[otel]"
+RUN mkdir app reranker_client && touch reranker_client/__init__.py && echo '__version__ = "0"' >app/__init__.py && \
+  /opt/venv/bin/pip install --quiet ".[otel]"
 COPY docker/strip.sh docker/
 RUN docker/strip.sh /opt/venv
 
@@ -31,7 +32,7 @@ COPY reranker_client reranker_client
 RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && \
   /opt/venv/bin/pip uninstall --quiet --yes pip
 
-# The model of the slim image: none but the embedded one, or the one asked for.
+# The model of the slim image: MODEL if set, otherwise only the embedded one.
 FROM python:3.11-slim-bookworm AS model
 RUN mkdir /model
 FROM source-full AS model-exported
@@ -42,9 +43,9 @@ FROM model${MODEL:+-exported} AS chosen
 
 FROM python:3.11-slim-bookworm AS base
 LABEL org.opencontainers.image.title="Reranker" \
-      org.opencontainers.image.description="Puts passages in the order of their relevance to a query" \
+      org.opencontainers.image.description="Ranks documents by relevance to a query" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The folder that a volume of hub models and exports is mounted on has to be its owner's.
+# The user must own the mount point of the volume for Hub models and exports.
 RUN useradd --uid 10001 --create-home reranker && install -d -o reranker -g reranker /home/reranker/.cache
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000

@@ -4,29 +4,29 @@
 #   ./manage_reranker.sh start|stop|restart|status|tail|logs|health|metrics|rolling-restart
 #
 #   start     start in the background and wait until it is ready
-#   stop      finish the requests in work, then stop
-#   restart   stop, then start
-#   status    whether it runs, and what; exit status 0 only when it is ready
+#   stop      finish accepted requests, then stop
+#   restart   check the settings, stop, then start
+#   status    print whether it runs, and its health; exit status 0 only when it is ready
 #   tail      follow the log
 #   logs      print the last 100 lines of the log
 #   health    print /health
-#   metrics   print the figures of /metrics
+#   metrics   print /metrics as JSON
 #
-#   rolling-restart   put a new replica, with today's image and settings, in the place of each that runs behind the
-#                     proxy (docker-compose --profile scale); one after the other, so that no request is lost
+#   rolling-restart   replace each replica behind the proxy (docker-compose --profile scale) by one with the current
+#                     image and settings, one at a time, without losing requests
 #
-# Settings given in front reach the new process: RERANKER_MAX_PARALLEL=8 ./manage_reranker.sh restart
+# Settings for the new process go before the command: RERANKER_MAX_PARALLEL=8 ./manage_reranker.sh restart
 set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/process.sh
 
-# With the key, where there is one; on standard input, since all users of a machine see its arguments.
+# The API key is passed on standard input: command line arguments are visible to all users of the machine.
 get() {
   printf %s "${RERANKER_API_KEY:+Authorization: Bearer $RERANKER_API_KEY}" |
-    local_curl --show-error --max-time 5 --header @- "$@" || { echo "No good answer from $url" >&2; return 1; }
+    local_curl --show-error --max-time 5 --header @- "$@" || { echo "No successful response from $url" >&2; return 1; }
 }
 
-# JSON of a path with line breaks, also where it tells of an error.
+# Print the JSON of a path, also for error responses.
 show() {
   local answer status=0
   answer=$(get --fail-with-body "$url$1") || status=$?
@@ -40,12 +40,12 @@ stop() {
     echo "Not running."
     return
   fi
-  # Longer than the service itself may take: its shutdown timeout and the last answers.
+  # The service may take its whole shutdown timeout, then send the last responses.
   local deadline=$((SECONDS + $(LC_ALL=C printf %.0f "$shutdown_timeout") + 15))
   kill -TERM "$pid"
   while kill -0 "$pid" 2>/dev/null; do
     if ((SECONDS > deadline)); then
-      echo "Still running after its shutdown timeout: killed." >&2
+      echo "Still running after its shutdown timeout; killing it." >&2
       kill -KILL "$pid"
       break
     fi
@@ -64,7 +64,7 @@ status() {
   show /health
 }
 
-# With wrong settings the running service stays as it is.
+# Check first: with invalid settings, the running service is left alone.
 restart() {
   .venv/bin/python -m app --check
   stop
@@ -72,7 +72,7 @@ restart() {
 }
 
 show_log() {
-  [[ -f $log_file ]] || { echo "There is no $log_file yet." >&2; return 1; }
+  [[ -f $log_file ]] || { echo "$log_file does not exist yet." >&2; return 1; }
   "$@" "$log_file"
 }
 
@@ -80,26 +80,26 @@ compose() {
   if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
 
-# Until a replica is healthy; not where it has ended, or was started again for having ended.
+# Fails if the replica exits or is restarted before it is healthy.
 wait_for_replica() {
   local deadline=$((SECONDS + 600)) state=
   until [[ $state == running\ 0\ healthy ]]; do
     state=$(docker inspect --format '{{.State.Status}} {{.RestartCount}} {{.State.Health.Status}}' "$1")
     if [[ $state =~ ^(exited|dead)|\ [1-9] ]] || ((SECONDS > deadline)); then
       docker logs --tail 20 "$1" >&2
-      echo "The new replica ${1:0:12} does not become ready ($state)." >&2
+      echo "The new replica ${1:0:12} did not become ready ($state)." >&2
       return 1
     fi
     sleep 1
   done
 }
 
-# Have the proxy send nothing more to these addresses; it looks every two seconds.
+# Stop the proxy from sending requests to these addresses. It reads the file every two seconds.
 leave() {
   compose exec -T proxy sh -c 'printf "%s\n" "$@" >/tmp/reranker/leaving' sh "$@"
 }
 
-# However a rolling restart ends: no replica that is not ready stays, and the proxy sends to all others.
+# Also after a failure: remove a new replica that is not ready, and let the proxy use all others again.
 new=
 end_rolling_restart() {
   [[ -z $new ]] || docker rm --force "$new" >/dev/null || true
@@ -108,10 +108,10 @@ end_rolling_restart() {
 
 rolling_restart() {
   local old id number=0 before
-  docker info >/dev/null 2>&1 || { echo "No Docker engine answers." >&2; return 1; }
+  docker info >/dev/null 2>&1 || { echo "Docker is not running." >&2; return 1; }
   mapfile -t old < <(compose ps -q replica)
   if ((${#old[@]} == 0)); then
-    echo "No replicas run; 'docker-compose --profile scale up -d --scale replica=3 proxy' starts them." >&2
+    echo "No replicas are running. Start them: docker-compose --profile scale up -d --scale replica=3 proxy" >&2
     return 1
   fi
   compose --profile scale run --rm --no-deps -T replica python -m app --check
@@ -120,7 +120,7 @@ rolling_restart() {
     echo "Replica $((++number)) of ${#old[@]}: starting a new one ..."
     before=$(compose ps -q replica)
     compose --profile scale up -d --no-deps --no-recreate --scale "replica=$((${#old[@]} + 1))" replica
-    new=$(compose ps -q replica | grep -vxF "$before") || { echo "No new replica was started." >&2; return 1; }
+    new=$(compose ps -q replica | grep -vxF "$before") || { echo "docker-compose did not start a new replica." >&2; return 1; }
     wait_for_replica "$new"
     new=
     echo "Replica $number of ${#old[@]}: stopping ${id:0:12} ..."
@@ -133,7 +133,7 @@ rolling_restart() {
 
 [[ $# -eq 1 ]] || { usage >&2; exit 2; }
 case $1 in
-  status | health | metrics) running || true ;; # for its URL
+  status | health | metrics) running || true ;; # sets url
 esac
 case $1 in
   start) ./start_reranker.sh daemon ;;

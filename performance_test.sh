@@ -6,7 +6,8 @@
 #   ./performance_test.sh stress  --max-concurrency=16
 #   ./performance_test.sh metrics
 #
-# All take --url (default: the service of this checkout); the first three also --documents --words --json. '<subcommand> --help' explains each.
+# All take --url (default: the service of this checkout); the first three also take --documents, --words and --json.
+# For details: ./performance_test.sh COMMAND --help
 set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/process.sh
@@ -14,7 +15,7 @@ if [[ $# -eq 0 ]]; then
   usage >&2
   exit 2
 fi
-running || true # for its URL
+running || true # sets url
 export PERFORMANCE_TEST_URL=${PERFORMANCE_TEST_URL:-$url}
 scripts/setup runtime
 exec .venv/bin/python -m benchmarks.load "$@"

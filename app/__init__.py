@@ -2,7 +2,7 @@
 
 import sys
 
-# OpenVINO tells its makers of every import where it finds this package. Nobody asked for that.
+# OpenVINO reports every import to its vendor if this package is installed. Blocking the package disables that.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""`python -m app`: read the settings, serve, exit. `python -m app --check` stops after the settings."""
+"""`python -m app`: read the settings and serve. `python -m app --check` only validates the settings."""
 
 import logging
 import os
@@ -14,10 +14,10 @@ log = logging.getLogger("app")
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0 after a drain, 1 when the service could not start, 2 for arguments that it does not have."""
+    """Exit status: 0 after a clean shutdown, 1 if the service could not start, 2 for unknown arguments."""
     if arguments not in ([], ["--check"]):
         print(
-            f"python -m app has --check alone, not {' '.join(arguments)!r}: the commands are those of reranker",
+            f"python -m app accepts only --check, not {' '.join(arguments)!r}. For other commands: reranker --help",
             file=sys.stderr,
         )
         return 2
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         return 1
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_variables():
-        log.warning("%s is not a setting of this service and has no effect", name)
+        log.warning("%s is not a setting of this service and is ignored", name)
     if arguments:
         return _check(settings)
     from app.api.server import serve
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _check(settings: Settings) -> int:
-    """What can be found out without loading a model or asking a hub, a device or another service."""
+    """Check what needs neither a model, the Hub, a device nor another service."""
     try:
         locate_model(settings.model, settings.revision)
         if settings.prefilter_model:
@@ -52,10 +52,10 @@ def _check(settings: Settings) -> int:
 
 
 def run(arguments: list[str]) -> NoReturn:
-    """Do it and end the process."""
+    """Run `main` and exit."""
     status = main(arguments)
     logging.shutdown()
-    # Not sys.exit: it would wait for a model that is still loading or an inference that hangs.
+    # sys.exit would wait for the threads of a model that is loading or an inference that hangs.
     os._exit(status)
 
 

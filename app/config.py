@@ -1,6 +1,6 @@
-"""Settings: the only reader of the environment. Everything below `main` takes plain values.
+"""Settings: the only module that reads the environment. Everything below `app.main` takes plain values.
 
-Every field is one environment variable; the README's configuration table is held equal to this file by a test.
+A new setting is a field here with its description; run `scripts/docs` to add it to the documentation.
 """
 
 import os
@@ -8,31 +8,35 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.config_types import Device, LogLevel, OverloadStatus, RedisUrl, WebOrigins, split
 from app.errors import StartupError
 from app.machine.hardware import cpu_limit
 
 PREFIX = "RERANKER_"
-# Read by the scripts and by clients, not by the service.
-SCRIPT_VARIABLES = {"RERANKER_INSTALL", "RERANKER_URL", "RERANKER_API_KEY"}
+# Variables that scripts and clients read, and the service does not.
+SCRIPT_VARIABLES = {
+    "RERANKER_INSTALL": "`scripts/setup`: `full`, or `slim` to leave out torch and model export.",
+    "RERANKER_URL": "`reranker` commands: URL of the service.",
+    "RERANKER_API_KEY": "`reranker` commands, `manage_reranker.sh` and `performance_test.sh`: API key to send.",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much is taken on at a time: requests in work, requests waiting."""
+    """How many requests are processed at once, and how many may wait."""
 
     max_parallel: int
     max_queue: int
 
 
-# What each engine computes in.
 PRECISIONS = {"torch": ("fp32", "bf16", "fp16"), "openvino": ("int8", "bf16", "fp32"), "onnx": ("int8", "fp32")}
-# Where a setting is left unset, the device decides. A CPU gains nothing from more parallel requests than keep its
-# batches full; a GPU wants many requests to fill large batches from.
+# Where the settings are unset. On a CPU, more parallel requests than fill the batches gain nothing; a GPU needs many
+# requests to fill large batches.
 DEVICE_DEFAULTS = {
     "cpu": Capacity(max_parallel=4, max_queue=50),
     "cuda": Capacity(max_parallel=8, max_queue=100),
@@ -40,116 +44,158 @@ DEVICE_DEFAULTS = {
 }
 
 
-def _known_device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
-    return value
-
-
-def _redis_url(value: SecretStr | None) -> SecretStr | None:
-    if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("it must be redis://, rediss:// or unix://")
-    return value
-
-
-def _web_origins(value: str) -> str:
-    """An origin without its scheme, or with a path, is one that no browser has."""
-    for origin in _split(value):
-        if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-            raise ValueError(f"{origin!r} is no origin, like https://app.example.com")
-    return value
-
-
-def _as_status(value: Any) -> Any:
-    """The environment has texts; pydantic would not take one for a number of a `Literal`."""
-    return int(value) if value in ("429", "503") else value
-
-
-def _lower_case(value: Any) -> Any:
-    """Python's own names of the levels are upper case."""
-    return value.lower() if isinstance(value, str) else value
-
-
 class Settings(BaseSettings):
-    """One process's settings, validated and frozen. A field that is None is decided by the device or the model."""
+    """Validated, frozen settings of one process. Where a field is None, the device or the model decides.
 
-    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, env_ignore_empty=True, extra="ignore")
+    docs/configuration.md is generated from the class: the string below a field is its description, and a comment
+    between fields is a heading.
+    """
 
-    host: str = Field("127.0.0.1", alias="RERANKER_HOST")
-    port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)] = Field(
-        "info", alias="RERANKER_LOG_LEVEL"
+    model_config = SettingsConfigDict(
+        frozen=True, populate_by_name=True, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
     )
+
+    # Server and logging
+    host: str = Field("127.0.0.1", alias="RERANKER_HOST")
+    """Address to listen on. `0.0.0.0` listens on all interfaces."""
+    port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
+    """Port to listen on."""
+    log_level: LogLevel = Field("info", alias="RERANKER_LOG_LEVEL")
+    """Lowest level to log: `debug`, `info`, `warning` or `error`."""
     log_format: Literal["console", "json"] = Field("console", alias="RERANKER_LOG_FORMAT")
+    """`console` for people, `json` for programs. Both write one line per event to stderr."""
     log_texts: bool = Field(False, alias="RERANKER_LOG_TEXTS")
+    """Log the first 200 characters of each query. If `false`, the log contains no text of any request."""
     docs: bool = Field(True, alias="RERANKER_DOCS")
+    """Serve `/docs`, `/redoc` and `/openapi.json`."""
 
+    # Access
     api_keys: SecretStr | None = Field(None, alias="RERANKER_API_KEYS")
+    """Comma-separated API keys. If this and `RERANKER_API_KEYS_FILE` are unset, authentication is off."""
     api_keys_file: Path | None = Field(None, alias="RERANKER_API_KEYS_FILE")
+    """File with more API keys, one per line, such as a Docker or Kubernetes secret. Lines starting with `#` are
+    comments."""
     key_max_parallel: int | None = Field(None, alias="RERANKER_KEY_MAX_PARALLEL", ge=1)
+    """Requests that one API key may have in progress, including those that wait. Without API keys, all clients share
+    this limit. If unset, there is no limit per key."""
     key_per_minute: int | None = Field(None, alias="RERANKER_KEY_REQUESTS_PER_MINUTE", ge=1)
+    """Average requests per minute of one API key. If unset, there is no limit."""
     key_burst: int = Field(10, alias="RERANKER_KEY_BURST", ge=1)
+    """Requests that one API key may send at once before `RERANKER_KEY_REQUESTS_PER_MINUTE` slows it down."""
     protect_metrics: bool = Field(False, alias="RERANKER_PROTECT_METRICS")
-    cors_origins: Annotated[str, AfterValidator(_web_origins)] | None = Field(None, alias="RERANKER_CORS_ORIGINS")
+    """Require an API key for `/metrics`. `/health` and `/docs` never require one."""
+    cors_origins: WebOrigins | None = Field(None, alias="RERANKER_CORS_ORIGINS")
+    """Comma-separated web origins allowed to call the service from a browser; `*` allows all. If unset, none is
+    allowed."""
 
+    # Model and engine
     model: str | None = Field(None, alias="RERANKER_MODEL")
+    """Model folder, or Hugging Face Hub id such as `BAAI/bge-reranker-v2-m3`. If unset, the embedded model is used."""
     revision: str | None = Field(None, alias="RERANKER_REVISION")
+    """Commit, tag or branch of a Hub model. If unset, the newest in the local cache, or else on the Hub, is used."""
     trust_remote_code: bool = Field(False, alias="RERANKER_TRUST_REMOTE_CODE")
+    """Run the Python code that comes with a model."""
     allow_pickle: bool = Field(False, alias="RERANKER_ALLOW_PICKLE")
+    """Load `pytorch_model.bin` if a model has no `model.safetensors`."""
     max_length: int | None = Field(None, alias="RERANKER_MAX_LENGTH", ge=16, le=131072)
+    """Maximum tokens of a query and document together. If unset or too high, the model's own limit (its window)
+    applies. A lower value than that is logged at startup."""
     long_documents: Literal["auto", "truncate", "chunk_max", "refuse"] = Field("auto", alias="RERANKER_LONG_DOCUMENTS")
+    """How to read documents longer than the window: `truncate`, `chunk_max` (score overlapping windows and keep the
+    best) or `refuse`. `auto` uses the mode that the model declares, otherwise `truncate`. Requests can override it."""
 
     backend: Literal["auto", "torch", "openvino", "onnx"] = Field("auto", alias="RERANKER_BACKEND")
+    """`openvino`, `onnx` or `torch`. `auto` uses OpenVINO on a CPU and torch on a GPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field("auto", alias="RERANKER_PRECISION")
+    """`fp32`, `bf16` (not with `onnx`), `fp16` (only with `torch`) or `int8` (not with `torch`). `auto` measures on a
+    CPU (see [engines](engines.md)); on CUDA it uses fp16, or bf16 if the model overflows in fp16."""
     export_dir: Path = Field(Path("~/.cache/reranker"), alias="RERANKER_EXPORT_DIR")
-    device: Annotated[str, AfterValidator(_known_device)] = Field("auto", alias="RERANKER_DEVICE")
+    """Folder for exported models, compiled code and measurements."""
+    device: Device = Field("auto", alias="RERANKER_DEVICE")
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`. If a named device is missing, the service does not start."""
     threads: int = Field(default_factory=cpu_limit, alias="RERANKER_THREADS", ge=1, le=1024)
+    """Threads per inference. The default respects the CPU limit of a container."""
     torch_compile: bool = Field(False, alias="ENABLE_TORCH_COMPILE")
+    """Compile the model at startup with torch, which takes a minute or two. If that fails, a warning is logged and the
+    model runs uncompiled. On a CPU, `RERANKER_BACKEND=auto` then selects torch, which is slower than OpenVINO."""
     tokenizer_workers: int = Field(2, alias="TOKENIZER_WORKERS", ge=1, le=256)
+    """Threads for tokenization."""
     batch_tokens: int | None = Field(None, alias="RERANKER_BATCH_TOKENS", ge=16)
+    """Tokens per batch, including padding. If unset, the best value is measured."""
     streams: int | None = Field(None, alias="RERANKER_STREAMS", ge=1, le=1024)
+    """OpenVINO: parallel inferences, which share the threads. If unset, the best value is measured."""
     part_tokens: int | None = Field(None, alias="RERANKER_PART_TOKENS", ge=16)
+    """OpenVINO: tokens per inference, including padding. If unset, the best value is measured."""
 
+    # Load and deadlines
     max_parallel: int | None = Field(None, alias="RERANKER_MAX_PARALLEL", ge=1)
+    """Requests processed at once. Their pairs are batched together."""
     max_queue: int | None = Field(None, alias="RERANKER_MAX_QUEUE", ge=0)
+    """Requests that may wait. When the queue is full, further requests are rejected."""
     queue_timeout: float = Field(30.0, alias="RERANKER_QUEUE_TIMEOUT", gt=0, allow_inf_nan=False)
+    """Seconds that a request may wait in the queue."""
     priorities: bool = Field(False, alias="RERANKER_PRIORITIES")
-    overload_status: Annotated[Literal[429, 503], BeforeValidator(_as_status)] = Field(
-        429, alias="RERANKER_OVERLOAD_STATUS"
-    )
+    """Let requests set their `priority`."""
+    overload_status: OverloadStatus = Field(429, alias="RERANKER_OVERLOAD_STATUS")
+    """Status code when the queue is full: `429`, or `503` for clients that retry only on 503."""
     on_overload: Literal["error", "lexical"] = Field("error", alias="RERANKER_ON_OVERLOAD")
+    """Response when the model cannot score a request in time: `error`, or `lexical` to rank by shared words."""
     inference_timeout: float = Field(120.0, alias="RERANKER_INFERENCE_TIMEOUT", gt=0, allow_inf_nan=False)
+    """Seconds that one batch may take. After that, the engine counts as hung and is reloaded."""
     max_reloads: int = Field(3, alias="RERANKER_MAX_RELOADS", ge=0)
+    """Consecutive reloads without a score. After that, the process exits with status 1."""
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
+    """Seconds that a request without `timeout_ms` may take. `0` means no limit."""
     shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
+    """Seconds that accepted requests have to finish after SIGTERM."""
 
+    # First stage
     prefilter: Literal["off", "lexical", "embedding", "hybrid"] = Field("off", alias="RERANKER_PREFILTER")
+    """First stage that selects which documents of a large request the model scores: `lexical`, `embedding`, `hybrid`
+    or `off`. Requests can override it."""
     prefilter_top_k: int = Field(100, alias="RERANKER_PREFILTER_TOP_K", ge=1)
+    """Documents that the first stage passes on to the model. Requests with fewer documents skip the first stage."""
     prefilter_model: str | None = Field(None, alias="RERANKER_PREFILTER_MODEL")
+    """sentence-transformers model for the first stage: a folder or a Hub id. Needs torch. If unset, the included static
+    embeddings are used."""
 
+    # Limits
     max_documents: int = Field(1000, alias="RERANKER_MAX_DOCUMENTS", ge=1, le=10_000)
+    """Documents per request, at most 10000."""
     max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1, le=100_000_000)
+    """Characters per query or document."""
     max_body_bytes: int = Field(8_388_608, alias="RERANKER_MAX_BODY_BYTES", ge=1024)
+    """Bytes per request body."""
     max_buffered_bytes: int = Field(536_870_912, alias="RERANKER_MAX_BUFFERED_BYTES", ge=1024)
+    """Estimated memory for all request bodies in progress, including parsed copies. Above it, requests get 503."""
     body_timeout: float = Field(60.0, alias="RERANKER_BODY_TIMEOUT", gt=0, allow_inf_nan=False)
+    """Seconds that a request body may take to arrive."""
     max_connections: int = Field(1024, alias="RERANKER_MAX_CONNECTIONS", ge=1)
+    """Open client connections. Above it, requests get 503, except for `/health`."""
 
+    # Score cache
     prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")
+    """Cache the scores of query-document pairs."""
     cache_ttl: float = Field(300.0, alias="CACHE_TTL_SECONDS", gt=0, allow_inf_nan=False)
+    """Seconds that a score stays in the cache."""
     cache_max_entries: int = Field(100_000, alias="CACHE_MAX_ENTRIES", ge=1)
-    cache_url: Annotated[SecretStr | None, AfterValidator(_redis_url)] = Field(None, alias="RERANKER_CACHE_URL")
+    """Scores in the cache. The least recently used are evicted first."""
+    cache_url: RedisUrl = Field(None, alias="RERANKER_CACHE_URL")
+    """`redis://…`: replicas share their scores. If it is unset or Redis does not respond, each replica uses its own
+    cache."""
     clear_cache_interval: float = Field(3600.0, alias="CLEAR_CACHE_INTERVAL", gt=0, allow_inf_nan=False)
+    """Seconds between clean-ups of expired scores and unused GPU memory."""
 
     def capacity(self, device: str) -> Capacity:
-        """The capacity asked for, and where none was, the device's own; `device` is the real one, like `cuda:0`."""
+        """The configured capacity; `device`, such as `cuda:0`, provides the default of what is unset."""
         asked = {name: getattr(self, name) for name in Capacity.__slots__ if getattr(self, name) is not None}
         return replace(DEVICE_DEFAULTS[device.split(":", maxsplit=1)[0]], **asked)
 
     def keys(self) -> list[str]:
-        """All API keys, from the variable and from the file. Raises `StartupError` where one of them gives none."""
+        """All API keys, from the variable and from the file. Raises `StartupError` if one of them is set but empty."""
         keys: list[str] = []
         if self.api_keys:
-            keys += _split(self.api_keys.get_secret_value()) or _no_key("RERANKER_API_KEYS")
+            keys += split(self.api_keys.get_secret_value()) or _no_key("RERANKER_API_KEYS")
         if self.api_keys_file:
             name = f"RERANKER_API_KEYS_FILE={self.api_keys_file}"
             try:
@@ -157,52 +203,46 @@ class Settings(BaseSettings):
             except (OSError, UnicodeDecodeError) as error:
                 raise StartupError(f"{name} cannot be read: {error}") from None
             if any(re.search(r"\S\s+#", line) for line in lines):
-                raise StartupError(f"{name} has a comment behind a key: it needs a line of its own")
+                raise StartupError(f"{name} has a comment after a key; put comments on separate lines")
             keys += [line for line in lines if line and not line.startswith("#")] or _no_key(name)
         return keys
 
     def origins(self) -> list[str]:
-        """The web origins that browsers may call from."""
-        return _split(self.cors_origins or "")
+        return split(self.cors_origins or "")
 
     def schedule(self, splits: bool) -> dict[str, int]:
-        """What is asked for of an engine's schedule, by field; only one that splits batches has streams and parts."""
+        """The configured fields of an engine's schedule. `splits`: whether the engine splits batches into parts."""
         names = ("batch_tokens", "streams", "part_tokens") if splits else ("batch_tokens",)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def _split(values: str) -> list[str]:
-    """Values with commas between them."""
-    return [value.strip() for value in values.split(",") if value.strip()]
-
-
 def _check_engine(settings: Settings) -> None:
-    """Raises `StartupError` for a precision that the backend does not have."""
+    """Raises `StartupError` if the backend does not support the precision."""
     name, precision = settings.backend, settings.precision
     if name != "auto" and precision not in ("auto", *PRECISIONS[name]):
         raise StartupError(
             f"RERANKER_PRECISION={precision} is not valid with RERANKER_BACKEND={name}: "
-            f"that has {', '.join(PRECISIONS[name])}"
+            f"use auto, {', '.join(PRECISIONS[name][:-1])} or {PRECISIONS[name][-1]}"
         )
 
 
 def _no_key(name: str) -> NoReturn:
-    """A key was meant to be there: without one the service would be open to all."""
-    raise StartupError(f"{name} has no key in it")
+    """Refuse to start: keys were intended, and without one the service would be open to all."""
+    raise StartupError(f"{name} has no key; unset it to turn authentication off")
 
 
 def environment_names() -> list[str]:
-    """The environment variable of every setting, in the order of the table."""
+    """The environment variable of every setting, in the order of the fields."""
     return [str(field.alias) for field in Settings.model_fields.values()]
 
 
-def load_settings(**chosen: Any) -> Settings:
-    """Read and validate the environment; what is `chosen`, by field, goes before it.
+def load_settings(**overrides: Any) -> Settings:
+    """Read and validate the environment; `overrides`, by field name, take precedence.
 
-    Raises `StartupError` with one line per wrong value.
+    Raises `StartupError` with one line per invalid value.
     """
     try:
-        settings = Settings(**chosen)
+        settings = Settings(**overrides)
     except ValidationError as error:
         raise StartupError("\n".join(_explain(error.errors()))) from None
     settings.keys()
@@ -211,13 +251,13 @@ def load_settings(**chosen: Any) -> Settings:
 
 
 def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
-    """Variables that look like ours and are not: most likely a typing error, worth a warning at start."""
-    known = SCRIPT_VARIABLES.union(environment_names())
+    """Variables with our prefix that nothing reads: most likely a typing error."""
+    known = {*SCRIPT_VARIABLES, *environment_names()}
     return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
 
 
 def traces_exporter() -> str | None:
-    """Which exporter of traces the standard variables of OpenTelemetry ask for; None for no traces."""
+    """The trace exporter that OpenTelemetry's standard variables select; None if tracing is off."""
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     asked = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))
@@ -226,7 +266,7 @@ def traces_exporter() -> str | None:
 
 
 def _explain(errors: Iterable[Any]) -> Iterable[str]:
-    """One line per wrong value. A secret is not shown, whatever is wrong with it."""
+    """One line per invalid value. Secrets are never shown."""
     secrets = {field.alias for field in Settings.model_fields.values() if field.annotation == SecretStr | None}
     for error in errors:
         name, allowed = error["loc"][0], error["msg"].removeprefix("Value error, ")

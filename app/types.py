@@ -1,4 +1,4 @@
-"""The values that a request is made of, from its texts to its ranking. Imports nothing of the service."""
+"""The values that flow through the service, from a request's texts to its ranking. Imports nothing from the service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,22 +10,22 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
 Span = tuple[int, int]
-"""Start and end of a part of a text, in characters."""
+"""Start and end of a window in its document, in characters."""
 
 LongDocuments = Literal["truncate", "chunk_max", "refuse"]
-"""What becomes of a document that does not fit the window: it is cut, or scored by the best of its overlapping windows,
-or an error."""
+"""What to do with a document that exceeds the model's window: cut it, score it by the best of its overlapping windows,
+or reject the request."""
 
 Method = Literal["off", "lexical", "embedding", "hybrid"]
 
-# No setting may allow more: what parses a body stops here, whatever the settings.
+# Upper bounds for the settings. The body parsers stop at these, whatever the settings allow.
 MAX_DOCUMENTS = 10_000
 MAX_TEXT_CHARS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may bring. `timeout` is in seconds, 0 for none."""
+    """Limits of one request. `timeout` is in seconds; 0 means none."""
 
     max_documents: int
     max_text_chars: int
@@ -37,55 +37,55 @@ OnOverload = Literal["error", "lexical"]
 
 @dataclass(frozen=True, slots=True)
 class RerankQuery:
-    """What to rank. `timeout` is the caller's deadline in seconds; None leaves it to the service."""
+    """What to rank, and how. None means the service's default, or no limit."""
 
     query: str | Sequence[str]
-    """One for all documents, or one for each."""
+    """One query for all documents, or one for each."""
     documents: Sequence[str]
     max_tokens_per_doc: int | None = None
     timeout: float | None = None
+    """The caller's deadline, in seconds from now."""
     long_documents: LongDocuments | None = None
-    """None leaves it to the service."""
     max_windows: int | None = None
-    """Windows of a document that are looked at."""
+    """How many windows of a document to score, at most."""
     on_overload: OnOverload = "error"
-    """What becomes of a request that cannot be scored, or not in time: an error, or an order by shared words."""
+    """What to answer if scoring fails or misses the deadline: an error, or a ranking by shared words."""
     priority: int = 0
     """Lower is served first."""
     prefilter: Method = "off"
-    """How a first stage chooses the documents that the model reads, where there are more than `prefilter_top_k`."""
+    """How the first stage selects documents for the model, if there are more than `prefilter_top_k`."""
     prefilter_top_k: int = 100
     names: tuple[str, str] = ("query", "documents")
-    """What the caller calls the two, for messages."""
+    """The caller's field names, for error messages."""
 
     @property
     def is_prefiltered(self) -> bool:
-        """Whether the model is to read some of the documents only. Pairs of their own queries are never left out."""
+        """Whether the model reads only some of the documents. Never so if each document has its own query."""
         is_large = len(self.documents) > self.prefilter_top_k
         return is_large and self.prefilter != "off" and isinstance(self.query, str)
 
     def passages(self) -> list["Passage"]:
-        """The documents as they are."""
+        """Each document as one passage."""
         queries = repeat(self.query) if isinstance(self.query, str) else self.query
         return [Passage(index, *texts) for index, texts in enumerate(zip(queries, self.documents, strict=False))]
 
 
 class Passage(NamedTuple):
-    """What is scored as one pair: a document or a window of it."""
+    """A text that is scored as one pair: a document, or a window of it."""
 
     document: int
-    """Its index."""
+    """Index of the document in the request."""
     query: str
     text: str
     span: Span | None = None
-    """Where in the document the window is; None for a whole document."""
+    """The window's place in the document; None for a whole document."""
     cut: bool = False
-    """Whether windows after this one are left out."""
+    """Whether some windows of this document are not scored."""
 
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds spent: waiting for a slot, in the first stage, tokenising, waiting for and in the engine, and in all."""
+    """Seconds spent on each step. `queue` is the wait for a slot; `inference` includes the wait for a batch."""
 
     queue: float = 0.0
     prefilter: float = 0.0
@@ -96,35 +96,35 @@ class Timings:
 
 @dataclass(slots=True)
 class Ranking:
-    """The scored documents, in the order of the request."""
+    """The scored documents, in request order."""
 
     logits: list[float]
     """Raw model outputs, float32, shape (documents,)."""
     scores: list[float]
-    """The same after the model's own activation."""
+    """The logits after the model's activation."""
     windows: list[Span | None]
-    """Where in each document its best window is; None when it was not split."""
+    """The best window of each document; None for a document that was not split."""
     pairs: int
-    """Pairs that this took: one for each document or window."""
+    """Pairs with a score: one for each document or window."""
     scored: int
-    """Pairs that the model read for this request; the other scores were known or on their way for another request."""
+    """Pairs that the model scored for this request. The others came from the cache or from concurrent requests."""
     tokens: int
-    """Tokens of all pairs, special tokens included, whether scored now or earlier."""
+    """Tokens of all pairs, special tokens and cached pairs included."""
     truncated: int
-    """Documents that were cut to fit the window."""
+    """Documents that were not read to the end."""
     timings: Timings = field(default_factory=Timings)
     degraded: str | None = None
-    """The code of the error in whose place this stands; None for a whole ranking."""
+    """The code of the error that made this ranking incomplete; None for a complete one."""
     unscored: frozenset[int] = frozenset()
-    """Documents that no model has scored: they follow the others in the order of the first stage, or of the words
-    shared with the query."""
+    """Documents that the model did not score. They follow the others in the order of the first stage, or by the words
+    they share with the query."""
     prefiltered: frozenset[int] = frozenset()
-    """Those of them that the first stage has left out."""
+    """The unscored documents that the first stage left out."""
 
     def order(self) -> list[int]:
-        """Indices from the best document to the worst, ties by index.
+        """Document indices, best first; ties by index.
 
-        Ordered by logit: an activation may round two different logits to the same score.
+        Sorts by logit, because an activation may round two different logits to the same score.
         """
         return sorted(range(len(self.logits)), key=lambda index: (-self.logits[index], index))
 
@@ -138,7 +138,7 @@ class Pair:
     type_ids: Ids
     """Segment of each token (0 query, 1 document), shape (length,)."""
     truncated: bool
-    """Whether a part of the texts was cut to fit the window."""
+    """Whether the query or the document was cut to fit the window."""
 
     @property
     def length(self) -> int:
@@ -146,7 +146,7 @@ class Pair:
 
 
 class Score(NamedTuple):
-    """What is remembered of a scored pair."""
+    """What the cache keeps of a scored pair."""
 
     logit: float
     tokens: int
@@ -154,9 +154,9 @@ class Score(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What the first stage thinks of the documents of a request."""
+    """The first stage's selection from the documents of a request."""
 
     places: list[float]
-    """Of each document its place in the order, from almost 1 (the best) to 0."""
+    """The rank of each document: near 1 for the best, 0 for the worst."""
     kept: frozenset[int]
-    """The best ones, which the model is to read."""
+    """Indices of the documents for the model to score."""

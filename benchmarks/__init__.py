@@ -1,1 +1,1 @@
-"""What the README's figures are printed by."""
+"""The programs behind the figures in the documentation."""

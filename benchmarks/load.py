@@ -1,6 +1,6 @@
-"""Load on a running service: `python -m benchmarks.load load|latency|stress|metrics`.
+"""Measure a running service: `python -m benchmarks.load load|latency|stress|metrics`.
 
-Closed loop: each of `concurrency` clients sends its next request when it has the answer to the last.
+The loop is closed: each of `concurrency` clients waits for a response before it sends the next request.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ COLUMNS = {
 
 cli = typer.Typer(help="Measure a running reranker service.", no_args_is_help=True, add_completion=False)
 
-Url = Annotated[str, typer.Option(help="The service", envvar="PERFORMANCE_TEST_URL")]
-Documents = Annotated[int, typer.Option(min=1, help="Documents of each request")]
-Words = Annotated[str, typer.Option(help="Words of each document, like 20-300 or 100")]
-Cached = Annotated[bool, typer.Option("--cached", help="Send one request again and again, so that the cache answers")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")]
+Url = Annotated[str, typer.Option(help="URL of the service", envvar="PERFORMANCE_TEST_URL")]
+Documents = Annotated[int, typer.Option(min=1, help="Documents per request")]
+Words = Annotated[str, typer.Option(help="Words per document, for example 20-300 or 100")]
+Cached = Annotated[bool, typer.Option("--cached", help="Repeat one request, so that the cache responds")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_WORDS = "20-300"
@@ -48,7 +48,7 @@ DEFAULT_WORDS = "20-300"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run gave: seconds of each answered request, in order of arrival, and the statuses of all."""
+    """One run: the latency in seconds of each successful request, in order of arrival, and all status codes."""
 
     concurrency: int
     documents: int
@@ -57,7 +57,7 @@ class Run:
     statuses: Counter[str]
 
     def summary(self) -> dict[str, Any]:
-        """Throughput counts requests that were answered with 200; latencies are theirs, in milliseconds."""
+        """Figures of the requests with status 200 (latencies in milliseconds), and counts of all other statuses."""
         percentiles = [None] * 4
         if self.latencies:
             percentiles = (np.percentile(self.latencies, [50, 90, 95, 99]) * 1000).round(2).tolist()
@@ -78,18 +78,18 @@ class Run:
 
 
 def progress_bar(title: str) -> Progress:
-    """On stderr, and only where there is a title."""
+    """A progress bar on stderr; hidden if the title is empty."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not title)
 
 
 def key() -> dict[str, str]:
-    """The header with the service's API key, from the variable that the client takes it from, too."""
+    """The authorization header, if RERANKER_API_KEY is set."""
     return {"Authorization": f"Bearer {found}"} if (found := os.environ.get("RERANKER_API_KEY")) else {}
 
 
 async def run(url: str, bodies: Sequence[dict[str, Any]], concurrency: int, title: str = "") -> Run:
-    """Send all bodies from `concurrency` clients; progress goes to stderr when it has a title."""
+    """Send all bodies from `concurrency` clients. A progress bar appears on stderr if there is a title."""
     queue, latencies, statuses = iter(bodies), [], Counter[str]()
     with progress_bar(title) as progress:
         bar = progress.add_task(title, total=len(bodies))
@@ -100,7 +100,7 @@ async def run(url: str, bodies: Sequence[dict[str, Any]], concurrency: int, titl
                 try:
                     status = str((await client.post("/rerank/query", json=body)).status_code)
                 except httpx.HTTPError as error:
-                    status = f"no answer ({type(error).__name__})"
+                    status = f"no response ({type(error).__name__})"
                 statuses[status] += 1
                 if status == OK:
                     latencies.append(time.perf_counter() - started)
@@ -117,7 +117,7 @@ async def run(url: str, bodies: Sequence[dict[str, Any]], concurrency: int, titl
 
 
 def make_bodies(count: int, documents: int, words: str, cached: bool = False) -> list[dict[str, Any]]:
-    """Requests that no earlier call of this program has sent, or one request `count` times over."""
+    """`count` new requests that no cache has seen, or with `cached` one request `count` times."""
     try:
         bounds = word_range(words)
     except ValueError as error:
@@ -128,8 +128,16 @@ def make_bodies(count: int, documents: int, words: str, cached: bool = False) ->
     )
 
 
+def documents_per_second(result: Run) -> float:
+    """Throughput of a run. Raises RuntimeError if any request failed."""
+    summary = result.summary()
+    if summary["errors"]:
+        raise RuntimeError(f"Requests failed: {summary['errors']}")
+    return float(summary["documents_per_second"])
+
+
 def show(summaries: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """One row a run."""
+    """Print one row per run."""
     if as_json:
         print(json.dumps(summaries[0] if len(summaries) == 1 else summaries, indent=2))
         return
@@ -142,7 +150,7 @@ def show(summaries: Sequence[dict[str, Any]], as_json: bool) -> None:
 
 
 def print_table(table: Table) -> None:
-    """At the width of the terminal, or wide enough for any row where there is none."""
+    """Print at the width of the terminal; without a terminal, wide enough for any row."""
     console = Console()
     Console(width=console.width if console.is_terminal else 140).print(table)
 
@@ -152,7 +160,7 @@ def _describe(errors: dict[str, int]) -> str:
 
 
 def fail_on(summaries: Iterable[dict[str, Any]], allowed: Sequence[str] = ()) -> None:
-    """Exit status 1 when anything went wrong that was not to be expected."""
+    """Exit with status 1 if a request ended with an error that is not in `allowed`."""
     if any(status not in allowed for row in summaries for status in row["errors"]):
         raise typer.Exit(1)
 
@@ -167,7 +175,7 @@ def load(
     cached: Cached = False,
     json: Json = False,
 ) -> None:
-    """Throughput and latency under a steady number of clients. Exit status 1 on any error."""
+    """Measure throughput and latency with a fixed number of clients. Exits with status 1 on any error."""
     result = asyncio.run(run(url, make_bodies(requests, documents, words, cached), concurrency, "load"))
     show([result.summary()], json)
     fail_on([result.summary()])
@@ -175,7 +183,7 @@ def load(
 
 @cli.command()
 def latency(
-    warmup: Annotated[int, typer.Option(min=0, help="Requests that are not counted")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests sent first and not measured")] = 5,
     requests: Annotated[int, typer.Option(min=1)] = 100,
     documents: Documents = 20,
     words: Words = DEFAULT_WORDS,
@@ -183,7 +191,7 @@ def latency(
     cached: Cached = False,
     json: Json = False,
 ) -> None:
-    """Latency of one client alone. Exit status 1 on any error."""
+    """Measure the latency of a single client. Exits with status 1 on any error."""
     bodies = make_bodies(warmup + requests, documents, words, cached)
     if warmup:
         asyncio.run(run(url, bodies[:warmup], 1, "warm-up"))
@@ -195,13 +203,13 @@ def latency(
 @cli.command()
 def stress(
     max_concurrency: Annotated[int, typer.Option(min=1)] = 16,
-    requests: Annotated[int, typer.Option(min=1, help="Requests of each client at each step")] = 4,
+    requests: Annotated[int, typer.Option(min=1, help="Requests per client at each step")] = 4,
     documents: Documents = 20,
     words: Words = DEFAULT_WORDS,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:
-    """Double the clients step by step. A refusal (429, 503) is an answer here; anything else is exit status 1."""
+    """Double the number of clients step by step. Exits with status 1 on any error except 429 and 503."""
     steps = sorted({*(2**step for step in range(max_concurrency.bit_length())), max_concurrency})
     summaries = [
         asyncio.run(
@@ -215,17 +223,17 @@ def stress(
 
 @cli.command()
 def metrics(url: Url = DEFAULT_URL, json: Json = False) -> None:
-    """The service's own figures."""
+    """Print the metrics of the service."""
     try:
         response = httpx.get(f"{url}/metrics?format=json", headers=key(), timeout=10, trust_env=False)
         response.raise_for_status()
     except httpx.HTTPError as error:
-        Console(stderr=True).print(f"No figures from {url}: {error}")
+        Console(stderr=True).print(f"Cannot read the metrics of {url}: {error}")
         raise typer.Exit(1) from None
     if json:
         print(response.text)
         return
-    table = Table("figure", "value")
+    table = Table("metric", "value")
     for name, value in _flat(response.json()):
         table.add_row(name, f"{value:g}" if isinstance(value, float) else str(value))
     print_table(table)

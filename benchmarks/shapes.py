@@ -1,4 +1,4 @@
-"""Models of the size of well-known ones with random weights, made on the spot: fast or slow, but good at nothing."""
+"""Models with the architecture of well-known ones and random weights: useful for speed, not for quality."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def make_shape(name: str, folder: Path) -> Path:
-    """Save the model and a tokenizer of our benchmark's words, unless they are there; returns the folder."""
+    """Create the model and a tokenizer for the words of `benchmarks.texts`, once; returns the folder."""
     if not (folder / "config.json").exists():
         _save_tokenizer(folder)
         _save_model(SHAPES[name], folder)
@@ -69,8 +69,9 @@ def _save_tokenizer(folder: Path) -> None:
 
 
 def pair_flops(model: Path, tokens: int) -> float:
-    """Floating-point operations of one pair of so many tokens, as the model defines them: layers × (products of the
-    weights + attention); embeddings, norms and head are left out.
+    """Floating-point operations to score one pair: layers × (products with the weights + attention).
+
+    Embeddings, norms and the head are ignored.
     """
     config = json.loads((model / "config.json").read_text())
     width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]

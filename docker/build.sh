@@ -3,7 +3,7 @@
 #
 #   docker/build.sh [slim] [runtime] [cuda]      default: slim runtime
 #
-# MODEL=organisation/name puts that model into the slim image in place of the embedded one.
+# MODEL=organisation/name exports that model into the slim image, instead of the embedded one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What a container runs: the service (serve), the check of its readiness (healthcheck), or any other command.
+# Entry point of the container: serve, healthcheck (is the service ready?), or any other command.
 set -eu
-# A model that was exported when the image was built.
+# Use the model that was exported when the image was built, if there is one.
 if [ -z "${RERANKER_MODEL:-}" ] && [ -f /opt/model/manifest.json ]; then
   export RERANKER_MODEL=/opt/model
 fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Take out of a virtual environment what nothing runs in a CPU image: tests, headers, plugins for other devices, pip.
+# Remove from a virtual environment what a CPU image never uses: tests, headers and plugins for other devices.
 #   docker/strip.sh FOLDER
 set -eu
 packages=$(echo "$1"/lib/python3.*/site-packages)

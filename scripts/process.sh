@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What the start and manage scripts know of the background process. To be sourced from the project's root.
+# The background process, for the start and manage scripts. Source it from the project's root.
 
-# One line: pid, URL, and the seconds that SIGTERM leaves to requests in work.
+# One line: pid, URL and shutdown timeout in seconds.
 pid_file=reranker.pid
 export log_file=reranker.log
 shutdown_timeout=${RERANKER_SHUTDOWN_TIMEOUT:-30}
 
-# Where a client on this machine reaches a service that is started with this environment.
+# The URL for clients on this machine of a service with these settings.
 case ${RERANKER_HOST:-127.0.0.1} in
   0.0.0.0) url=127.0.0.1 ;;
   ::) url='[::1]' ;;
@@ -17,8 +17,8 @@ url=http://$url:${RERANKER_PORT:-8000}
 
 remember() { echo "$1 $url $shutdown_timeout" >"$pid_file"; }
 
-# Whether the service of the pid file runs; then pid, url and shutdown_timeout are its own. A process that got the
-# number of one that is gone does not count.
+# Whether the service of the pid file is running; if so, sets pid, url and shutdown_timeout. Checks the command line,
+# because another process may have got the same pid.
 running() {
   local line
   [[ -f $pid_file ]] || return 1
@@ -31,9 +31,9 @@ running() {
   shutdown_timeout=${line[2]:-$shutdown_timeout}
 }
 
-# curl to this machine: never by way of a proxy.
+# curl to this machine, without a proxy.
 local_curl() { curl --silent --noproxy '*' "$@"; }
 
-# The comment at the head of the calling script.
+# Print the comment at the top of the calling script.
 usage() { awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; }
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then usage; exit 0; fi

@@ -1,4 +1,4 @@
-"""The audit of dependencies, against a vulnerability service on the loopback."""
+"""The audit of dependencies, against a local vulnerability service."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.conftest import free_port
 ROOT = Path(__file__).parent.parent
 VULNERABILITY = {
     "id": "PYSEC-2026-1",
-    "summary": "It lets everybody in.",
+    "summary": "Authentication bypass.",
     "affected": [
         {
             "package": {"ecosystem": "PyPI", "name": "leaky"},
@@ -55,16 +55,16 @@ def audit(folder: Path, requirement: str, service: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_finding_fails_and_says_which(tmp_path: Path, osv: str) -> None:
+def test_a_vulnerability_is_printed_and_fails(tmp_path: Path, osv: str) -> None:
     result = audit(tmp_path, "leaky==1.0", osv)
     assert (result.returncode, result.stdout) == (1, "leaky 1.0 PYSEC-2026-1 fixed in 1.1\n")
 
 
-def test_no_finding_passes(tmp_path: Path, osv: str) -> None:
+def test_packages_without_vulnerabilities_pass(tmp_path: Path, osv: str) -> None:
     result = audit(tmp_path, "sound==1.0", osv)
     assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_no_service_is_said_and_passes(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_reported_and_passes(tmp_path: Path) -> None:
     result = audit(tmp_path, "leaky==1.0", f"http://127.0.0.1:{free_port()}")
     assert (result.returncode, "not run" in result.stdout) == (0, True)

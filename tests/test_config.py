@@ -24,11 +24,11 @@ from app.machine.hardware import cpu_limit
         ("ENABLE_TORCH_COMPILE", "perhaps", "valid boolean"),
         ("TOKENIZER_WORKERS", "none", "valid integer"),
         ("CACHE_TTL_SECONDS", "-5", "greater than 0"),
-        ("RERANKER_CORS_ORIGINS", "https://a.example, b.example", "'b.example' is no origin"),
+        ("RERANKER_CORS_ORIGINS", "https://a.example, b.example", "'b.example' is not an origin"),
         ("RERANKER_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_allowed(
+def test_an_invalid_value_is_reported_with_the_allowed_values(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -41,47 +41,49 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 
 
 @pytest.mark.parametrize("origins", ["*", "null", "https://a.example, http://localhost:3000", "chrome-extension://abc"])
-def test_every_kind_of_origin_that_a_browser_sends_is_taken(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+def test_every_kind_of_browser_origin_is_accepted(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
     monkeypatch.setenv("RERANKER_CORS_ORIGINS", origins)
     assert ", ".join(load_settings().origins()) == origins
 
 
-def test_the_url_of_the_shared_cache_is_checked_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_cache_url_is_rejected_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKER_CACHE_URL", "http://user:s3cret@host")
     with pytest.raises(StartupError) as caught:
         load_settings()
-    assert str(caught.value) == "RERANKER_CACHE_URL is not valid: it must be redis://, rediss:// or unix://"
+    assert str(caught.value) == "RERANKER_CACHE_URL is not valid: must start with redis://, rediss:// or unix://"
 
 
 @pytest.mark.parametrize(
     ("backend", "precision"), [("openvino", "fp16"), ("onnx", "bf16"), ("onnx", "fp16"), ("torch", "int8")]
 )
-def test_a_precision_that_the_backend_does_not_have_is_refused(
+def test_a_precision_that_the_backend_does_not_support_is_rejected(
     monkeypatch: pytest.MonkeyPatch, backend: str, precision: str
 ) -> None:
     monkeypatch.setenv("RERANKER_BACKEND", backend)
     monkeypatch.setenv("RERANKER_PRECISION", precision)
-    with pytest.raises(StartupError, match=f"RERANKER_PRECISION={precision} is not valid with .*={backend}: that has"):
+    with pytest.raises(
+        StartupError, match=f"RERANKER_PRECISION={precision} is not valid with .*={backend}: use auto, "
+    ):
         load_settings()
 
 
 @pytest.mark.parametrize("name", ["RERANKER_MODEL", "RERANKER_PREFILTER_MODEL"])
-def test_the_check_of_the_settings_looks_for_folders(tmp_path: Path, name: str) -> None:
-    for folder, told in ((tmp_path, "holds no config.json"), (tmp_path / "none", "no such folder")):
+def test_check_reports_missing_folders(tmp_path: Path, name: str) -> None:
+    for folder, reason in ((tmp_path, "holds no config.json"), (tmp_path / "none", "no such folder")):
         command = [sys.executable, "-m", "app", "--check"]
         environment = os.environ | {name: str(folder)}
         checked = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         found = name == "RERANKER_PREFILTER_MODEL" and folder.is_dir()
         assert checked.returncode == (0 if found else 1)
-        assert (f"{name}={str(folder)!r}" in checked.stderr, told in checked.stderr) == (not found, not found)
+        assert (f"{name}={str(folder)!r}" in checked.stderr, reason in checked.stderr) == (not found, not found)
 
 
-def test_a_log_level_may_be_written_as_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_level_may_be_upper_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKER_LOG_LEVEL", "WARNING")
     assert load_settings().log_level == "warning"
 
 
-def test_each_wrong_value_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_invalid_value_is_reported_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKER_PORT", "0")
     monkeypatch.setenv("RERANKER_DEVICE", "tpu")
     with pytest.raises(StartupError) as caught:
@@ -95,7 +97,7 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().model is None
 
 
-def test_what_is_not_set_is_decided_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_depend_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKER_MAX_QUEUE", "7")
     settings = load_settings()
     cpu, cuda = settings.capacity("cpu"), settings.capacity("cuda:1")
@@ -103,7 +105,7 @@ def test_what_is_not_set_is_decided_by_the_device(monkeypatch: pytest.MonkeyPatc
     assert cpu.max_parallel < cuda.max_parallel
 
 
-def test_a_misspelt_variable_is_noticed() -> None:
+def test_a_misspelled_variable_is_reported() -> None:
     assert unknown_variables(["RERANKER_MAX_PARALEL", "RERANKER_PORT", "PATH"]) == ["RERANKER_MAX_PARALEL"]
 
 
@@ -118,7 +120,7 @@ def test_a_misspelt_variable_is_noticed() -> None:
         ({}, None),
     ],
 )
-def test_the_containers_cpu_limit_counts_not_the_hosts_cores(
+def test_threads_default_to_the_cpu_limit_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int | None
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
@@ -129,7 +131,7 @@ def test_the_containers_cpu_limit_counts_not_the_hosts_cores(
 
 
 @pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.default is not None])
-def test_every_default_can_be_written_in_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_default_is_valid_in_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     default = getattr(Settings(), name)
     monkeypatch.setenv(str(Settings.model_fields[name].alias), str(default))
     assert getattr(load_settings(), name) == default

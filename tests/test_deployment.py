@@ -1,4 +1,4 @@
-"""Compose files, Dockerfiles, entry points and `Settings` say the same."""
+"""Compose files, Dockerfiles and entry points agree with `Settings`."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from app.config import Settings, environment_names
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
-# The image's own: where it listens, and where its volume is.
+# Set by the image: the address to listen on, and the folder of the volume.
 OF_THE_IMAGE = {"RERANKER_HOST", "RERANKER_PORT", "RERANKER_EXPORT_DIR"}
 OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE"} | {
     f"OTEL_{name}"
@@ -40,16 +40,16 @@ def compose(*files: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("service", ["reranker", "replica"])
-def test_compose_passes_on_every_setting(service: str) -> None:
+def test_compose_passes_every_setting_to_the_service(service: str) -> None:
     names = set(compose("docker-compose.yaml")[service]["environment"])
     assert names == set(environment_names()) - OF_THE_IMAGE | OF_LIBRARIES
 
 
-def test_compose_passes_values_on_and_sets_none() -> None:
+def test_compose_sets_no_values() -> None:
     assert set(compose("docker-compose.yaml")["reranker"]["environment"].values()) == {None}
 
 
-def test_what_the_gpu_changes_are_settings() -> None:
+def test_the_gpu_file_changes_only_known_settings() -> None:
     base, gpu = compose("docker-compose.yaml"), compose("docker-compose.gpu.yaml")
     assert set(gpu) == {"reranker", "replica"}
     for service in gpu.values():
@@ -57,7 +57,7 @@ def test_what_the_gpu_changes_are_settings() -> None:
         assert set(service) - {"deploy"} <= set(base["reranker"])
 
 
-def test_each_gpu_has_a_process_that_differs_in_its_number_only() -> None:
+def test_gpu_processes_differ_only_in_their_device() -> None:
     one, several = compose("docker-compose.gpu.yaml")["replica"], compose("docker-compose.gpus.yaml")
     assert [service["environment"]["RERANKER_DEVICE"] for service in several.values()] == ["cuda:0", "cuda:1"]
     further = several["replica-1"]
@@ -68,16 +68,16 @@ def test_each_gpu_has_a_process_that_differs_in_its_number_only() -> None:
     assert further["networks"]["default"]["aliases"] == ["replica"]
 
 
-def test_containers_are_given_the_time_to_drain() -> None:
+def test_containers_have_time_to_finish_requests() -> None:
     timeout = Settings.model_fields["shutdown_timeout"].default
     for service in ("reranker", "replica"):
         grace = compose("docker-compose.yaml")[service]["stop_grace_period"]
         assert grace == f"1m${{RERANKER_SHUTDOWN_TIMEOUT:-{timeout:g}}}s"
-    # Each container is stopped with its own period.
+    # docker stop without --time uses the grace period of the container.
     assert re.findall(r"docker stop (.*)", (ROOT / "manage_reranker.sh").read_text()) == ['"$id" >/dev/null']
 
 
-def test_the_proxys_limits_are_the_services_own() -> None:
+def test_the_proxy_has_the_limits_of_the_service() -> None:
     script = (ROOT / "docker/nginx/start.sh").read_text()
     default = re.search(r"RERANKER_MAX_BODY_BYTES:-(\d+)", script)
     assert default
@@ -90,7 +90,7 @@ def test_the_proxys_limits_are_the_services_own() -> None:
 
 
 @pytest.mark.parametrize("file", DOCKERFILES)
-def test_images_set_settings_that_exist_and_copy_files_that_do(file: str) -> None:
+def test_images_use_existing_settings_and_files(file: str) -> None:
     text = (ROOT / file).read_text()
     assert set(re.findall(r"\b(RERANKER_[A-Z_]+)=", text)) <= OF_THE_IMAGE
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
@@ -103,7 +103,7 @@ def test_images_set_settings_that_exist_and_copy_files_that_do(file: str) -> Non
 
 
 @pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.gpu.yaml", "docker-compose.gpus.yaml"])
-def test_compose_files_meet_todays_specification(file: str) -> None:
+def test_compose_files_follow_the_compose_specification(file: str) -> None:
     command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / file)]
     found = subprocess.run(
         [str(Path(sys.executable).parent / command[0]), *command[1:]],

@@ -9,45 +9,32 @@ from app.config import DEVICE_DEFAULTS, Settings, environment_names
 from app.main import create_app
 from tests.clients.environments import ENVIRONMENTS
 from tests.conftest import Serve
+from tools import docs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def table() -> dict[str, str]:
-    """Variable → default, from the README's configuration tables."""
-    return dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+?) \|", README, re.MULTILINE))
+def test_generated_files_are_up_to_date() -> None:
+    compose = (ROOT / "docker-compose.yaml").read_text()
+    assert (ROOT / "docs" / "configuration.md").read_text() == docs.configuration(), "run scripts/docs"
+    assert compose == docs.compose(compose), "run scripts/docs"
 
 
-def documented_default(name: str) -> str:
-    """How the table writes the default of a field."""
-    field = Settings.model_fields[name]
-    if name in ("max_parallel", "max_queue"):
-        cpu, cuda = getattr(DEVICE_DEFAULTS["cpu"], name), getattr(DEVICE_DEFAULTS["cuda"], name)
-        return f"`{cpu}`; on CUDA `{cuda}`"
-    if name == "export_dir":
-        return f"`{field.default}`"
-    special = {"model": "the embedded model", "revision": "newest in the local cache", "threads": "the CPU limit"}
-    special["prefilter_model"] = "the shipped embeddings"
-    special["max_length"] = "the model's window"
-    special |= dict.fromkeys(
-        ("api_keys", "api_keys_file", "key_max_parallel", "key_per_minute", "cors_origins", "cache_url"), "none"
-    )
-    special |= dict.fromkeys(("batch_tokens", "streams", "part_tokens"), "measured")
-    if name in special:
-        return special[name]
-    if isinstance(field.default, bool):
-        return f"`{str(field.default).lower()}`"
-    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+def test_the_configuration_page_describes_every_setting() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| [^|]+ \| (.+) \|$", text, re.MULTILINE))
+    assert list(rows) == environment_names()
+    assert [name for name, meaning in rows.items() if not meaning.endswith(".")] == []
 
 
-def test_the_readme_lists_every_setting_and_no_other() -> None:
-    assert sorted(table()) == sorted(environment_names())
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_readme_has_the_defaults(name: str) -> None:
-    assert table()[str(Settings.model_fields[name].alias)] == documented_default(name)
+def test_the_configuration_page_names_the_variables_of_scripts() -> None:
+    files = [file for pattern in ("*.sh", "scripts/*", "docker/**/*.sh") for file in ROOT.glob(pattern)]
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    variable = re.compile(r"\$\{?(RERANKER_\w+|PERFORMANCE_TEST_URL|PYTHON\b|MODEL\b)")
+    found = {name for file in files for name in variable.findall(file.read_text())}
+    assert len(found) > 8
+    assert {name for name in found if f"`{name}`" not in text} == set()
 
 
 async def test_the_readme_names_every_metric(serve: Serve) -> None:
@@ -95,6 +82,7 @@ def test_links_lead_somewhere() -> None:
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "SECURITY.md",
+        "docs/configuration.md",
         "docs/engines.md",
         "docs/reliability.md",
     ):

@@ -1,4 +1,4 @@
-"""Training on tiny models: that it learns, goes on where it stopped, and says what is wrong with one's texts."""
+"""Training of tiny models: learning, resuming, and errors in input files."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ OTHERS = [word for word in WORDS if word not in ("tides", "moon")]
 
 
 def toy_groups(count: int, seed: int) -> list[Group]:
-    """Relevant is what speaks of tides."""
+    """Groups in which the document with the word 'tides' is relevant."""
     rng = random.Random(seed)
 
     def text(*words: str) -> str:
@@ -60,7 +60,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A bi-encoder: a bare transformer."""
+    """A bi-encoder with random weights."""
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(3)
     config = CONFIGS["bert"]
@@ -71,7 +71,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class ByWords:
-    """Unit vectors that count words."""
+    """A bi-encoder that counts words."""
 
     def questions(self, texts: Sequence[str]) -> Floats:
         counts = np.array([[text.lower().split().count(word) for word in WORDS] for text in texts], np.float32) + 1e-3
@@ -84,7 +84,7 @@ SIGNALS = {"cosines": ByWords()}
 
 
 class Perfect:
-    """Knows what answers, and reads only so many words."""
+    """A judge that recognises answers in the first `words` words."""
 
     tokenizer = make_tokenizer("bert")
 
@@ -125,15 +125,15 @@ def test_an_interrupted_training_ends_with_the_same_model(start: str, tmp_path: 
         torch.testing.assert_close(resumed.model.state_dict()[name], weights)
 
 
-def test_a_checkpoint_of_another_plan_is_refused(start: str, tmp_path: Path) -> None:
+def test_a_checkpoint_with_other_options_is_rejected(start: str, tmp_path: Path) -> None:
     groups = toy_groups(8, seed=1)
     Training(CrossEncoder(start, "cpu"), Plan(steps=2, checkpoint_every=1), groups, tmp_path).run([])
     assert (tmp_path / CHECKPOINT).exists()
-    with pytest.raises(ValueError, match="another plan"):
+    with pytest.raises(ValueError, match="other options"):
         Training(CrossEncoder(start, "cpu"), Plan(steps=3, seed=1), groups, tmp_path).run([])
 
 
-def test_a_stopped_training_loses_nothing_and_may_go_on_for_longer(start: str, tmp_path: Path) -> None:
+def test_a_stopped_training_can_resume_with_more_steps(start: str, tmp_path: Path) -> None:
     groups = toy_groups(8, seed=1)
 
     class Ended(CrossEncoder):
@@ -148,7 +148,7 @@ def test_a_stopped_training_loses_nothing_and_may_go_on_for_longer(start: str, t
     assert torch.load(tmp_path / CHECKPOINT)["step"] == 7
 
 
-def test_the_learning_rate_rises_stays_and_falls() -> None:
+def test_the_learning_rate_rises_stays_constant_and_falls() -> None:
     plan = Plan(steps=1000, learning_rate=1.0, cool_down=100)
     assert [plan.rate(step) for step in (0, 24, 49, 500, 900, 950, 999)] == pytest.approx(
         [0.02, 0.5, 1, 1, 1, 0.5, 0.01]
@@ -156,7 +156,7 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert Plan(steps=1000, learning_rate=1.0).rate(999) == 1
 
 
-def test_every_group_is_read_once_before_one_is_read_again() -> None:
+def test_every_group_is_read_once_per_epoch() -> None:
     plan, count = Plan(steps=0, groups_per_step=8), 57
     steps = plan.steps_for(2 * count)
     read = [at for step in range(steps) for at in plan.reading(step, count).groups]
@@ -167,7 +167,7 @@ def test_every_group_is_read_once_before_one_is_read_again() -> None:
 
 
 @pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
-def test_a_lengthened_document_is_where_it_should_be(at: float) -> None:
+def test_a_lengthened_document_is_at_the_given_place(at: float) -> None:
     lengthener = Lengthener(make_tokenizer("bert"), ["bread stock market", "plant"])
     words = lengthener.lengthened("moon causes tides", 23, at, random.Random(0)).split()
     assert len(words) == 23
@@ -187,7 +187,7 @@ def test_long_documents_leave_room_for_the_query() -> None:
     assert {0, 53} < places
 
 
-def test_positions_are_trained_and_words_are_not(start: str, tmp_path: Path) -> None:
+def test_position_embeddings_are_trained_and_word_embeddings_are_not(start: str, tmp_path: Path) -> None:
     model = CrossEncoder(start, "cpu")
     before = {name: each.clone() for name, each in model.model.state_dict().items()}
     Training(model, Plan(steps=4, learning_rate=1e-2), toy_groups(8, seed=1), tmp_path).run([])
@@ -196,16 +196,16 @@ def test_positions_are_trained_and_words_are_not(start: str, tmp_path: Path) -> 
     assert "bert.embeddings.word_embeddings.weight" not in changed
 
 
-def test_the_loss_is_least_at_the_targets() -> None:
+def test_the_loss_is_lower_in_the_order_of_the_targets() -> None:
     group = Group("q", ["a", "b"], [1.0, 0.0], bm25=[0.2, 1.0], cosines=[0.8, 0.5], e5=[0.9, 0.8], teacher=[2.0, 1.0])
     assert group.targets() == pytest.approx([4 + 0.5 + 3.2 + 22.5 + 1, 2.5 + 2 + 20 + 0.5])
     right = torch.tensor([3.0, -3.2])
     assert listwise(right, [group]) < listwise(right.flip(0), [group])
-    # The same distances, so the divergence is nothing and the labels alone are left.
+    # These logits differ like the targets, so the divergence is 0 and only the labels count.
     assert listwise(right, [group]) == pytest.approx(0.2 * np.mean(np.log1p(np.exp([-3.0, -3.2]))), rel=1e-5)
 
 
-def test_calibrated_scores_are_shares_and_the_order_stays(start: str) -> None:
+def test_calibration_makes_scores_shares_and_keeps_the_order(start: str) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, 20_000)
     labels = (rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))).astype(float)
@@ -217,13 +217,13 @@ def test_calibrated_scores_are_shares_and_the_order_stays(start: str) -> None:
     before = np.array(score(model, groups, 16))
     calibrate(model, groups, 16)
     after = np.array(score(model, groups, 16))
-    # A line through all points: the scale may be any, and one for all.
+    # The new logits must be a linear function of the old ones.
     slope, shift = np.polyfit(before.ravel(), after.ravel(), 1)
     assert after == pytest.approx(slope * before + shift, abs=1e-2)
     assert (1 / (1 + np.exp(-after))).mean() == pytest.approx(0.25, abs=0.03)
 
 
-def test_a_saved_model_is_served_as_it_was_trained(start: str, tmp_path: Path) -> None:
+def test_a_saved_model_gives_the_same_scores_in_the_service(start: str, tmp_path: Path) -> None:
     model, [group] = CrossEncoder(start, "cpu"), toy_groups(1, seed=4)
     expected = score(model, [group], 4)[0]
     model.save(tmp_path)
@@ -240,7 +240,7 @@ def _write(file: Path, rows: Sequence[dict[str, object]]) -> None:
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> Path:
-    """Some of the public corpora, very small: one of them is for validation, and two are not read."""
+    """Tiny versions of some public corpora: three for training, one for validation, two that are ignored."""
     folder = tmp_path / "data"
     folder.mkdir()
     texts = [
@@ -280,7 +280,7 @@ def corpora(tmp_path: Path) -> Path:
     return folder
 
 
-def test_groups_of_the_corpora(corpora: Path, tmp_path: Path) -> None:
+def test_groups_from_the_public_corpora(corpora: Path, tmp_path: Path) -> None:
     prepare(corpora, tmp_path / "groups", SIGNALS, questions=30, size=4, passages=1000, seed=0)
     train = list(read_groups(tmp_path / "groups" / "train.jsonl.gz"))
     held_out = list(read_groups(tmp_path / "groups" / "heldout.jsonl.gz"))
@@ -297,7 +297,7 @@ def test_groups_of_the_corpora(corpora: Path, tmp_path: Path) -> None:
     assert not {(group.source, group.query) for group in train} & {(group.source, group.query) for group in held_out}
 
 
-def test_a_cloze_question_asks_for_the_rest(corpora: Path) -> None:
+def test_a_cloze_question_asks_for_the_rest_of_its_passage(corpora: Path) -> None:
     corpus, *_ = read_corpora(corpora, 1000, random.Random(0))
     sentence = "Of light and energy the plant of the sea makes bread"
     corpus.passages[0] = f"Light. Sea. {sentence}. Bread."
@@ -308,7 +308,7 @@ def test_a_cloze_question_asks_for_the_rest(corpora: Path) -> None:
     assert {each.positive for each in asked} == {"Light. Sea. Bread.", corpus.passages[0]}
 
 
-def test_validation_corpora_are_for_validation_only(corpora: Path) -> None:
+def test_validation_corpora_are_not_used_in_training(corpora: Path) -> None:
     rng = random.Random(0)
     trained = {corpus.name: corpus for corpus in read_corpora(corpora, 1000, rng)}
     assert trained.keys() == {"squad", "pubmedqa", "law_dc_code"}
@@ -321,7 +321,7 @@ def test_validation_corpora_are_for_validation_only(corpora: Path) -> None:
     assert [law.passages[at][:20] for at in question.negatives] == ["law_dc_code 3 3 3 3."]
 
 
-def test_a_limited_corpus_has_questions_with_their_negatives() -> None:
+def test_a_limited_corpus_keeps_the_negatives_of_its_questions() -> None:
     questions = [Question(f"q{at}", f"p{at}", at, (100 + at, 200 + at), also=(300 + at,)) for at in range(100)]
     corpus = Corpus("some", [f"p{at}" for at in range(400)], questions)
     limited = corpus.limited(40, random.Random(0))
@@ -335,7 +335,7 @@ def test_a_limited_corpus_has_questions_with_their_negatives() -> None:
 
 
 def test_embeddings_are_the_mean_of_the_states(encoder: str) -> None:
-    """Against torch in float32, text by text and without padding."""
+    """Compared with torch in float32, text by text and without padding."""
     tokenizer, model = make_tokenizer("bert"), BertModel.from_pretrained(encoder).eval()
     texts = ["moon " * 40, "the sea", "what causes tides", "bread"]
     embedder = Embedder(encoder, "cpu", ("moon ", ""))
@@ -348,7 +348,7 @@ def test_embeddings_are_the_mean_of_the_states(encoder: str) -> None:
     assert embedder.questions(["sea"]) == pytest.approx(embedder.passages(["moon sea"]), abs=1e-6)
 
 
-def test_validation_finds_what_a_model_gains(corpora: Path) -> None:
+def test_validation_measures_the_gain_over_bm25(corpora: Path) -> None:
     [(name, topics)] = domains(corpora, 5, seed=0)
     assert (name, len(topics)) == ("finance_tatqa", 5)
     for topic in topics:
@@ -359,7 +359,7 @@ def test_validation_finds_what_a_model_gains(corpora: Path) -> None:
     assert figures.gain == pytest.approx(1 - figures.bm25)
 
 
-def test_what_is_read_of_long_documents_shows(corpora: Path) -> None:
+def test_validation_shows_how_much_of_long_documents_is_read(corpora: Path) -> None:
     [(_, topics)] = domains(corpora, 5, seed=0)
     whole = long_documents(topics, Perfect(), seed=0)  # type: ignore[arg-type]
     assert whole == {"short": 1, "answer first": 1, "answer last": 1}
@@ -367,13 +367,13 @@ def test_what_is_read_of_long_documents_shows(corpora: Path) -> None:
     assert half["answer first"] == 1 > half["answer last"]
 
 
-def test_a_judge_scores_as_the_model_does(start: str) -> None:
+def test_a_judge_gives_the_scores_of_the_model(start: str) -> None:
     pairs = [("what causes tides", "the moon"), ("moon", "bread " * 60), ("sea", "plant and sea")]
     expected = CrossEncoder(start, "cpu").logits(pairs, 64, 8).tolist()
     assert Judge(start, "cpu", 64).logits(pairs) == pytest.approx(expected, abs=0.01)
 
 
-def test_the_command_prints_the_gains(corpora: Path, start: str) -> None:
+def test_the_validate_command_prints_the_gains(corpora: Path, start: str) -> None:
     answer = CliRunner().invoke(
         cli, ["validate", start, "--data", str(corpora), "--queries", "3", "--device", "cpu", "--max-length", "64"]
     )
@@ -382,7 +382,7 @@ def test_the_command_prints_the_gains(corpora: Path, start: str) -> None:
         assert wanted in answer.output
 
 
-def test_texts_of_ones_own(tmp_path: Path) -> None:
+def test_groups_from_own_texts(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     rows = [
         {"query": "what causes tides", "positives": ["the moon", "gravity of the moon"], "negatives": ["stock market"]},
@@ -401,21 +401,21 @@ def test_texts_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "own.jsonl:2: no JSON"),
-        ("[]", "own.jsonl:2: an object is wanted"),
+        ("{", "own.jsonl:2: invalid JSON"),
+        ("[]", "own.jsonl:2: expected a JSON object"),
         ('{"query": "a"}', "own.jsonl:2: query and positives"),
         ('{"query": "", "positives": "b"}', "own.jsonl:2: query and positives"),
-        ('{"query": "a", "positives": [1]}', "own.jsonl:2: positives: a text or a list of texts"),
+        ('{"query": "a", "positives": [1]}', "own.jsonl:2: positives: expected a text or a list of texts"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_said(line: str, message: str, tmp_path: Path) -> None:
+def test_errors_name_the_line_and_the_field(line: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text(f'{{"query": "a", "positives": "b"}}\n{line}\n')
     with pytest.raises(ValueError, match=message):
         read_own(file)
 
 
-def test_the_command_says_it_in_one_line(encoder: str, tmp_path: Path) -> None:
+def test_the_command_reports_an_error_in_one_line(encoder: str, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text("{}\n")
     answer = CliRunner().invoke(cli, ["prepare-own", str(file), "--output", str(tmp_path / "out"), "--base", encoder])
@@ -424,7 +424,7 @@ def test_the_command_says_it_in_one_line(encoder: str, tmp_path: Path) -> None:
     assert "own.jsonl:1" in answer.output
 
 
-def test_teachers_give_targets_and_choose_the_hardest(start: str) -> None:
+def test_teachers_set_targets_and_select_the_hardest_documents(start: str) -> None:
     teachers = [Perfect(), Judge(start, "cpu", 64)]
     groups = toy_groups(3, seed=5)
     groups[0].query, groups[0].documents[2] = "what causes 7", "moon of 7 causes tides"
@@ -438,7 +438,7 @@ def test_teachers_give_targets_and_choose_the_hardest(start: str) -> None:
         assert group.targets() == pytest.approx([4 + 0.5 * group.teacher[0], 0.5 * group.teacher[1]])
 
 
-def test_the_average_of_models(start: str, tmp_path: Path) -> None:
+def test_averaging_models_averages_their_weights(start: str, tmp_path: Path) -> None:
     models = [CrossEncoder(start, "cpu") for _ in range(2)]
     weight = models[0].model.classifier.weight.detach().clone()
     with torch.no_grad():
@@ -460,7 +460,7 @@ def test_the_whole_recipe_in_one_command(corpora: Path, encoder: str, tmp_path: 
     assert (tmp_path / "out" / "student-0" / "model.safetensors").stat().st_mtime_ns == made
 
 
-def test_groups_are_written_as_they_are(tmp_path: Path) -> None:
+def test_written_groups_are_read_back_unchanged(tmp_path: Path) -> None:
     groups = toy_groups(3, seed=6)
     assert write_groups(groups, tmp_path / "groups.jsonl.gz") == 3
     assert list(read_groups(tmp_path / "groups.jsonl.gz")) == groups

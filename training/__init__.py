@@ -1,1 +1,1 @@
-"""How the embedded model was trained, and how to train a reranker on texts of your own."""
+"""Train a reranker on the public corpora or on your own texts. The embedded model was trained with this code."""

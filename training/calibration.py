@@ -1,7 +1,7 @@
-"""Scores that mean something: the logits scaled so that their sigmoid is the share of relevant documents.
+"""Calibration: scale and shift the logits so that a score of 0.8 means that 80 % of such documents are relevant.
 
-Platt, Probabilistic outputs for support vector machines, 1999. The scale and the shift go into the model's last layer,
-which changes no order.
+Platt, Probabilistic outputs for support vector machines, 1999. Scale and shift become part of the last layer of the
+model, so rankings do not change.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ BINS = 10
 
 
 class Bin(NamedTuple):
-    """A row of the reliability table."""
+    """A row of the reliability table: pairs with scores from `low` to `high`."""
 
     low: float
     high: float
     pairs: int
     mean_score: float
     relevant: float
-    """Share of the pairs that are."""
+    """Share of the pairs that are relevant."""
 
 
 def calibrate(model: CrossEncoder, groups: Sequence[Group], rows: int) -> list[Bin]:
-    """Fit scale and shift on one half of the groups, put them into the model; the table is of the other half."""
+    """Fit scale and shift on one half of the groups and apply them to the model; returns a table for the other half."""
     logits = score(model, groups, rows)
     halves = [_flat(groups[first::2], logits[first::2]) for first in (0, 1)]
     scale, shift = fit(*halves[0])
@@ -43,7 +43,7 @@ def calibrate(model: CrossEncoder, groups: Sequence[Group], rows: int) -> list[B
 
 
 def fit(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Scale and shift that make the labels likeliest, from arrays of shape (pairs,)."""
+    """Scale and shift that maximise the likelihood of the labels. Arrays have shape (pairs,)."""
     parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     inputs, wanted = torch.tensor(logits, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
     optimizer = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
@@ -60,7 +60,7 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def reliability(scores: np.ndarray, labels: np.ndarray) -> list[Bin]:
-    """Of each tenth of the scale: how many pairs score there, and how many of them are relevant."""
+    """For each tenth of the scale, the pairs with such scores and the share of relevant ones."""
     edges = np.linspace(0, 1, BINS + 1)
     at = np.clip(np.digitize(scores, edges) - 1, 0, BINS - 1)
     return [
@@ -77,10 +77,10 @@ def reliability(scores: np.ndarray, labels: np.ndarray) -> list[Bin]:
 
 
 def last_layer(model: torch.nn.Module) -> torch.nn.Linear:
-    """The linear layer that gives the logit. Raises `ValueError` for a model that ends otherwise."""
+    """The linear layer that computes the logit. Raises `ValueError` if there is not exactly one."""
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features == 1]
     if len(linear) != 1 or linear[0].bias is None:
-        raise ValueError("the model has no one layer that gives its logit: it cannot be calibrated")
+        raise ValueError("the model cannot be calibrated: it needs exactly one linear layer with one output and a bias")
     return linear[0]
 
 

@@ -1,4 +1,4 @@
-"""Groups made of corpora: for each question its passage, and those that look most like an answer and are none."""
+"""Build groups from a corpus: for each question its passage, and passages that only look like an answer."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,13 @@ from training.corpora import Question
 from training.groups import Group
 from training.inference import Floats
 
-# Negatives are drawn from these ranks, by words and by meaning: from the nearest, and from those behind them.
+# Negatives are drawn from two ranges of ranks, up to the first number and from there to the second. The ranks come
+# from BM25 and from a bi-encoder.
 BM25_RANKS, MEANING_RANKS = (6, 40), (6, 25)
 
 
 class BiEncoder(Protocol):
-    """What embeds questions and passages (`training.embedding.Embedder`)."""
+    """Embeds questions and passages (`training.embedding.Embedder`)."""
 
     def questions(self, texts: Sequence[str]) -> Floats:
         """Unit vectors."""
@@ -26,11 +27,11 @@ class BiEncoder(Protocol):
 
 
 Signals = Mapping[str, BiEncoder]
-"""Of each signal of a group (`cosines`, `e5`) the bi-encoder that gives it; negatives are those near to the last."""
+"""The bi-encoder for each signal of a group (`cosines`, `e5`). Negatives are chosen by the last one."""
 
 
 class Words:
-    """BM25 of the passages of a corpus."""
+    """BM25 index of the passages of a corpus."""
 
     def __init__(self, passages: Sequence[str]) -> None:
         import bm25s
@@ -40,13 +41,13 @@ class Words:
         self._index.index(bm25s.tokenize(list(passages), show_progress=False), show_progress=False)
 
     def scores(self, query: str) -> Floats:
-        """Of each passage, shape (passages,)."""
+        """Scores of all passages, shape (passages,)."""
         [terms] = self._tokenize([query], return_ids=False, show_progress=False)
         return np.asarray(self._index.get_scores(terms) if terms else np.zeros(self._count), np.float32)
 
 
 class Pool:
-    """Finds the passages of a corpus that look like answers, by words and by meaning."""
+    """Finds passages that look like answers, by BM25 and by embeddings."""
 
     def __init__(self, passages: Sequence[str], signals: Signals) -> None:
         self.passages, self._signals = passages, signals
@@ -54,7 +55,7 @@ class Pool:
         self._vectors = {name: encoder.passages(passages) for name, encoder in signals.items()}
 
     def groups(self, source: str, questions: Sequence[Question], size: int, rng: random.Random) -> Iterator[Group]:
-        """A group of up to `size` documents for each question, the first of them its answer."""
+        """A group of up to `size` documents for each question. The first document is the answer."""
         if not questions:
             return
         cosines = {name: self._cosines(name, encoder, questions) for name, encoder in self._signals.items()}
@@ -76,7 +77,10 @@ class Pool:
             )
 
     def _cosines(self, name: str, encoder: BiEncoder, questions: Sequence[Question]) -> Floats:
-        """Of each question with each passage, as it is asked where it differs; shape (questions, passages)."""
+        """Cosines of questions and passages, shape (questions, passages).
+
+        Where the positive of a question differs from the passage that it was made from, the cosine is of the positive.
+        """
         asked = encoder.questions([question.query for question in questions])
         cosines = asked @ self._vectors[name].T
         changed = [at for at, question in enumerate(questions) if question.positive != self.passages[question.index]]
@@ -86,7 +90,7 @@ class Pool:
         return cosines
 
     def _negatives(self, question: Question, ranked: Sequence[list[int]], count: int, rng: random.Random) -> list[int]:
-        """One at random, then in turn a known one and one of each range of ranks."""
+        """Draw in turn from: one random passage, the known negatives, and each range of ranks."""
         pools = [[rng.randrange(len(self.passages))], list(question.negatives), *ranked]
         for pool in pools:
             rng.shuffle(pool)
@@ -108,7 +112,7 @@ class Pool:
 
 
 def _near(scores: Floats, ranks: tuple[int, int]) -> list[list[int]]:
-    """Indices of the highest, and of those behind them."""
+    """Indices of the highest scores, split after the first rank and cut after the second."""
     first, last = ranks
     order = np.argsort(-scores, kind="stable")[: last + 1].tolist()
     return [order[: first + 1], order[first + 1 :]]

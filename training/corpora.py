@@ -1,4 +1,4 @@
-"""Corpora: passages, and questions that one of them answers."""
+"""Corpora: passages, and questions that a passage answers."""
 
 import random
 import re
@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
 
-# Questions that are drawn together.
+# Consecutive questions that are drawn together.
 RUN = 20
-# Of the known negatives of a question so many come into a limited corpus for its sake.
+# Known negatives per question that a limited corpus keeps.
 KNOWN = 3
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])")
 CLOZE_WORDS, CLOZE_SENTENCES = range(6, 40), 3
-# One of so many documents is kept aside, with all that is asked about it.
+# One in this many documents is held out, with all its questions.
 HELD_OUT = 20
-# Of the inverse-cloze pairs so many keep their sentence in the passage: exact matches do occur.
+# Share of cloze questions that stay in their passage too: in practice, exact matches occur.
 KEPT_SENTENCE = 0.3
 
 
 class Row(NamedTuple):
-    """A question in the common format."""
+    """A question with its texts, as in the input files."""
 
     query: str
     positives: Sequence[str]
@@ -29,20 +29,20 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`positive` answers it; it was made from the passage at `index`."""
+    """A question and its answer `positive`, which is (part of) the passage at `index`."""
 
     query: str
     positive: str
     index: int
     negatives: tuple[int, ...] = ()
-    """Passages that are alike and do not answer it."""
+    """Similar passages that do not answer it."""
     answers: tuple[str, ...] = ()
-    """A passage with one of these in it may answer it too."""
+    """Lower-case answers: a passage that contains one may answer the question too."""
     also: tuple[int, ...] = ()
     """Other passages that answer it."""
 
     def moved(self, places: Mapping[int, int]) -> "Question":
-        """The same among other passages: those that are left and where they are."""
+        """The question in a smaller corpus; `places` maps the indices of its passages to new ones."""
         negatives, also = (
             tuple(places[old] for old in indices if old in places) for indices in (self.negatives, self.also)
         )
@@ -51,20 +51,20 @@ class Question:
 
 @dataclass(slots=True)
 class Corpus:
-    """Passages of one source and the questions about them."""
+    """Passages of one source, and questions about them."""
 
     name: str
     passages: list[str]
     questions: list[Question] = field(default_factory=list)
 
     def is_held_out(self, question: Question) -> bool:
-        """Whether it is for measuring, not for training: by passage, so that no text is in both."""
+        """Whether the question is for measuring only. Decided by passage, so no passage is in both sets."""
         return question.index % HELD_OUT == 0
 
     def limited(self, passages: int, rng: random.Random) -> "Corpus":
-        """So many passages at most: of questions drawn at random, with some of their negatives.
+        """The corpus with at most this many passages: those of random questions, with some of their negatives.
 
-        They are drawn in runs, because questions that stand together are about texts that are alike.
+        Questions are drawn in runs, because neighbours are about similar texts.
         """
         if len(self.passages) <= passages:
             return self
@@ -82,7 +82,7 @@ class Corpus:
 
 
 def paired(name: str, rows: Iterable[Row]) -> Corpus:
-    """The texts of the rows as passages, each once; a question for each row."""
+    """A corpus of all distinct texts of the rows, with a question per row."""
     at: dict[str, int] = {}
 
     def places(texts: Sequence[str]) -> tuple[int, ...]:
@@ -97,7 +97,10 @@ def paired(name: str, rows: Iterable[Row]) -> Corpus:
 
 
 def cloze(corpus: Corpus, rng: random.Random) -> Corpus:
-    """The same passages; a sentence of one asks for the rest of it. Lee et al., 2019 (arXiv:1906.00300)."""
+    """Questions from the passages themselves: a sentence asks for the rest of its passage.
+
+    Inverse cloze task: Lee et al., 2019 (arXiv:1906.00300).
+    """
     questions = []
     for index, passage in enumerate(corpus.passages):
         sentences = SENTENCE.split(passage)

@@ -1,4 +1,4 @@
-"""Bi-encoders: texts to unit vectors."""
+"""Bi-encoders, which turn texts into unit vectors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import numpy as np
 
 from training.inference import Batch, Floats, encoded, fast, in_batches
 
-# What an embedding reads of a text.
 MAX_TOKENS = 160
 E5_PREFIXES = ("query: ", "passage: ")
 
@@ -16,7 +15,7 @@ class Embedder:
     """An encoder with mean pooling."""
 
     def __init__(self, model: str, device: str, prefixes: tuple[str, str] = ("", "")) -> None:
-        """`model`: folder or hub id; `prefixes`: what questions and what passages begin with."""
+        """`model`: folder or hub id. `prefixes`: texts to put before questions and before passages."""
         from transformers import AutoModel, AutoTokenizer
 
         self._prefixes = prefixes

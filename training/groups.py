@@ -1,4 +1,4 @@
-"""What is learnt from: a query, documents that are hard to tell apart for it, and what is known of each."""
+"""Training data: a query, documents that are hard to tell apart, and signals about each document."""
 
 import gzip
 import json
@@ -7,24 +7,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Weights of a document's label, of BM25 (as a share of the best), of the cosines of the bi-encoders and of a trained
-# cross-encoder's logit in the target logits. Cosines of multilingual-e5 lie close together.
+# Weights of the signals in the target logits. The weight of e5 is large because its cosines lie close together.
 LABEL, BM25, COSINE, E5, TEACHER = 4.0, 2.5, 4.0, 25.0, 0.5
-# The groups of a folder.
+# Files of a folder of groups.
 TRAIN_FILE, HELD_OUT_FILE = "train.jsonl.gz", "heldout.jsonl.gz"
 
 
 @dataclass(slots=True)
 class Group:
-    """One query; the lists are of the same length, or empty where nothing is known."""
+    """One query and its documents. Each list has a value per document, or is empty if the signal is unknown."""
 
     query: str
     documents: list[str]
     labels: list[float]
     """1 for a relevant document, 0 for others."""
     bm25: list[float] = field(default_factory=list)
+    """BM25 scores, as a share of the best in the group."""
     cosines: list[float] = field(default_factory=list)
-    """Of the bi-encoder."""
+    """Cosines of the bi-encoder."""
     e5: list[float] = field(default_factory=list)
     """Cosines of multilingual-e5."""
     teacher: list[float] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Group:
     source: str = ""
 
     def kept(self, documents: list[int]) -> "Group":
-        """Of the documents only these."""
+        """The group with only the documents at these indices."""
         signals = {
             name: [getattr(self, name)[at] for at in documents] if getattr(self, name) else []
             for name in ("documents", "labels", "bm25", "cosines", "e5", "teacher")
@@ -40,7 +40,7 @@ class Group:
         return Group(query=self.query, source=self.source, **signals)
 
     def targets(self) -> list[float]:
-        """Target logits, fused from all that is known: a label alone knows nothing of how wrong the others are."""
+        """Target logits: the weighted sum of all signals, because labels alone treat all negatives as equally wrong."""
         fused = [LABEL * label for label in self.labels]
         signals = ((BM25, self.bm25), (COSINE, self.cosines), (E5, self.e5), (TEACHER, self.teacher))
         for weight, signal in signals:
@@ -50,13 +50,13 @@ class Group:
 
 
 def write_groups(groups: Iterable[Group], file: Path) -> int:
-    """As JSONL, compressed; returns how many there were."""
+    """Write compressed JSONL; returns the number of groups."""
     with gzip.open(file, "wt", encoding="utf-8") as lines:
         return sum(bool(lines.write(json.dumps(asdict(group), ensure_ascii=False) + "\n")) for group in groups)
 
 
 def read_groups(file: Path) -> Iterator[Group]:
-    """What `write_groups` wrote. Raises `ValueError` with the line that is wrong."""
+    """Read a file of `write_groups`. Raises `ValueError` with the number of a wrong line."""
     for number, row in read_rows(file):
         try:
             yield Group(**row)
@@ -65,7 +65,7 @@ def read_groups(file: Path) -> Iterator[Group]:
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSONL file, compressed or not, with their line numbers. Raises `ValueError`."""
+    """Objects of a JSONL file, plain or .gz, with their line numbers. Raises `ValueError`."""
     opened = gzip.open if file.suffix == ".gz" else open
     with opened(file, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -74,7 +74,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{file}:{number}: no JSON: {error}") from None
+                raise ValueError(f"{file}:{number}: invalid JSON: {error}") from None
             if not isinstance(row, dict):
-                raise ValueError(f"{file}:{number}: an object is wanted")
+                raise ValueError(f"{file}:{number}: expected a JSON object")
             yield number, row

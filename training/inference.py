@@ -1,4 +1,4 @@
-"""Inference that is fast where it runs: OpenVINO in bfloat16 on CPUs, torch in bfloat16 on GPUs."""
+"""Fast inference: OpenVINO in bfloat16 on CPUs, torch in bfloat16 on GPUs."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,18 +12,18 @@ Floats = npt.NDArray[np.float32]
 Batch = Mapping[str, npt.NDArray[np.int64]]
 Run = Callable[[Batch], Floats]
 
-# Lengths are padded to multiples of this: engines keep compiled code for each shape they have seen.
+# Lengths are padded to multiples of this, because engines compile code for each new shape.
 STEP = 32
 TOKENS_AT_ONCE = 8192
 
 
 def fast(model: Any, names: Sequence[str], device: str) -> Run:
-    """The model's first output for a batch of the inputs of these names."""
+    """A function that returns the first output of the model for a batch with these inputs."""
     return _compiled(model.eval(), names) if device == "cpu" else _on_gpu(model.eval(), device)
 
 
 def in_batches(tokenizer: Any, encoded: Sequence[Mapping[str, Sequence[int]]], run: Run) -> Floats:
-    """What `run` makes of each text, with texts of about the same length at a time; shape (texts, ...)."""
+    """Apply `run` to all texts in batches of similar length; shape (texts, ...)."""
     order = sorted(range(len(encoded)), key=lambda at: len(encoded[at]["input_ids"]))
     parts = []
     for rows in _batches(order, [len(each["input_ids"]) for each in encoded]):
@@ -36,14 +36,14 @@ def in_batches(tokenizer: Any, encoded: Sequence[Mapping[str, Sequence[int]]], r
 
 
 def encoded(tokenizer: Any, texts: Sequence[Any], max_length: int) -> list[dict[str, list[int]]]:
-    """The tokens of each text, or of each pair of texts, the longer of which is cut."""
+    """Tokenise texts or pairs of texts. Of a pair that is too long, the longer text is truncated."""
     first, second = zip(*texts, strict=True) if isinstance(texts[0], tuple) else (texts, None)
     tokens = tokenizer(list(first), second and list(second), truncation="longest_first", max_length=max_length)
     return [{name: tokens[name][at] for name in tokens} for at in range(len(texts))]
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Texts from the shortest on, in batches of about as many tokens."""
+    """Split `order`, which is sorted by length, into batches of about TOKENS_AT_ONCE tokens."""
     batches: list[list[int]] = [[]]
     for at in order:
         if (len(batches[-1]) + 1) * lengths[at] > TOKENS_AT_ONCE:
@@ -56,10 +56,10 @@ def _compiled(model: Any, names: Sequence[str]) -> Run:
     import openvino
 
     example = {name: torch.ones(2, STEP, dtype=torch.long) for name in names}
-    # A mask that hides something: one of ones alone may be traced as none.
+    # A mask of ones alone may be traced as no mask.
     example["attention_mask"][1, STEP // 2 :] = 0
     with warnings.catch_warnings():
-        # Of torch, on how OpenVINO traces.
+        # torch warns about the way OpenVINO traces.
         warnings.simplefilter("ignore")
         converted = openvino.convert_model(model, example_input=example)
     compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})

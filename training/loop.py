@@ -1,4 +1,4 @@
-"""The training loop: listwise distillation, resumable at every checkpoint."""
+"""The training loop: listwise distillation with checkpoints to resume from."""
 
 import logging
 import signal
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 LABEL_WEIGHT = 0.2
 MAX_NORM = 1.0
-# The weights kept are an average over the last steps, this slow to forget.
+# Decay of the exponential average of the weights, which becomes the model.
 AVERAGE = 0.998
 CHECKPOINT = "checkpoint.pt"
 
 
 class Training:
-    """Owns the weights in float32, their average and the optimizer; the model computes with a copy in bfloat16."""
+    """Owns the float32 weights, their average and the optimizer. The model computes with a bfloat16 copy."""
 
     def __init__(self, model: CrossEncoder, plan: Plan, groups: Sequence[Group], output: Path) -> None:
         self._model, self._plan, self._groups, self._output = model, plan, groups, output
@@ -37,23 +37,19 @@ class Training:
         self._average = {name: each.clone() for name, each in self._weights.items()}
         states = model.model.state_dict()
         self._frozen = {name: each.clone() for name, each in states.items() if name not in self._weights}
-        decayed = [each for each in self._weights.values() if each.ndim > 1]
-        plain = [each for each in self._weights.values() if each.ndim <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-        )
+        self._optimizer = make_optimizer(list(self._weights.values()))
         self._step = 0
 
     def run(self, held_out: Sequence[Group]) -> None:
-        """Train to the end of the plan, from the last checkpoint if there is one; the model is the average then.
+        """Train to the end of the plan, from the last checkpoint if there is one; the model gets the averaged weights.
 
-        SIGTERM ends it after the step in hand, with a checkpoint, by `KeyboardInterrupt`.
+        On SIGTERM, finishes the step, saves a checkpoint and raises `KeyboardInterrupt`.
         """
         self._resume()
         self._model.model.train().to(torch.bfloat16)
         losses: list[float] = []
         started, read = monotonic(), self._model.tokens_read
-        with _stop_asked() as stop:
+        with _stop_requested() as stop:
             while self._step < self._plan.steps:
                 losses.append(self._learn())
                 if self._step % self._plan.checkpoint_every == 0 or stop:
@@ -74,7 +70,7 @@ class Training:
             log.info("averaged: %s", accuracy(self._model, held_out, self._plan.rows))
 
     def clear(self) -> None:
-        """Forget the checkpoint: the model is saved."""
+        """Delete the checkpoint, once the model is saved."""
         (self._output / CHECKPOINT).unlink(missing_ok=True)
 
     def _learn(self) -> float:
@@ -91,14 +87,14 @@ class Training:
         loss.backward()
         self._improve(self._plan.rate(self._step))
         self._step += 1
-        # At first the average would be mostly of the start.
+        # Early on, a slow average would mostly hold the starting weights.
         slow = min(AVERAGE, self._step / (self._step + 10))
         for name, each in self._weights.items():
             self._average[name].lerp_(each, 1 - slow)
         return float(loss.detach())
 
     def _improve(self, rate: float) -> None:
-        """One step of the optimizer on the weights in float32, and from there to the model."""
+        """Update the float32 weights and copy them to the model."""
         computed = dict(self._model.trained())
         for name, each in self._weights.items():
             each.grad = computed[name].grad.float() if computed[name].grad is not None else None
@@ -133,28 +129,37 @@ class Training:
             return
         state = torch.load(file, map_location=self._model.device)
         if state["plan"] != self._plan.identity():
-            raise ValueError(f"{file} is of another plan: {state['plan']}")
+            raise ValueError(f"{file} was made with other options: {state['plan']}. Use them, or delete the file")
         self._optimizer.load_state_dict(state["optimizer"])
         for name, each in self._weights.items():
             each.copy_(state["weights"][name])
         self._average, self._step = state["average"], state["step"]
         self._to_model()
-        log.info("going on at step %d", self._step)
+        log.info("Resuming at step %d", self._step)
+
+
+def make_optimizer(weights: Sequence[Tensor], fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW that decays matrices only, not biases and norms. The learning rate is set at each step."""
+    decayed = [each for each in weights if each.ndim > 1]
+    plain = [each for each in weights if each.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], fused=fused
+    )
 
 
 @contextmanager
-def _stop_asked() -> Iterator[list[int]]:
-    """Fills the list when the process is asked to end."""
-    asked: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+def _stop_requested() -> Iterator[list[int]]:
+    """Yields a list that SIGTERM adds to."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield asked
+        yield received
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def listwise(logits: Tensor, groups: Sequence[Group]) -> Tensor:
-    """The divergence of each group's order from its targets, and of each logit from its label.
+    """Loss: KL divergence of each group from its targets, plus a share of the cross-entropy with the labels.
 
     Shapes: `logits` (documents of all groups,) to a scalar.
     """

@@ -1,4 +1,4 @@
-"""The cross-encoder in training: pairs of texts to logits, in few shapes and reduced precision."""
+"""The cross-encoder in training. It computes with few shapes and in reduced precision."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,22 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Lengths are padded to multiples of this: engines keep compiled code for each shape they have seen.
+# Lengths are padded to multiples of this, because engines compile code for each new shape.
 STEP = 16
-# Fused attention is the faster one for longer texts, on CPUs.
+# On CPUs, fused attention is faster only above this length.
 PLAIN_ATTENTION = 256
 
 
 class CrossEncoder:
-    """One label, the model's own tokenizer. Word embeddings are frozen: the texts at hand know few of the words."""
+    """A model with one label, and its tokenizer.
+
+    Word embeddings are frozen, because the training texts contain few of the words.
+    """
 
     def __init__(self, start: str, device: str, layers: int | None = None) -> None:
-        """`start`: a folder or hub id of an encoder or cross-encoder; `layers`: repeat its layers to have so many."""
+        """`start`: folder or hub id of an encoder or cross-encoder. `layers`: repeat its layers to have this many."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.device = torch.device(device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(start)
-        # Without dropout: targets are soft, texts are seen once, and attention is twice as fast.
+        # Dropout is off: targets are soft, texts are seen once, and attention is twice as fast without it.
         model: Any = AutoModelForSequenceClassification.from_pretrained(
             start, num_labels=1, dtype=torch.float32, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0
         )
@@ -34,7 +37,7 @@ class CrossEncoder:
         self.tokens_read = 0
 
     def logits(self, pairs: Sequence[tuple[str, str]], max_length: int, rows: int) -> Tensor:
-        """Float32 logits of (query, document) pairs, shape (pairs,), computed `rows` at a time, by length."""
+        """Float32 logits of (query, document) pairs, shape (pairs,), computed in batches of `rows` similar lengths."""
         encoded = self._encode(pairs, min(max_length, self.window))
         order = sorted(range(len(pairs)), key=lambda at: len(encoded[at]["input_ids"]))
         parts = [order[first : first + rows] for first in range(0, len(order), rows)]
@@ -58,16 +61,16 @@ class CrossEncoder:
         return logits.float().squeeze(-1)
 
     def trained(self) -> Iterator[tuple[str, Any]]:
-        """The parameters that learn, by name."""
+        """Trained parameters, by name."""
         yield from ((name, each) for name, each in self.model.named_parameters() if each.requires_grad)
 
     def save(self, folder: Path) -> None:
-        """In float16, as Hugging Face has it; the configuration asks for float32, which CPUs compute in."""
+        """Save in the Hugging Face format, in float16. The configuration says float32, in which CPUs compute."""
         import json
 
         self.model.half().save_pretrained(folder)
         self.model.float()
-        # The length that was read last is none of the model's.
+        # The tokenizer would otherwise save the truncation of the last batch.
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(folder)
         file = folder / "config.json"
@@ -82,7 +85,7 @@ class CrossEncoder:
 
 
 def _deepen(model: Any, layers: int) -> None:
-    """Each layer several times in a row, the way a deeper model is started from a shallow one."""
+    """Repeat each layer several times in a row, to start a deeper model from a shallow one."""
     from copy import deepcopy
 
     encoder = model.base_model.encoder

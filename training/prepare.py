@@ -1,4 +1,4 @@
-"""Training groups: of the public corpora that made the default model, or of a user's own texts."""
+"""Build training groups from the public corpora of the default model, or from your own texts."""
 
 import logging
 import random
@@ -13,18 +13,18 @@ from training.sources import read_corpora
 
 log = logging.getLogger(__name__)
 
-# For each ordinary question so many cloze questions, which stand for what nobody has asked about.
+# Cloze questions per ordinary question. They cover texts that have no questions.
 CLOZE_SHARE = 0.4
-# How much more of a corpus than of the others: people asked its questions, and search engines get such.
+# Corpora with more questions than the others. People wrote the questions of SQuAD, as they write queries.
 TIMES = {"squad": 2}
 # Held-out groups of a corpus, as a share of its training groups.
 HELD_OUT_SHARE = 0.04
 
 
 def prepare(data: Path, output: Path, signals: Signals, *, questions: int, size: int, passages: int, seed: int) -> None:
-    """Write groups of `size` documents for so many questions of each corpus in `data`, and some held out.
+    """Write groups of `size` documents from each corpus in `data`, for training and held out.
 
-    `passages`: how many of each corpus are read and embedded at most. Raises `ValueError` for a folder with none.
+    `questions` and `passages` limit how much of each corpus is used. Raises `ValueError` if `data` has no corpus.
     """
     rng = random.Random(seed)
     train: list[Group] = []
@@ -36,15 +36,15 @@ def prepare(data: Path, output: Path, signals: Signals, *, questions: int, size:
             train += _some(each, pool, count, size, rng, held_out=False)
             held_out += _some(each, pool, max(1, round(count * HELD_OUT_SHARE)), size, rng, held_out=True)
     if not train:
-        raise ValueError(f"{data}: none of the corpora is there")
+        raise ValueError(f"{data}: contains none of the training corpora")
     _write(output, train, held_out, rng)
 
 
 def prepare_own(file: Path, output: Path, signals: Signals, *, size: int, seed: int) -> None:
-    """Write groups from JSONL of `{query, positives, negatives}`, a twentieth of them held out.
+    """Write groups from JSONL of `{query, positives, negatives}`; a twentieth is held out.
 
-    A positive may be one text or several, negatives may be missing: they are found among the other texts. Raises
-    `ValueError` with the line that is wrong.
+    `positives` is a text or a list of texts. Missing negatives are chosen from the other texts. Raises `ValueError`
+    with the number of a wrong line.
     """
     corpus = read_own(file)
     rng = random.Random(seed)
@@ -68,18 +68,18 @@ def _write(output: Path, train: list[Group], held_out: list[Group], rng: random.
 
 
 def read_own(file: Path) -> Corpus:
-    """All texts of the file as passages, each once, and a question for each positive. Raises `ValueError`."""
+    """A corpus of all distinct texts of the file, with a question per positive. Raises `ValueError`."""
     corpus = paired("own", (each for number, row in read_rows(file) for each in _own_rows(row, file, number)))
     if not corpus.questions:
-        raise ValueError(f"{file}: has no rows")
+        raise ValueError(f"{file}: contains no questions")
     return corpus
 
 
 def _own_rows(row: dict[str, Any], file: Path, number: int) -> Iterator[Row]:
-    """The question once for each text that answers it."""
+    """A row for each positive of the question."""
     query, positives = row.get("query"), _texts(row, ("positives", "positive"), file, number)
     if not isinstance(query, str) or not query.strip() or not positives:
-        raise ValueError(f"{file}:{number}: query and positives: a text each is required")
+        raise ValueError(f"{file}:{number}: query and positives are required and must not be empty")
     negatives = _texts(row, ("negatives", "negative"), file, number)
     for text in positives:
         yield Row(query, [text, *(other for other in positives if other != text)], negatives)
@@ -89,5 +89,5 @@ def _texts(row: dict[str, Any], names: Sequence[str], file: Path, number: int) -
     found: Any = next((row[name] for name in names if row.get(name)), [])
     texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"{file}:{number}: {names[0]}: a text or a list of texts is wanted")
+        raise ValueError(f"{file}:{number}: {names[0]}: expected a text or a list of texts")
     return texts

@@ -1,4 +1,4 @@
-"""How well a model in training tells the relevant document from the others."""
+"""How often a model in training ranks a relevant document first."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ MAX_LENGTH = 256
 
 
 def accuracy(model: CrossEncoder, groups: Sequence[Group], rows: int) -> dict[str, float]:
-    """By source, the share of groups whose best document is a relevant one."""
+    """Share of groups with a relevant document at the top, by source and for `all`."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for group, logits in zip(groups, score(model, groups, rows), strict=True):
         best = max(range(len(logits)), key=logits.__getitem__)
@@ -22,7 +22,7 @@ def accuracy(model: CrossEncoder, groups: Sequence[Group], rows: int) -> dict[st
 
 
 def score(model: CrossEncoder, groups: Sequence[Group], rows: int, max_length: int = MAX_LENGTH) -> list[list[float]]:
-    """Logits of each group's documents."""
+    """Logits of the documents of each group."""
     model.model.eval()
     with torch.inference_mode():
         scored = [

@@ -1,4 +1,4 @@
-"""The public texts that the default model is trained on, and those that it is validated on."""
+"""The public corpora for training and validation of the default model."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from training.corpora import Corpus, Question, Row, paired
 
-# Corpora that no training reads: how a model orders them shows how it orders text that it was not trained near.
+# Never used in training: they show how well a model ranks unfamiliar text.
 VALIDATION = (
     "arxiv_physics_bio",
     "claims_fool_me_twice",
@@ -21,17 +21,17 @@ VALIDATION = (
     "openstax_science",
     "qmsum_meetings",
 )
-# Titles and paragraphs of the very trials that `evidence_inference_questions` asks about; other languages.
+# Texts about the trials of `evidence_inference_questions`, which is a validation corpus; other languages.
 LEFT_OUT = ("pmc_trial_", "ml_")
-# Longer passages are cut here: training reads no more tokens than this gives.
+# Longer passages are truncated; training does not read beyond this.
 MAX_CHARS = 2400
-# A heading that stands over so many sections says nothing without the page's title.
+# A heading used more often than this needs the title of its page to make sense.
 GENERIC = 3
 MIN_SECTION_CHARS = 80
 
 
 def read_corpora(folder: Path, passages: int, rng: random.Random) -> Iterator[Corpus]:
-    """All corpora of the folder to train on, each of at most so many passages, with its questions in random order."""
+    """The training corpora in the folder, each limited to `passages`, with questions in random order."""
     for name, read in readers(folder).items():
         if name not in VALIDATION:
             corpus = read(folder, rng).limited(passages, rng)
@@ -40,7 +40,7 @@ def read_corpora(folder: Path, passages: int, rng: random.Random) -> Iterator[Co
 
 
 def read_validation(folder: Path, rng: random.Random) -> Iterator[Corpus]:
-    """The corpora of the folder that are for validation, with their questions in random order."""
+    """The validation corpora in the folder, with questions in random order."""
     for name, read in readers(folder).items():
         if name in VALIDATION:
             corpus = read(folder, rng)
@@ -49,7 +49,7 @@ def read_validation(folder: Path, rng: random.Random) -> Iterator[Corpus]:
 
 
 def readers(folder: Path) -> dict[str, "Reader"]:
-    """What reads each corpus that the folder has: those of the common format are files in its folder `broad`."""
+    """A reader for each corpus in the folder. Files in the subfolder `broad` have the common format."""
     own = {name: read for name, read in SOURCES.items() if any(folder.glob(f"{name}*.jsonl.gz"))}
     names = [file.name.removesuffix(".jsonl.gz") for file in sorted(folder.glob("broad/*.jsonl.gz"))]
     return own | {name: _broad(name) for name in names if not name.startswith(LEFT_OUT)}
@@ -57,7 +57,7 @@ def readers(folder: Path) -> dict[str, "Reader"]:
 
 def _squad(folder: Path, rng: random.Random) -> Corpus:
     rows = list(_read(folder / "squad_passages.jsonl.gz"))
-    # Half of them begin with the title, as passages of an encyclopaedia often do in an index.
+    # Half of the passages begin with the title, as they often do in search indexes.
     passages = [_titled(row["title"].replace("_", " "), row["text"], rng) for row in rows]
     at = {row["pid"]: index for index, row in enumerate(rows)}
     questions = [
@@ -120,7 +120,7 @@ def _documentation(name: str) -> Callable[[Path, random.Random], Corpus]:
 
 
 def _sections(file: Path) -> list[dict[str, Any]]:
-    """The newest text of each section: manuals repeat theirs for every version."""
+    """The latest text of each section, because manuals repeat sections for every version."""
     newest: dict[str, dict[str, Any]] = {}
     for row in _read(file):
         if len(row["text"]) >= MIN_SECTION_CHARS:

@@ -1,10 +1,10 @@
 """The static embeddings of the first stage, distilled from a bi-encoder: `python -m training.static_embeddings`.
 
-The vector of each word piece is at first what the bi-encoder makes of the piece alone, on the principal directions of
-its space, weighted by how rare the piece is (smooth inverse frequency), as model2vec does. For some epochs the vectors
-are then trained so that their sum over a text points where the bi-encoder's embedding of it does, and so that the text
-nearest to a question is its own. In the end they are rotated, so that the first dimensions hold most, and rounded to
-int8.
+1. As in model2vec, the bi-encoder embeds each word piece alone. The embedding is projected on the principal directions
+   and weighted by how rare the piece is (smooth inverse frequency).
+2. The vectors are trained for some epochs: the sum over a text should point in the direction of the bi-encoder's
+   embedding of the text, and a question should be nearest to its own text.
+3. The vectors are rotated, so that the first dimensions matter most, and rounded to int8.
 """
 
 import gzip
@@ -25,28 +25,28 @@ from app.first_stage.words import Lexicon
 
 TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 DIMENSIONS = 256
-# Texts that the teacher reads, and of each so many tokens; characters that the student reads.
+# Number of texts for the teacher, tokens that it reads of each, and characters that the student reads.
 TAUGHT, TEACHER_TOKENS, MAX_CHARS = 20_000, 96, 400
-# Every so many passages one is kept from the training.
+# One in this many passages is not used.
 HELD_OUT = 20
 SECTION_CHARS, HEADING_WORDS = 150, 3
-# Of smooth inverse frequency.
+# Smoothing of the inverse frequency.
 SIF = 1e-3
 TEMPERATURE, RATE, BATCH = 0.05, 4e-3, 512
 
 Floats = NDArray[np.float32]
 Bag = NDArray[np.int64]
-"""A text as the rows of its pieces."""
+"""A text as the row numbers of its pieces."""
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a file of gzipped JSONL."""
+    """The rows of a gzipped JSONL file."""
     with gzip.open(file, "rt") as lines:
         return [json.loads(line) for line in lines]
 
 
 def question_pairs(folder: Path) -> Iterator[tuple[str, str]]:
-    """Questions or headings, each with the text that belongs to it."""
+    """Questions or headings with their texts."""
     passages = {row["pid"]: row["text"] for row in rows(folder / "squad_passages.jsonl.gz")}
     questions = rows(folder / "squad_bm25_negatives.jsonl.gz")
     yield from ((row["q"], passages[row["pos"]]) for row in questions if row["pos"] % HELD_OUT)
@@ -59,7 +59,7 @@ def question_pairs(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def split(vocabulary: Vocabulary, texts: Sequence[str]) -> list[Bag]:
-    """The pieces of each text, as they are found when serving."""
+    """The pieces of each text, split in the same way as in the service."""
     words = Lexicon().read(texts, together=len(texts) * MAX_CHARS)
     pieces = vocabulary.pieces(words.lexicon.words)
     of_word = np.split(pieces.rows, pieces.starts[1:])
@@ -71,14 +71,14 @@ def split(vocabulary: Vocabulary, texts: Sequence[str]) -> list[Bag]:
 
 
 def teach(teacher: SentenceTransformer, texts: Sequence[str]) -> Floats:
-    """The teacher's embeddings, of length 1 and shape (texts, teacher's dimensions)."""
+    """Unit vectors of the teacher, shape (texts, dimensions of the teacher)."""
     teacher.max_seq_length = TEACHER_TOKENS
     found: Floats = teacher.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=True)
     return found
 
 
 def teach_pieces(teacher: SentenceTransformer, count: int) -> Floats:
-    """The teacher's embedding of each piece between the tokens that begin and end a text."""
+    """The teacher's embedding of each piece alone, between the start and end tokens."""
     tokenizer, found = teacher.tokenizer, []
     with torch.inference_mode():
         for ids in torch.arange(count).split(BATCH):
@@ -90,7 +90,7 @@ def teach_pieces(teacher: SentenceTransformer, count: int) -> Floats:
 
 
 def first_vectors(pieces: Floats, taught: Floats, bags: Sequence[Bag]) -> tuple[Floats, Floats]:
-    """Where the training begins, shape (pieces, DIMENSIONS); and the taught texts in the same space."""
+    """Initial vectors, shape (pieces, DIMENSIONS), and the teacher's texts in the same space."""
     _, directions = np.linalg.eigh(taught.T @ taught)
     directions = directions[:, ::-1][:, :DIMENSIONS]
     counts = np.bincount(np.concatenate(bags), minlength=len(pieces)) + 1
@@ -107,7 +107,7 @@ class Student(torch.nn.Module):  # type: ignore[misc]
         self.bag = torch.nn.EmbeddingBag.from_pretrained(torch.from_numpy(vectors), freeze=False, mode="sum")
 
     def forward(self, bags: Sequence[Bag]) -> torch.Tensor:
-        """Their embeddings, of length 1."""
+        """Unit vectors of the texts."""
         starts = np.cumsum([0, *map(len, bags[:-1])])
         return normalize(self.bag(torch.from_numpy(np.concatenate(bags)), torch.from_numpy(starts)))
 
@@ -115,7 +115,7 @@ class Student(torch.nn.Module):  # type: ignore[misc]
 def train(
     student: Student, pairs: Sequence[tuple[Bag, Bag]], taught: Sequence[Bag], goals: Floats, epochs: int, seed: int
 ) -> None:
-    """Bring questions near their texts, and what was taught near the teacher's embeddings of it."""
+    """Train: questions near their texts, and texts near the teacher's embeddings `goals`."""
     chosen, steps = np.random.default_rng(seed), len(pairs) // BATCH
     optimiser = torch.optim.Adam(student.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * steps, pct_start=0.1)
@@ -135,7 +135,7 @@ def train(
 
 
 def rotated(vectors: Floats, bags: Sequence[Bag]) -> Floats:
-    """The same vectors, turned so that the first dimensions of texts hold most of their length."""
+    """Rotate the vectors so that the first dimensions hold most of the length of texts."""
     sums = np.stack([vectors[bag].sum(0) for bag in bags])
     _, directions = np.linalg.eigh(sums.T @ sums)
     turned: Floats = (vectors @ directions[:, ::-1]).astype(np.float32)
@@ -143,7 +143,7 @@ def rotated(vectors: Floats, bags: Sequence[Bag]) -> Floats:
 
 
 def save(file: Path, pieces: Sequence[str], vectors: Floats) -> None:
-    """As int8 with a scale for each piece."""
+    """Save as int8 with a scale per piece."""
     scales = np.maximum(np.abs(vectors).max(1), 1e-6) / 127
     np.savez(
         file,
@@ -157,11 +157,11 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of training texts")],
     teacher: Annotated[str, typer.Option(help="Bi-encoder with BERT's vocabulary: a folder or a hub id")] = TEACHER,
     output: Annotated[Path, typer.Option(help="File to write")] = SHIPPED,
-    pairs: Annotated[int, typer.Option(min=BATCH, help="Questions with their texts to learn from")] = 60_000,
-    epochs: Annotated[int, typer.Option(min=0, help="Of training after the distillation")] = 8,
-    seed: Annotated[int, typer.Option()] = 0,
+    pairs: Annotated[int, typer.Option(min=BATCH, help="Pairs of questions and texts to train on")] = 60_000,
+    epochs: Annotated[int, typer.Option(min=0, help="Training epochs after the initial distillation")] = 8,
+    seed: Annotated[int, typer.Option(help="Random seed")] = 0,
 ) -> None:
-    """Make the static embeddings anew."""
+    """Create the static embeddings of the first stage."""
     torch.manual_seed(seed)
     model = SentenceTransformer(teacher, device="cpu")
     by_row = {row: piece for piece, row in model.tokenizer.get_vocab().items()}

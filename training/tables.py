@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""The tables that the commands print."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_reliability(bins: "Sequence[Bin]") -> None:
-    """Of calibrated scores."""
+    """Print how often documents with a given score are relevant."""
     table = _table("Reliability of the scores on held-out groups", "score", "pairs", "mean score", "relevant")
     for each in bins:
         table.add_row(
@@ -23,7 +23,7 @@ def print_reliability(bins: "Sequence[Bin]") -> None:
 
 
 def print_gains(title: str, figures: "Sequence[Figures]") -> None:
-    """Of a model over BM25 in each domain, their mean and the worst."""
+    """Print nDCG of BM25 and of the model by domain, with the mean and the worst gain."""
     table = _table(title, "domain", "queries", "BM25", "model", "gain")
     for each in figures:
         table.add_row(each.domain, str(each.queries), *_rounded(each.bm25, each.model), f"{each.gain:+.4f}")
@@ -35,7 +35,7 @@ def print_gains(title: str, figures: "Sequence[Figures]") -> None:
 
 
 def print_places(figures: Mapping[str, float]) -> None:
-    """What an answer is worth by its place in a long document."""
+    """Print nDCG by the position of the answer in long documents."""
     table = _table("Long documents", *figures)
     table.add_row(*_rounded(*figures.values()))
     Console().print(table)

@@ -1,4 +1,4 @@
-"""What one model teaches another: targets for every document, and which documents are the hardest."""
+"""Distillation: teachers score every document and select the hardest ones."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -11,7 +11,7 @@ from training.model import CrossEncoder
 
 
 def teach(groups: Sequence[Group], teachers: Sequence[Judge], keep: int | None) -> Iterator[Group]:
-    """The groups with the mean of the teachers' logits, and of their documents the `keep` hardest."""
+    """Add the mean logits of the teachers to the groups. With `keep`, reduce each group to its hardest documents."""
     pairs = [(group.query, document) for group in groups for document in group.documents]
     of_teachers = [teacher.logits(pairs) for teacher in teachers]
     means = iter([round(sum(each) / len(each), 4) for each in zip(*of_teachers, strict=True)])
@@ -21,12 +21,12 @@ def teach(groups: Sequence[Group], teachers: Sequence[Judge], keep: int | None) 
 
 
 def hardest(group: Group, keep: int) -> list[int]:
-    """Positions of the relevant documents, then of those that the teachers take for relevant, `keep` in all."""
+    """Indices of `keep` documents: the relevant ones first, then those that the teachers score highest."""
     return sorted(range(len(group.labels)), key=lambda at: (-group.labels[at], -group.teacher[at]))[:keep]
 
 
 def average(models: Sequence[CrossEncoder]) -> CrossEncoder:
-    """The first model with the mean of all weights (Wortsman et al., Model soups, 2022)."""
+    """Average the weights into the first model (Wortsman et al., Model soups, 2022)."""
     states = [model.model.state_dict() for model in models]
     with torch.no_grad():
         mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}

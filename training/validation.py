@@ -1,4 +1,4 @@
-"""How a model orders text that it was not trained near, against BM25, and how it reads long documents."""
+"""Validation: nDCG of a model and of BM25 on unfamiliar text and on long documents."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from training.lengthening import SPECIAL_TOKENS, Lengthener
 from training.sources import read_validation
 
 CANDIDATES, CUTOFF = 40, 10
-# Long documents: so many of a query's candidates, and tokens of each with its query.
+# For long documents: candidates per query, and tokens of a query with its document.
 LONG_CANDIDATES, LONG_TOKENS = 10, 480
 PLACES = {"answer first": 0.0, "answer last": 1.0}
 
 
 class Figures(NamedTuple):
-    """Mean nDCG@10 of a domain's queries."""
+    """Mean nDCG@10 over the queries of a domain."""
 
     domain: str
     queries: int
@@ -33,25 +33,25 @@ class Figures(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """Of the model over BM25."""
+        """How much better the model is than BM25."""
         return self.model - self.bm25
 
 
 def domains(data: Path, queries: int, seed: int) -> Iterator[tuple[str, list[Topic]]]:
-    """Of each validation corpus so many queries with what BM25 finds for them and all that answers them."""
+    """The queries of each validation corpus, with the best candidates of BM25 and all relevant passages."""
     for corpus in read_validation(data, random.Random(seed)):
         words = Words(corpus.passages)
         yield corpus.name, [topic(corpus, question, words) for question in corpus.questions[:queries]]
 
 
 def dev_sets(folder: Path, queries: int | None) -> Iterator[tuple[str, list[Topic]]]:
-    """The judged sets of a folder, in the layout of `reranker evaluate`."""
+    """The labelled sets of a folder, in the format of `reranker evaluate`."""
     for file in sorted(folder.glob("*.jsonl*")):
         yield file.name.partition(".")[0], read_collection(file, queries=queries)
 
 
 def topic(corpus: Corpus, question: Question, words: Words) -> Topic:
-    """The candidates in the order of BM25; answers that it does not find among the first come in place of the last."""
+    """The first CANDIDATES passages of BM25. Answers outside them replace the last ones."""
     scores = words.scores(question.query)
     answers = [question.index, *question.also]
     order = np.argsort(-scores, kind="stable").tolist()
@@ -66,13 +66,13 @@ def topic(corpus: Corpus, question: Question, words: Words) -> Topic:
 
 
 def compare(domain: str, topics: Sequence[Topic], judge: Judge) -> Figures:
-    """The order of the first stage and the model's."""
+    """nDCG@10 in the order of BM25 and in the order of the model."""
     by_bm25 = {each.qid: list(each.documents) for each in topics}
     return Figures(domain, len(topics), ndcg(topics, by_bm25), ndcg(topics, ranked(topics, judge)))
 
 
 def long_documents(topics: Sequence[Topic], judge: Judge, seed: int) -> dict[str, float]:
-    """nDCG@10 with short documents, and with the same in long ones at their beginning and at their end."""
+    """nDCG@10 with short documents, and with the same texts at the beginning and at the end of long ones."""
     short = [_shortened(each) for each in topics]
     texts = list(dict.fromkeys(text for each in topics for text in each.documents.values()))
     found = {"short": ndcg(short, ranked(short, judge))}
@@ -84,7 +84,7 @@ def long_documents(topics: Sequence[Topic], judge: Judge, seed: int) -> dict[str
 
 
 def ranked(topics: Sequence[Topic], judge: Judge) -> dict[str, list[str]]:
-    """Of each topic the documents' ids in the model's order."""
+    """Document ids of each topic, ranked by the model."""
     logits = iter(judge.logits([(each.query, text) for each in topics for text in each.documents.values()]))
     scores = {each.qid: list(islice(logits, len(each.documents))) for each in topics}
     return {
@@ -96,20 +96,20 @@ def ranked(topics: Sequence[Topic], judge: Judge) -> dict[str, list[str]]:
 
 
 def ndcg(topics: Sequence[Topic], rankings: Mapping[str, Sequence[str]]) -> float:
-    """The mean over the topics."""
+    """Mean nDCG over the topics."""
     measured = measure(rankings, {each.qid: each.qrels for each in topics}, CUTOFF)
     return float(np.mean([each[f"nDCG@{CUTOFF}"] for each in measured.values()]))
 
 
 def _shortened(long: Topic) -> Topic:
-    """Of the candidates the first and all that answer."""
+    """The topic with LONG_CANDIDATES candidates: all relevant ones and the first of the others."""
     names = [name for name in long.documents if name not in long.qrels][: LONG_CANDIDATES - len(long.qrels)]
     kept = {*names, *long.qrels}
     return replace(long, documents={name: text for name, text in long.documents.items() if name in kept})
 
 
 def _lengthened(short: Topic, judge: Judge, texts: Sequence[str], at: float, rng: random.Random) -> Topic:
-    """With other texts, but for those that answer."""
+    """The topic with documents lengthened by texts that do not answer it."""
     answers = {short.documents[name] for name in short.qrels}
     lengthener = Lengthener(judge.tokenizer, [text for text in texts if text not in answers])
     room = LONG_TOKENS - SPECIAL_TOKENS - lengthener.tokens(short.query)

@@ -1,4 +1,4 @@
-"""A cross-encoder's checkpoint: found in a folder, the hub's cache or the hub, checked, and loaded."""
+"""Find a cross-encoder's checkpoint in a folder, the hub's cache or the hub, check it and load it."""
 
 import logging
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from app.errors import UnusableModel, first_line
 
 log = logging.getLogger(__name__)
 
-# An unreachable hub or an unknown model is told after one question; the download itself would ask for minutes.
+# One request finds out whether the hub is reachable and knows the model. The download itself would retry for minutes.
 HUB_SECONDS = 10
 
 
 def load_model(
     source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
 ) -> CrossEncoder:
-    """Load it. Raises `UnusableModel` for what does not load, and for what loads and would rank at random.
+    """Load it. Raises `UnusableModel` if it cannot be loaded, or if it would rank at random.
 
-    Local files first: with a filled hub cache nothing asks the network, and offline nothing waits for it.
+    Local files come first, so a model in the hub's cache needs no network.
     """
     transformers_logging.disable_progress_bar()
     model = _load(source, device, dtype, trust_remote_code, allow_pickle)
@@ -66,33 +66,33 @@ def _load(
 
 
 def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
-    """Unpickling may run code. Of every part of the model there have to be weights that are only numbers."""
+    """Unpickling can run code, so every part of the model needs safetensors weights."""
     safe = {file.parent for file in files if file.suffix == ".safetensors"}
     pickle = next((file for file in files if file.match("pytorch_model*.bin") and file.parent not in safe), None)
     if pickle:
         raise UnusableModel(
-            f"RERANKER_MODEL={source.location!r} cannot be loaded: {pickle} is a pickle, which may carry code, and "
-            "there is no model.safetensors beside it; RERANKER_ALLOW_PICKLE=true loads it all the same"
+            f"RERANKER_MODEL={source.location!r} cannot be loaded: {pickle} is a pickle, which can run code, and "
+            "its folder has no model.safetensors. Set RERANKER_ALLOW_PICKLE=true to load it anyway"
         )
 
 
 def _local_files(source: ModelSource) -> list[PurePath]:
-    """What there is of the model on this machine, relative to its folder."""
+    """The model's files on this machine, relative to its folder."""
     known = _cached(source, "config.json") or _cached(source, "modules.json")
     folder = Path(known).parent if known else None
     return [file.relative_to(folder) for file in folder.rglob("*")] if folder else []
 
 
 def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
-    """Refuse models that load without an error and then rank at random."""
+    """Reject models that load without an error and then rank at random."""
     whole = _has_modules_file(source)
     architectures = model.config.architectures or ["?"]
     if architectures[0].endswith("ForCausalLM") and not whole:
-        reason = "is a causal language model without a modules.json, so which tokens mean relevance is not known"
+        reason = "is a causal language model without a modules.json, which would name the tokens that mean relevance"
     elif not whole and not architectures[0].endswith("ForSequenceClassification"):
-        reason = f"is a {architectures[0]}, which has no relevance head; a cross-encoder is needed"
+        reason = f"is a {architectures[0]}, which has no relevance head. Use a cross-encoder"
     elif model.num_labels != 1:
-        reason = f"gives {model.num_labels} labels for a pair; one relevance score is needed"
+        reason = f"gives {model.num_labels} labels for a pair. Use a model with one label, the relevance"
     else:
         return
     raise UnusableModel(f"RERANKER_MODEL={source.location!r} {reason}")
@@ -116,13 +116,13 @@ def _cached(source: ModelSource, name: str) -> str | None:
 
 
 def _window(model: CrossEncoder) -> int:
-    """Tokens that fit the model."""
+    """The model's window in tokens."""
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = (model.max_seq_length, positions and positions - first_position(model), 131072)
     return min(limit for limit in limits if limit)
 
 
 def first_position(model: CrossEncoder) -> int:
-    """Of a pair's first token. RoBERTa and its kin count from after the padding index, the others from 0."""
+    """Position of a pair's first token. RoBERTa-like models count from after the padding index, others from 0."""
     embeddings = getattr(getattr(model.model.base_model, "embeddings", None), "position_embeddings", None)
     return 0 if embeddings is None or embeddings.padding_idx is None else embeddings.padding_idx + 1

@@ -1,7 +1,8 @@
-"""Which engine serves the settings' model, and how: `load_engine()`."""
+"""Choose and load the engine for a model: `load_engine()`."""
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,13 +19,13 @@ from app.errors import StartupError
 from app.machine.hardware import cpu_features, cpu_name, has_gpu
 
 if TYPE_CHECKING:
-    from app.engines.openvino import Configuration
+    from app.engines.openvino_model import Configuration
 
 log = logging.getLogger(__name__)
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Load the model on the engine that the settings ask for, or on the best one there is. Raises `StartupError`."""
+    """Load the model on the engine that the settings name, or else on the best one. Raises `StartupError`."""
     source = locate_model(settings.model, settings.revision)
     candidates = list(_candidates(source, settings))
     file = TuningFile(settings.export_dir.expanduser() / "schedules", *_identity(source, settings))
@@ -32,37 +33,41 @@ def load_engine(settings: Settings) -> Engine:
 
 
 def load_artefact(folder: Path, max_length: int | None, threads: int, is_exact: bool = False) -> Engine:
-    """Load an exported model on the CPU with the engine it was exported for, untested. Raises `StartupError`.
+    """Load an exported model on the CPU with its engine, without a self-test. Raises `StartupError`.
 
-    `is_exact`: in float32 arithmetic, where the engine can choose.
+    `is_exact`: use float32 arithmetic if the engine has a choice.
     """
     if Manifest.read(folder).backend == "onnx":
         return _load_onnx(folder, max_length, threads, "cpu")
-    from app.engines.openvino import EXACT, OpenVinoEngine
+    from app.engines.openvino import OpenVinoEngine
+    from app.engines.openvino_model import EXACT
 
     return OpenVinoEngine(folder, max_length, threads, configuration=EXACT if is_exact else None)
 
 
 def _load_onnx(folder: Path, max_length: int | None, threads: int, device: str) -> Engine:
     if find_spec("onnxruntime") is None:
-        raise StartupError("RERANKER_BACKEND=onnx: onnxruntime is not installed; RERANKER_INSTALL=full installs it")
+        raise StartupError(
+            "RERANKER_BACKEND=onnx: onnxruntime is not installed. Set RERANKER_INSTALL=full to install it"
+        )
     from app.engines.onnx import OnnxEngine
 
     return OnnxEngine(folder, max_length, threads, device)
 
 
 def _identity(source: ModelSource, settings: Settings) -> tuple[object, ...]:
-    """All that a tuning depends on."""
-    asked = settings.backend, settings.precision, settings.device, settings.torch_compile, settings.max_length
+    """Everything that a tuning depends on."""
+    requested = settings.backend, settings.precision, settings.device, settings.torch_compile, settings.max_length
     layout = settings.threads, settings.batch_tokens, settings.streams, settings.part_tokens
-    return __version__, source.name, source.revision, digest(source.location), *asked, *layout, cpu_name()
+    return __version__, source.name, source.revision, digest(source.location), *requested, *layout, cpu_name()
 
 
 def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
-    """The ways to serve the model, likely the best first. Raises `StartupError` for what cannot be served."""
+    """The ways to serve the model, probably the best first. Raises `StartupError` if the settings contradict it."""
     if source.is_local and is_artefact(Path(source.location)):
         folder = Path(source.location)
-        yield from _of_artefact(folder, Manifest.read(folder), settings)
+        manifest = Manifest.read(folder)
+        yield from _ways_to_load(_Export(manifest.backend, manifest.precision, lambda: folder), settings)
         return
     backend = settings.backend
     if backend == "auto":
@@ -74,7 +79,8 @@ def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
         raise StartupError(f"RERANKER_BACKEND=openvino runs on the CPU, not on RERANKER_DEVICE={settings.device}")
     has_fallback = settings.backend == "auto" and settings.precision != "int8" and find_spec("torch") is not None
     try:
-        yield from _exported(source, backend, settings)
+        for export in _exports(source, backend, settings):
+            yield from _ways_to_load(export, settings)
     except StartupError as error:
         if not has_fallback:
             raise
@@ -83,69 +89,74 @@ def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
         yield Candidate("torch", partial(_fall_back_to_torch, source, settings), is_measured=False)
 
 
-def _exported(source: ModelSource, backend: Backend, settings: Settings) -> Iterator[Candidate]:
-    """The exports of the model: those that are there, and what this CPU prefers, which is made when it is loaded."""
-    chosen = settings.precision != "auto"
-    precisions = [cast(Precision, settings.precision)] if chosen else cpu_precisions(backend)
-    store = settings.export_dir.expanduser()
-    for precision in precisions:
-        wanted = source, backend, precision, store
-        is_ready = precision == precisions[0] or is_artefact(exported_folder(*wanted))
-        folder = _Once(partial(find_or_export, *wanted))
-        if backend == "onnx":
-            yield Candidate(f"onnx {precision}", partial(_load_from, folder, settings), is_ready)
-        else:
-            yield from _configured(folder, precision, settings, is_ready)
+@dataclass
+class _Export:
+    """An export of the model. It may not exist yet."""
 
+    backend: Backend
+    precision: Precision
+    find: Callable[[], Path]
+    """Finds its folder, or exports the model. Raises `StartupError`."""
+    is_measured: bool = True
+    error: StartupError | None = None
 
-def _of_artefact(folder: Path, manifest: Manifest, settings: Settings) -> Iterator[Candidate]:
-    if manifest.backend == "onnx":
-        yield Candidate(f"onnx {manifest.precision}", partial(_load_from, _Once(lambda: folder), settings))
-    else:
-        yield from _configured(_Once(lambda: folder), manifest.precision, settings, is_ready=True)
-
-
-def _configured(folder: "_Once", precision: Precision, settings: Settings, is_ready: bool) -> Iterator[Candidate]:
-    """What OpenVINO can compute an export in."""
-    from app.engines.openvino import EXACT, OpenVinoEngine, configurations
-
-    cache = settings.export_dir.expanduser() / "compiled"
-    possible = configurations(precision)
-    for configuration in possible:
-
-        def load(configuration: "Configuration" = configuration) -> Engine:
-            return OpenVinoEngine(folder(), settings.max_length, settings.threads, cache, configuration)
-
-        # Where there is half precision, float weights in float32 are several times slower.
-        is_slow = precision == "bf16" and configuration.arithmetic == "f32" != possible[0].arithmetic
-        yield Candidate(
-            f"openvino {precision}, {configuration}", load, is_ready and not is_slow and configuration != EXACT
-        )
-
-
-class _Once:
-    """Finds or makes an export when it is first called; an export that failed is not tried again."""
-
-    def __init__(self, find: Callable[[], Path]) -> None:
-        self._find = find
-        self._error: StartupError | None = None
-
-    def __call__(self) -> Path:
-        if self._error is not None:
-            raise self._error
+    def folder(self) -> Path:
+        """Like `find`, but several candidates share an export, and one that failed is not tried again."""
+        if self.error is not None:
+            raise self.error
         try:
-            return self._find()
+            return self.find()
         except StartupError as error:
-            self._error = error
+            self.error = error
             raise
 
 
-def _load_from(folder: "_Once", settings: Settings) -> Engine:
-    return _load_onnx(folder(), settings.max_length, settings.threads, settings.device)
+def _exports(source: ModelSource, backend: Backend, settings: Settings) -> Iterator[_Export]:
+    """The exports to choose from, in the precisions that suit this CPU.
+
+    The speed of the preferred one is always measured. The others are measured only if they exist, because an export
+    takes minutes.
+    """
+    is_fixed = settings.precision != "auto"
+    precisions = [cast(Precision, settings.precision)] if is_fixed else cpu_precisions(backend)
+    store = settings.export_dir.expanduser()
+    for precision in precisions:
+        wanted = source, backend, precision, store
+        is_measured = precision == precisions[0] or is_artefact(exported_folder(*wanted))
+        yield _Export(backend, precision, partial(find_or_export, *wanted), is_measured)
+
+
+def _ways_to_load(export: _Export, settings: Settings) -> Iterator[Candidate]:
+    """One candidate for ONNX Runtime, or one for each configuration that OpenVINO can compute the export in."""
+    if export.backend == "onnx":
+        yield Candidate(f"onnx {export.precision}", partial(_load_onnx_export, export, settings), export.is_measured)
+        return
+    from app.engines.openvino_model import EXACT, configurations
+
+    possible = configurations(export.precision)
+    for configuration in possible:
+        # On a CPU with half precision, bf16 weights are several times slower in float32 arithmetic.
+        is_slow = export.precision == "bf16" and configuration.arithmetic == "f32" != possible[0].arithmetic
+        yield Candidate(
+            f"openvino {export.precision}, {configuration}",
+            partial(_load_openvino_export, export, settings, configuration),
+            export.is_measured and not is_slow and configuration != EXACT,
+        )
+
+
+def _load_onnx_export(export: _Export, settings: Settings) -> Engine:
+    return _load_onnx(export.folder(), settings.max_length, settings.threads, settings.device)
+
+
+def _load_openvino_export(export: _Export, settings: Settings, configuration: "Configuration") -> Engine:
+    from app.engines.openvino import OpenVinoEngine
+
+    cache = settings.export_dir.expanduser() / "compiled"
+    return OpenVinoEngine(export.folder(), settings.max_length, settings.threads, cache, configuration)
 
 
 def _is_for_torch(settings: Settings) -> bool:
-    """Whether something is asked for that only torch has: a GPU, its compiler, its half precision on any CPU."""
+    """Whether the settings need torch: for a GPU, for torch.compile, or for fp16 on a CPU."""
     gpu = settings.device not in ("auto", "cpu") or (settings.device == "auto" and _torch_has_gpu())
     if not gpu and (settings.torch_compile or settings.precision == "fp16"):
         reason = "ENABLE_TORCH_COMPILE" if settings.torch_compile else "RERANKER_PRECISION=fp16"
@@ -155,28 +166,30 @@ def _is_for_torch(settings: Settings) -> bool:
 
 
 def _torch_has_gpu() -> bool:
-    """Whether torch can use a GPU; where there is one that it cannot use, the log says so."""
+    """Whether torch can use a GPU. Logs a warning if the machine has a GPU that torch cannot use."""
     if not has_gpu():
         return False
     if find_spec("torch") is None:
-        log.warning("There is a GPU, and torch, which would use it, is not installed: going on with the CPU")
+        log.warning(
+            "This machine has a GPU, but torch is not installed: using the CPU. Set RERANKER_INSTALL=full to install it"
+        )
         return False
-    from app.engines.torch import pick_device
+    from app.engines.torch_device import pick_device
 
     if pick_device("auto").type != "cpu":
         return True
-    log.warning("There is a GPU, and the torch that is installed cannot use it: going on with the CPU")
+    log.warning("This machine has a GPU, but the installed torch cannot use it: using the CPU")
     return False
 
 
 def _fall_back_to_torch(source: ModelSource, settings: Settings) -> Engine:
-    log.warning("Going on with torch, which is slower on a CPU")
+    log.warning("Falling back to torch, which is slower on a CPU")
     return _load_torch(source, settings)
 
 
 def _load_torch(source: ModelSource, settings: Settings) -> Engine:
     if find_spec("torch") is None:
-        raise StartupError("RERANKER_BACKEND=torch: torch is not installed; RERANKER_INSTALL=full installs it")
+        raise StartupError("RERANKER_BACKEND=torch: torch is not installed. Set RERANKER_INSTALL=full to install it")
     if settings.precision == "int8":
         raise StartupError("RERANKER_PRECISION=int8 needs RERANKER_BACKEND=openvino or onnx")
     from app.engines.torch import TorchEngine
@@ -194,13 +207,11 @@ def _load_torch(source: ModelSource, settings: Settings) -> Engine:
 
 
 def cpu_precisions(backend: Backend) -> list[Precision]:
-    """What an export may be in, likely the best for this CPU first.
-
-    On AMX bf16 is as fast as int8, and more exact.
-    """
+    """The precisions of an export, probably the best for this CPU first."""
     features = cpu_features()
     has_int8, has_bf16 = features & {"avx512_vnni", "avx_vnni", "amx_int8"}, features & {"avx512_bf16", "amx_bf16"}
     if backend == "onnx":
         return ["int8", "fp32"] if has_int8 else ["fp32", "int8"]
+    # On AMX, bf16 is as fast as int8 and more exact.
     float_weights: Precision = "bf16" if has_bf16 else "fp32"
     return [float_weights, "int8"] if "amx_bf16" in features or not has_int8 else ["int8", float_weights]

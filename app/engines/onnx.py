@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: an exported model on the CPU, or on CUDA where its GPU build is installed."""
+"""The ONNX Runtime engine: an exported model on the CPU, or on CUDA with the GPU build of ONNX Runtime."""
 
 import logging
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from app.engines.memory import out_of_memory
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.source import digest
 from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad, warm_up_pairs
@@ -15,8 +16,8 @@ from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
-from app.errors import OutOfMemory, StartupError, first_line
-from app.types import Pair
+from app.errors import StartupError, first_line
+from app.types import Pair, Span
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxEngine:
-    """Owns the session. Logits are float32."""
+    """Owns the session. Logits are always float32."""
 
     def __init__(self, folder: Path, max_length: int | None, threads: int, device: str = "cpu") -> None:
         """Load an exported model; `device` is `auto`, `cpu` or `cuda[:N]`. Raises `StartupError`."""
@@ -33,18 +34,17 @@ class OnnxEngine:
         limit = min(max_length or manifest.max_length, manifest.max_length)
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
-        tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
-        self.encode, self.windows = tokenizer.encode, tokenizer.windows
+        self._tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
         self._session = _open(folder / MODEL_FILES["onnx"], threads, device)
         self._inputs = [node.name for node in self._session.get_inputs()]
         on_gpu = self._session.get_providers()[0] == CUDA
         number = device.partition(":")[2] or "0"
         memory = f"gpu:{number}" if on_gpu else "cpu:0"
-        # Without it the arena of the CPU keeps what the largest batch so far needed.
+        # Otherwise the memory arena never shrinks below the largest batch so far.
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", memory)
-        # Activations are rounded with one scale for all that is computed at a time: only a pair that is computed alone
-        # has the same score in every batch.
+        # int8 rounds activations with one scale for the whole batch. Pairs are computed one by one, so that the score
+        # of a pair does not depend on the rest of its batch.
         self._rows_at_once = 1 if manifest.precision == "int8" else None
         self.probes = manifest.probes
         self.self_test: SelfTest | None = None
@@ -65,54 +65,50 @@ class OnnxEngine:
             long_documents=manifest.long_documents,
         )
 
+    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
+        return self._tokenizer.encode(query, documents, max_tokens_per_doc)
+
+    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+        return self._tokenizer.windows(query, documents, max_tokens)
+
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch. Raises `OutOfMemory`."""
         rows = self._rows_at_once or len(pairs)
         return [logit for first in range(0, len(pairs), rows) for logit in self._infer(pairs[first : first + rows])]
 
     def _infer(self, pairs: Sequence[Pair]) -> list[float]:
         arrays = pad(pairs, self._pad_token_id)
-        try:
+        with out_of_memory(["alloc"]):
             [logits] = self._session.run(None, {name: arrays[name] for name in self._inputs}, self._options)
-        except Exception as error:  # its exceptions have no base of their own
-            if "alloc" in str(error):
-                raise OutOfMemory("The batch does not fit the device's memory") from error
-            raise
         scores: list[float] = np.asarray(logits, np.float32).reshape(-1).tolist()
         return scores
 
     def shapes(self) -> list[Shape]:
-        """Any shape may come; these are some of them."""
         return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Rows × longest row, or the tokens themselves where each pair is computed alone."""
         return sum(lengths) if self._rows_at_once == 1 else len(lengths) * max(lengths)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
-        """The model's own activation, in float32."""
         activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()
         return activated
 
     def warm_up(self) -> None:
-        """Run a few lengths once."""
         for pair in warm_up_pairs(self._pad_token_id, self.info.max_length):
             self.score([pair])
 
     def clear_memory(self) -> None:
-        """Nothing to give back: every run shrinks the arena."""
+        pass  # every run shrinks the arena
 
     def cancel(self) -> None:
-        """Running inferences end after the operation they are at."""
         self._options.terminate = True
 
 
 def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
-    """A session on the provider that the device asks for; one that is not there is an error, not another provider."""
+    """A session on the device's provider. Raises `StartupError` instead of falling back to another provider."""
     if device.startswith("cuda") and CUDA not in ort.get_available_providers():
         raise StartupError(
-            f"RERANKER_DEVICE={device}: this ONNX Runtime has {', '.join(ort.get_available_providers())}; "
-            "install onnxruntime-gpu in its place"
+            f"RERANKER_DEVICE={device}: this ONNX Runtime supports only {', '.join(ort.get_available_providers())}. "
+            "Replace it with onnxruntime-gpu"
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -121,7 +117,7 @@ def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
     providers: list[str | tuple[str, dict[str, str]]] = [(CUDA, {"device_id": number}), CPU] if on_gpu else [CPU]
     try:
         session = ort.InferenceSession(str(model), options, providers=providers)
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # its exceptions have no common base class
         raise StartupError(f"{model} cannot be loaded: {first_line(error)}") from error
     if device.startswith("cuda") and session.get_providers()[0] != CUDA:
         raise StartupError(f"RERANKER_DEVICE={device}: ONNX Runtime fell back to {session.get_providers()[0]}")

@@ -1,7 +1,7 @@
-"""A batch without padding: all pairs in one row, each attending to itself only.
+"""A batch without padding: all pairs in one row, where each pair attends to itself only.
 
-Where that changes no score, which is tried on the loaded model itself, the engine computes the tokens that there are
-and no others.
+The engine then computes no padding tokens. It packs a model only after a test on the loaded model shows that packing
+does not change the scores.
 """
 
 import logging
@@ -23,20 +23,20 @@ from app.types import Pair
 log = logging.getLogger(__name__)
 
 ATTENTION = "reranker_packed"
-# The kernel works on so many queries at a time, so rounding the longest length up costs nothing; and a compiled model
-# sees fewer different numbers.
+# The kernel processes this many queries at a time, so rounding the longest length up to it costs nothing. A compiled
+# model then sees fewer different numbers.
 BLOCK = 128
-# Logits of the same pair in another batch differ by so many roundings of the model's precision, and not by more.
+# The logits of a pair may differ between batches by this many rounding errors of the model's precision.
 ROUNDINGS, LEAST_TOLERANCE = 32, 1e-4
 FULL = 0
 
 
 @torch.library.custom_op("reranker::packed_attention", mutates_args=())  # type: ignore[untyped-decorator]
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int) -> Tensor:
-    """The reference, and what runs on a CPU: attention of each segment to itself.
+    """Attention of each segment to itself: the CPU implementation, and the reference for CUDA.
 
-    Shapes: q, k, v (tokens, heads, channels), `starts` (segments + 1,). `window`: tokens to each side that are seen, 0
-    for all.
+    Shapes: query, key and value (tokens, heads, channels), `starts` (segments + 1,). `window`: how many tokens to each
+    side a token attends to, 0 for all.
     """
     return torch.cat(
         [
@@ -52,7 +52,6 @@ def _(query: Tensor, *_: Any) -> Tensor:
 
 
 def _segment(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
-    """Of one segment; shapes (tokens, heads, channels)."""
     seen = None
     if window:
         places = torch.arange(len(query))
@@ -74,9 +73,11 @@ def _attend(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it, shapes (1, heads, tokens, channels); a model that does not pass the segments on has no
-    way to call it at all."""
-    # Its windows count the token itself.
+    """The attention function that transformers calls. Shapes (1, heads, tokens, channels).
+
+    The segments have no default, so a model that does not pass them on fails.
+    """
+    # transformers' windows include the token itself.
     window = sliding_window - 1 if sliding_window else FULL
     q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
     if query.device.type == "cuda":
@@ -87,11 +88,11 @@ def _attend(
 def _on_cuda(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
 ) -> Tensor:
-    """The same by torch's kernel, for half precision."""
+    """Like `packed_attention`, with torch's kernel for half precision."""
     from torch.nn.attention.varlen import varlen_attn
 
     seen = (window, window) if window else (-1, -1)
-    # No look at the scale: a compiled model has it as a symbol, and would fall into pieces here.
+    # Do not branch on the scale: in a compiled model it is a symbol, and a branch would break the graph.
     attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=seen)
     return cast(Tensor, attended)
 
@@ -100,12 +101,12 @@ AttentionInterface.register(ATTENTION, _attend)
 
 
 class Packed:
-    """The forward pass of a classifier on pairs in one row."""
+    """The forward pass of a classifier, with all pairs in one row."""
 
     packed = True
 
     def __init__(self, model: CrossEncoder, inputs: Sequence[str]) -> None:
-        """`inputs`: names of the tensors that the model's tokenizer makes."""
+        """`inputs`: names of the tensors that the model's tokenizer returns."""
         self._device = model.device
         self._classifier: Any = model[0].model
         self._first_position = first_position(model)
@@ -113,13 +114,12 @@ class Packed:
         self._call: Callable[..., Any] = self._classifier
 
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
-        """Logits, shape (pairs,), in the model's precision."""
         lengths = np.array([pair.length for pair in pairs], np.int32)
         starts = np.concatenate([[0], lengths.cumsum()])
         tokens = int(starts[-1])
         positions = np.arange(tokens) - np.repeat(starts[:-1], lengths) + self._first_position
         ids, types = ([getattr(pair, name) for pair in pairs] for name in ("ids", "type_ids"))
-        # One transfer for all of it.
+        # One transfer for all tensors.
         host = np.concatenate([*ids, *types, positions, starts], dtype=np.int64)
         row, segments = to_device(host, self._device).split([3 * tokens, len(starts)])
         id_row, type_row, position_row = row.view(3, 1, tokens)
@@ -133,18 +133,16 @@ class Packed:
         return logits.reshape(len(pairs))
 
     def compile(self) -> None:
-        """Compile it; the first call pays."""
         self._call = torch.compile(self._classifier, dynamic=True)
 
     def restore(self) -> None:
-        """Go on as it was before."""
         self._call = self._classifier
 
 
 def pack(model: CrossEncoder, inputs: Sequence[str], probes: Sequence[Pair], expected: Tensor) -> Packed | None:
-    """The model's forward pass without padding, where it gives the `expected` logits; else None, the model unchanged.
+    """The model's forward pass without padding, or None if it does not give the `expected` logits.
 
-    Shapes: `expected` (probes,). The probes have to be of different lengths.
+    If it returns None, the model is unchanged. Shape of `expected`: (probes,). The probes need different lengths.
     """
     classifier: Any = model[0].model
     before = classifier.config._attn_implementation
@@ -160,24 +158,24 @@ def pack(model: CrossEncoder, inputs: Sequence[str], probes: Sequence[Pair], exp
             given = packed(probes).float()
             if alike(given, expected, classifier.dtype):
                 return packed
-            reasons.append(f"other scores ({(given - expected).abs().max():.2g} apart)")
+            reasons.append(f"different scores ({(given - expected).abs().max():.2g} apart)")
         except Exception as error:
             reasons.append(first_line(error))
         if hook:
             hook.remove()
         classifier.set_attn_implementation(before)
-    log.info("Batches are padded, this model does not run without: %s", "; ".join(dict.fromkeys(reasons)))
+    log.info("Batches are padded: this model cannot run without padding: %s", "; ".join(dict.fromkeys(reasons)))
     return None
 
 
 def alike(given: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits are the same but for what a computation in `dtype` leaves open."""
+    """Whether logits are equal within the rounding errors of `dtype`."""
     tolerance = max(LEAST_TOLERANCE, ROUNDINGS * torch.finfo(dtype).eps)
     return bool(torch.allclose(given, expected, rtol=tolerance, atol=tolerance))
 
 
 def _first_tokens(classifier: Any) -> Any:
-    """Behind the last layer only the first token of each segment goes on, as a batch of one token each."""
+    """After the last layer, keep only the first token of each segment, as a batch of one-token rows."""
     layers = max((each for each in classifier.base_model.modules() if isinstance(each, torch.nn.ModuleList)), key=len)
 
     def pool(_: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -189,7 +187,7 @@ def _first_tokens(classifier: Any) -> Any:
 
 
 def _means(classifier: Any) -> Any:
-    """Behind the encoder the mean of each segment goes on, as if it were of one token."""
+    """After the encoder, replace each segment by its mean, as a batch of one-token rows."""
 
     def pool(_: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         hidden, starts = output.last_hidden_state[0], kwargs["cu_seq_lens_q"]
@@ -204,6 +202,6 @@ def _means(classifier: Any) -> Any:
 
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """On CUDA from pinned memory, so that the next batch is prepared while it travels."""
+    """On CUDA, copy from pinned memory: the next batch is prepared during the transfer."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,4 +1,4 @@
-"""Pairs for torch: by our own assembly where that gives the model's very ids, else by the model's own preprocessing."""
+"""Token ids for torch: from `PairTokenizer` if it gives the same ids as the model, else from the model."""
 
 import logging
 import threading
@@ -17,33 +17,33 @@ PROBE = ("what is a cross-encoder", "A cross-encoder reads a query and a documen
 
 
 def plain_tokenizer(model: CrossEncoder, max_length: int, expected: list[int]) -> PairTokenizer | None:
-    """Our pair assembly, where it gives the very ids that the model's own preprocessing gives for the probe.
+    """A `PairTokenizer`, or None if its ids for the probe differ from the `expected` ids.
 
-    Models with prompts or chat templates keep their own.
+    They differ for models with prompts or chat templates.
     """
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is not None:
         tokenizer = PairTokenizer(backend, max_length)
         if tokenizer.encode(PROBE[0], [PROBE[1]])[0].ids.tolist() == expected:
             return tokenizer
-    log.info("This model prepares its own inputs: documents are cut by its tokenizer's rules")
+    log.info("This model prepares its own inputs: its tokenizer decides how documents are cut")
     return None
 
 
 class OwnPreprocessing:
-    """Pairs as `CrossEncoder.preprocess` makes them, one at a time: its tokenizer is not safe to share."""
+    """Pairs from `CrossEncoder.preprocess`, one at a time, because its tokenizer is not thread-safe."""
 
     def __init__(self, model: CrossEncoder) -> None:
         self._model = model
         self._lock = threading.Lock()
 
     def encode(self, query: str, documents: Sequence[str], _max_tokens_per_doc: int | None = None) -> list[Pair]:
-        """Such models cut by their own rules: a limit per document has no effect."""
+        """The limit per document has no effect: the model decides how documents are cut."""
         with self._lock:
             return [self._pair(self._model.preprocess([(query, document)])) for document in documents]
 
     def windows(self, _query: str, documents: Sequence[str], _max_tokens: int | None = None) -> list[list[Span]]:
-        """Each document as a whole: only the model knows what fits."""
+        """Each document as a single window: only the model knows how much fits."""
         return [[(0, len(document))] for document in documents]
 
     def _pair(self, features: dict[str, Any]) -> Pair:

@@ -1,7 +1,7 @@
-"""Reference logits: what the float32 original gives for pairs of every length. They travel in an export's manifest.
+"""Reference logits: logits of the float32 original for pairs of every length. An export's manifest contains them.
 
-A probe is a query and a part of one text. The part is cut by its number of tokens, so that the pairs have exact
-lengths: each padded width of an engine is met by pairs that fill it and by pairs that only just need it.
+A probe is a query and a part of one text. The part is cut to a number of tokens, so each pair has an exact length.
+Each padded width of an engine has pairs that fill it and pairs that barely need it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,17 @@ from pydantic import BaseModel, ConfigDict
 from app.engines.padding import bucket_length
 from app.types import Pair
 
-# Longer pairs are probed at the powers of two and just above them, where the padding is longest, and only while the
-# original scores one within this time.
+# Every width up to DENSE tokens has probes. Longer pairs are probed at the powers of two and just above them, where the
+# padding is longest. Probing ends with the first pair that takes the original longer than SLOWEST_SECONDS.
 DENSE, LONGEST, SLOWEST_SECONDS = 512, 4096, 20.0
 JUST_ABOVE = 6
 SHORT_QUERY = "tides"
-# No text at hand has longer tokens on average.
+# An upper bound for the texts in use.
 CHARS_PER_TOKEN = 12
 
 
 class PairEngine(Protocol):
-    """What makes and scores pairs: an engine."""
+    """The part of an engine that makes and scores pairs."""
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]: ...
 
@@ -38,17 +38,17 @@ class Probe(BaseModel):
     query: int
     """Index of the query."""
     start: int
-    """Where its document starts in the text, in characters."""
+    """Start of its document in the text, in characters."""
     tokens: int
-    """Tokens of the document, at most."""
+    """Maximum number of tokens of the document."""
     length: int
-    """Tokens of the pair."""
+    """Number of tokens of the pair."""
     window: int | None = None
-    """The window that the pair was cut to; None where nothing of its query was cut."""
+    """The window that the pair was cut to. None if its query was not cut."""
     logit: float = 0.0
-    """Of the float32 original."""
+    """Logit of the float32 original."""
     exported: float | None = None
-    """Of the exported model in float32 arithmetic, where its weights are rounded."""
+    """Logit of the exported model in float32 arithmetic. None if its weights are not rounded."""
 
 
 class Known(NamedTuple):
@@ -56,9 +56,9 @@ class Known(NamedTuple):
 
     pair: Pair
     expected: float
-    """Of the same weights in float32 arithmetic."""
+    """Logit of the same weights in float32 arithmetic."""
     original: float | None
-    """Of the float32 original, where it is known."""
+    """Logit of the float32 original. None if unknown."""
 
 
 class ProbeSet(BaseModel):
@@ -71,7 +71,7 @@ class ProbeSet(BaseModel):
     probes: list[Probe]
 
     def known(self, engine: PairEngine, max_length: int) -> list[Known]:
-        """The probes that fit a window of `max_length` tokens. Raises `ValueError` where the tokens differ."""
+        """The probes that fit a window of `max_length` tokens. Raises `ValueError` if the tokens differ."""
         fitting = [probe for probe in self.probes if probe.length <= max_length and probe.window in (None, max_length)]
         return [
             Known(self._pair(probe, engine), probe.logit if probe.exported is None else probe.exported, probe.logit)
@@ -82,7 +82,7 @@ class ProbeSet(BaseModel):
         document = part_of(self.text, probe.start, probe.tokens)
         [pair] = engine.encode(self.queries[probe.query], [document], probe.tokens)
         if pair.length != probe.length:
-            raise ValueError(f"a pair of {probe.length} tokens has become one of {pair.length}")
+            raise ValueError(f"a pair of {probe.length} tokens now has {pair.length}")
         return pair
 
     def with_exported(self, exported: PairEngine) -> "ProbeSet":
@@ -100,10 +100,10 @@ class ProbeSet(BaseModel):
 
 
 def make_probes(reference: PairEngine, max_length: int, entries: Sequence[tuple[str, str]]) -> ProbeSet:
-    """Score pairs of every width with the original; `entries` are queries with their passages."""
+    """Score pairs of every width with the original. `entries` are queries with their passages."""
     passages = [passage for _, passage in entries]
     text = " ".join(passages)
-    # A query of half the window, or of more, is cut.
+    # Queries that exceed half the window are cut.
     long_queries = [part_of(text, 0, max_length * share // 2) for share in (1, 3)]
     queries = [SHORT_QUERY, *(query for query, _ in entries), *long_queries]
     starts = [0, *(text.index(passage) for passage in passages)]
@@ -112,7 +112,7 @@ def make_probes(reference: PairEngine, max_length: int, entries: Sequence[tuple[
         query = 1 + at % len(entries)
         if reference.encode(queries[query], [""])[0].length >= length:
             query = 0
-        # Of every two probes one has the passage that answers its query.
+        # Every second probe has the passage that answers its query.
         start = starts[query] if at % 2 else starts[1 + (at * 7) % len(entries)]
         started = perf_counter()
         tokens = length - reference.encode(queries[query], [""])[0].length
@@ -126,14 +126,14 @@ def make_probes(reference: PairEngine, max_length: int, entries: Sequence[tuple[
 
 
 def part_of(text: str, start: int, tokens: int) -> str:
-    """Enough of the text for so many tokens; it is repeated where it is too short."""
+    """Enough text for `tokens` tokens. The text is repeated if it is too short."""
     chars = CHARS_PER_TOKEN * tokens
     part = text[start : start + chars]
     return part + f" {text}" * -(-(chars - len(part)) // len(text))
 
 
 def _probe(reference: PairEngine, queries: Sequence[str], text: str, probe: Probe) -> Iterator[Probe]:
-    """The probe with its logit; none where the texts do not give that length."""
+    """The probe with its logit. Nothing if the texts do not give that length."""
     if probe.tokens < 1:
         return
     [pair] = reference.encode(queries[probe.query], [part_of(text, probe.start, probe.tokens)], probe.tokens)
@@ -142,7 +142,7 @@ def _probe(reference: PairEngine, queries: Sequence[str], text: str, probe: Prob
 
 
 def _lengths(max_length: int) -> Iterator[int]:
-    """The fewest and the most tokens of each width, and one between."""
+    """The smallest and the largest length of each width, and one in between."""
     most = min(max_length, DENSE)
     before = 0
     for width in sorted({min(bucket_length(length), most) for length in range(1, most + 1)}):

@@ -1,4 +1,4 @@
-"""Engines: the one seam of the service. An engine's libraries are imported only when it is chosen."""
+"""The interface of an engine. The libraries of an engine are imported only when it is chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,49 +13,47 @@ from app.types import LongDocuments, Pair, Span
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What really runs: read off the loaded engine, never off the settings."""
+    """Facts about a loaded engine. They are read from the engine, never from the settings."""
 
     model: str
-    """Hub id or folder name, as reported to clients."""
+    """Hub id or folder name, as clients see it."""
     revision: str | None
     device: str
     backend: str
     precision: str
     compiled: bool
-    """Whether torch.compile is proven to be at work."""
+    """Whether the model runs through torch.compile. This is checked at start."""
     threads: int
     max_length: int
     """Window in tokens, special tokens included."""
     activation: str
     labels: dict[int, str]
     splits: bool = False
-    """Whether the engine splits a batch by length itself, and takes the next batch while one runs, so that no core
-    waits for the other's last part."""
-
+    """Whether the engine splits a batch by length itself. It then takes the next batch while one runs, so no core waits
+    for the last part of another."""
     declared_length: int | None = None
-    """The window that the model declares; None where it is the same."""
+    """The window that the model declares. None if it equals `max_length`."""
     configuration: str = ""
-    """How the engine computes, where the same weights can be computed in several ways."""
+    """How the engine computes, if it has several ways for the same weights."""
     long_documents: LongDocuments = "truncate"
-    """How the model reads documents that are longer than its window, where neither request nor setting says so."""
+    """How the model reads documents that exceed its window, unless the request or a setting decides it."""
     contents: str | None = None
-    """A digest of the files of a model that is in a folder."""
+    """A digest of the model's files. None for a model from the hub."""
     device_name: str | None = None
-    """What a GPU calls itself."""
+    """Name of the GPU."""
     device_uuid: str | None = None
-    """What the driver knows it by."""
+    """UUID of the GPU."""
     packed: bool = False
-    """Whether a batch is computed without padding, all pairs in one row."""
+    """Whether a batch is computed without padding, with all pairs in one row."""
 
     @property
     def mixes(self) -> bool:
-        """Whether the lengths in a batch may differ at no cost."""
+        """Whether a batch may mix lengths without extra cost."""
         return self.splits or self.packed
 
     @property
     def batches_at_once(self) -> int:
-        """Batches that may be scored side by side, each from its own thread: on a GPU the next one is launched while
-        one runs."""
+        """How many threads may call `score` at the same time. On a GPU, one batch is launched while another runs."""
         return 2 if self.splits or self.device.startswith("cuda") else 1
 
     def summary(self) -> dict[str, Any]:
@@ -75,7 +73,7 @@ class EngineInfo:
 
     @property
     def fingerprint(self) -> str:
-        """All that a logit depends on besides the texts."""
+        """Everything that a logit depends on, except the texts. Cached scores are kept under it."""
         return repr(
             (
                 self.model,
@@ -90,36 +88,45 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """A loaded cross-encoder. `encode`, `windows` and `activate` may be called from any thread, the rest from one
-    thread only, `score` from as many as the engine takes batches at once."""
+    """A loaded cross-encoder.
+
+    Any thread may call `encode`, `windows`, `activate` and `cancel`. Up to `info.batches_at_once` threads may call
+    `score` at the same time. Only one thread may call the others.
+    """
 
     info: EngineInfo
     schedule: Schedule
-    """How its work is laid out. Setting it may reload the model."""
+    """How batches are formed and split. Setting it may load the model again."""
     probes: ProbeSet | None
-    """Reference logits of the model, where there are any."""
+    """Reference logits of the model, if it has any."""
     self_test: SelfTest | None
-    """How near the engine came to them when it was loaded; None before it was tested."""
+    """Result of the comparison with the reference logits. None before the test."""
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
-        """Token ids of each pair, at most `engine.max_length` long."""
+        """Token ids of each pair, at most `info.max_length` long."""
         ...
 
     def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
-        """Overlapping spans of each document that fit the model's window beside the query."""
+        """Overlapping spans of each document. Each span fits the model's window together with the query."""
         ...
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Float32 logits of one batch, in its order. Raises `OutOfMemory`, or `EngineBroken` when only
-        loading the engine again helps; anything else is a failed batch."""
+        """Float32 logits of one batch, in its order.
+
+        Raises `OutOfMemory`, which `app.engines.memory` translates from the library's errors. Raises `EngineBroken` if
+        the engine must be loaded again. Any other error fails this batch only.
+        """
         ...
 
     def shapes(self) -> list[Shape]:
-        """Shapes of padded batches that meet every width that the engine serves, and every number of rows."""
+        """Shapes of padded batches for the self-test.
+
+        An engine that takes any shape returns a selection.
+        """
         ...
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Tokens that the engine computes for a batch of pairs of these lengths, padding included."""
+        """Tokens that the engine computes for a batch of pairs of these lengths, including padding."""
         ...
 
     def activate(self, logits: Sequence[float]) -> list[float]:
@@ -127,16 +134,16 @@ class Engine(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Run a few small batches, so that the first request does not pay for it."""
+        """Run a few small batches. The first batch of a shape is slow."""
         ...
 
     def clear_memory(self) -> None:
-        """Give cached device memory back."""
+        """Return cached memory to the device."""
         ...
 
     def cancel(self) -> None:
-        """Stop running inferences where the engine can, so that a hung one lets go of its thread and its memory.
+        """Stop the running inferences, if the engine can. A hung inference then releases its thread and its memory.
 
-        Called from any thread, once, before the engine is thrown away.
+        Any thread calls this once, before the engine is discarded.
         """
         ...

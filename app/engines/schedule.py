@@ -1,4 +1,4 @@
-"""How work is laid out on the device: measured on a first start, within seconds."""
+"""The schedule: how work is split into batches, streams and parts. Measured at the first start, within seconds."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,32 +15,32 @@ from app.types import Pair
 log = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 3.0
-# Measured twice on a quiet machine the same layout differs by a few per cent: what is chosen has to be better by more.
+# Two measurements of the same schedule differ by a few percent, so a change must gain more than that.
 WORTH = 1.1
 LENGTHS = (384, 32, 192, 64, 256, 96, 128, 48)
-# An engine that pads is given pairs of about one length at a time.
+# An engine that pads gets pairs of similar length in one batch.
 ONE_LENGTH = (192,)
-# What a run of the measurement computes: enough to fill all streams, more where it takes no longer.
+# Tokens of one run: at least enough to fill all streams, and more on a fast machine.
 TOKENS_PER_THREAD = (1024, 2048)
 RUN_SECONDS = MEASURE_SECONDS / 12
 GLANCE = 128
-# On a GPU only the batch is to be found: as small as costs no throughput, and none that takes so long that whoever
-# comes next waits for it.
+# On a GPU only the batch size is measured: the smallest one with full throughput. A batch must not take long, because
+# the next request waits for it.
 GPU_BATCHES = tuple(4096 << power for power in range(6))
 GPU_BATCH_SECONDS = 0.25
 
 
 class Schedule(BaseModel):
-    """A layout of work."""
+    """How the work of an engine is split."""
 
     model_config = ConfigDict(frozen=True)
 
     batch_tokens: int
-    """Tokens given to the engine at a time, for all its streams."""
+    """Tokens of one batch, for all streams together."""
     streams: int = 1
-    """Inferences that run side by side; the threads are divided among them."""
+    """Inferences that run in parallel. They share the threads."""
     part_tokens: int | None = None
-    """Padded tokens of one inference, where the engine splits batches; else None."""
+    """Padded tokens of one inference. None if the engine does not split batches."""
 
     def __str__(self) -> str:
         parts = f", {self.streams} streams, parts of {self.part_tokens}" if self.part_tokens else ""
@@ -48,7 +48,7 @@ class Schedule(BaseModel):
 
 
 class Schedulable(Protocol):
-    """What is measured: an engine. Setting `schedule` may reload it."""
+    """The part of an engine that is measured. Setting `schedule` may load the model again."""
 
     schedule: Schedule
 
@@ -63,16 +63,16 @@ class Schedulable(Protocol):
 
 
 def arrange(engine: Schedulable, asked: dict[str, int]) -> bool:
-    """Give the engine the best schedule there is, with the fields asked for as asked.
+    """Give the engine the best schedule. The fields in `asked` are fixed.
 
-    Whether anything was measured, and what was found will hold at the next start.
+    Returns whether the schedule was measured and may be kept for the next start.
     """
     engine.schedule = engine.schedule.model_copy(update=asked)
     return measure(engine, asked) if engine.info.device == "cpu" else measure_gpu(engine, asked)
 
 
 def speed_of(engine: Schedulable) -> float | None:
-    """Tokens per second with the schedule that the engine has; None where it would take too long to find out."""
+    """Tokens per second with the engine's current schedule. None if the measurement would take too long."""
     fewest = TOKENS_PER_THREAD[0] * engine.info.threads
     if fewest / (_glance(engine) * engine.schedule.streams) > MEASURE_SECONDS / 4:
         return None
@@ -81,7 +81,7 @@ def speed_of(engine: Schedulable) -> float | None:
 
 
 def measure(engine: Schedulable, asked: dict[str, int]) -> bool:
-    """Try one change after the other, as long as there is time, and keep what helps; whether anything was measured."""
+    """Try one change after the other while there is time, and keep those that help. Returns whether it measured."""
     started = perf_counter()
     best, threads = engine.schedule, engine.info.threads
     changes = [change for change in _changes(best, threads) if not asked.keys() & change.keys()]
@@ -90,7 +90,7 @@ def measure(engine: Schedulable, asked: dict[str, int]) -> bool:
     fewest, most = (count * threads for count in TOKENS_PER_THREAD)
     expected = _glance(engine) * best.streams
     if fewest / expected > MEASURE_SECONDS / 4:
-        log.info("Not measured, the machine is too slow or too busy for that: %s", best)
+        log.info("Not measured: the machine is too slow or too busy. Using %s", best)
         return False
     pairs = _workload(engine, max(fewest, min(most, int(expected * RUN_SECONDS))))
     speed = _tokens_per_second(engine, pairs)
@@ -116,7 +116,8 @@ def measure(engine: Schedulable, asked: dict[str, int]) -> bool:
 def measure_gpu(engine: Schedulable, asked: dict[str, int]) -> bool:
     """Try larger and larger batches, as long as they fit, are faster and do not take long.
 
-    Whether any was measured, and what was found will hold: what did not fit may fit when a neighbour has left.
+    Returns whether the schedule may be kept. If a batch did not fit, it is measured again at the next start: another
+    process may have used the memory.
     """
     if "batch_tokens" in asked:
         return False
@@ -125,7 +126,7 @@ def measure_gpu(engine: Schedulable, asked: dict[str, int]) -> bool:
     best, speed, trials = engine.schedule.model_copy(update={"batch_tokens": GPU_BATCHES[0]}), 0.0, []
     fits = True
     for tokens in GPU_BATCHES:
-        # Two runs of two batches; those before tell how long they take, about.
+        # The next trial runs two batches twice. The speed of the previous trial gives its duration.
         if speed and perf_counter() - started + 4 * tokens / speed > MEASURE_SECONDS:
             break
         engine.schedule = candidate = best.model_copy(update={"batch_tokens": tokens})
@@ -147,7 +148,7 @@ def measure_gpu(engine: Schedulable, asked: dict[str, int]) -> bool:
 
 
 def _changes(schedule: Schedule, threads: int) -> Iterator[dict[str, int]]:
-    """What may be better than the default, likelier first."""
+    """Changes to the default that may help, the most promising first."""
     if schedule.part_tokens:
         yield {"part_tokens": schedule.part_tokens * 2}
         yield {"batch_tokens": schedule.batch_tokens * 2}
@@ -166,7 +167,7 @@ def _pairs(engine: Schedulable, lengths: Iterable[int]) -> list[Pair]:
 
 
 def _workload(engine: Schedulable, tokens: int) -> list[Pair]:
-    """Pairs of many lengths, long ones first as the batcher brings them."""
+    """Pairs of many lengths, longest first, in the order of the batcher."""
     cycle = LENGTHS if engine.info.mixes else ONE_LENGTH
     lengths: list[int] = []
     while sum(lengths) < tokens:
@@ -175,7 +176,7 @@ def _workload(engine: Schedulable, tokens: int) -> list[Pair]:
 
 
 def _glance(engine: Schedulable) -> float:
-    """Tokens a second of one short pair on one stream."""
+    """Tokens per second of one short pair on one stream."""
     pairs = _pairs(engine, [GLANCE])
     engine.score(pairs)
     started = perf_counter()
@@ -184,7 +185,7 @@ def _glance(engine: Schedulable) -> float:
 
 
 def _tokens_per_second(engine: Schedulable, pairs: Sequence[Pair], runs: int = 2) -> float:
-    """With as many batches at once as the service runs, of the last run: the first compiles for new shapes."""
+    """Speed of the last run: the first one compiles for new shapes. Runs as many batches at once as the service."""
     batches = list(_batches(pairs, engine.schedule.batch_tokens))
     with ThreadPoolExecutor(engine.info.batches_at_once) as threads:
         for _ in range(runs):

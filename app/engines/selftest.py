@@ -1,4 +1,4 @@
-"""The self-test: an engine is compared with its reference logits on the machine and in the shapes that it serves."""
+"""The self-test: compares an engine with its reference logits, on this machine and in the shapes that it serves."""
 
 import math
 from collections import defaultdict
@@ -13,20 +13,20 @@ from app.engines.probes import Known, ProbeSet
 from app.errors import StartupError
 from app.types import Pair
 
-# Largest difference of a logit from the same weights in float32 arithmetic, by what an engine computes in. Right ones
-# were seen to be off by 1e-5, 0.01, 0.1 and 0.2, wrong ones by 0.7 and more.
+# The largest accepted difference of a logit from the same weights in float32 arithmetic, by precision. In measurements,
+# correct engines differed by 1e-5, 0.01, 0.1 and 0.2, wrong ones by 0.7 and more.
 BOUNDS = {"fp32": 0.02, "fp16": 0.1, "bf16": 0.25, "int8": 0.4}
-# The bounds are for logits of up to this size, as most rerankers have them; rounding errors grow with the logits.
+# The bounds hold for logits up to this size, which most rerankers have. Rounding errors grow with the logits.
 USUAL_LOGIT = 8.0
-# CPU seconds for each thread. When they are spent, the remaining rounds are skipped; corner widths are always tested.
+# CPU seconds for each thread. After this time the remaining rounds are skipped. Corner widths are always tested.
 # CPU time is used so that a busy machine tests as much as a quiet one.
 SECONDS = 0.4
-# Tokens of one call, where the engine may be given several shapes at once.
+# Tokens of one call, for an engine that takes several shapes at once.
 ROUND_TOKENS = 3072
 
 
 class Testable(Protocol):
-    """What is tested: an engine."""
+    """The part of an engine that is tested."""
 
     self_test: "SelfTest | None"
 
@@ -45,29 +45,29 @@ class Testable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What came of it. Differences are of logits."""
+    """The result of a self-test. Differences are differences of logits."""
 
     deviation: float
     """Largest difference from the same weights in float32 arithmetic."""
     bound: float
-    """What the deviation may be."""
+    """The largest accepted deviation."""
     width: int
-    """The padded width, in tokens, at which the deviation is the largest."""
+    """The padded width, in tokens, with the largest deviation."""
     error: float | None
-    """Largest difference from the float32 original; None where its logits are not known."""
+    """Largest difference from the float32 original. None if its logits are unknown."""
     pairs: int
     seconds: float
     rejected: tuple[str, ...] = ()
-    """Configurations that failed it before this one, each with what was wrong."""
+    """Configurations that failed before this one, each with the reason."""
 
     @property
     def passed(self) -> bool:
-        """Whether the engine may serve. A deviation that is not a number fails."""
+        """Whether the engine may serve. A NaN fails."""
         return self.deviation <= self.bound
 
     @property
     def distance(self) -> float:
-        """The error, or the deviation where the original is not known: what is compared between configurations."""
+        """The figure that configurations are compared by: the error, or the deviation if the error is unknown."""
         return self.deviation if self.error is None else self.error
 
     def __str__(self) -> str:
@@ -89,13 +89,13 @@ class SelfTest:
 def self_test(engine: Testable, known: Sequence[Known] | None = None, seconds: float = SECONDS) -> SelfTest:
     """Score the known pairs in the engine's shapes, as many as fit the time. Raises `StartupError`.
 
-    Without `known` they are the engine's own probes. Where there are none, pairs are compared with themselves, scored
-    alone.
+    The default pairs are the engine's own probes. If it has none, pairs in batches are compared with the same pairs
+    scored alone.
     """
     started, budget = perf_counter(), process_time() + seconds * engine.info.threads
     known = known or _known(engine)
     pool: dict[int, list[Known]] = defaultdict(list)
-    # The first of a width fills it.
+    # Longest pairs first: the first pair of each width fills it.
     for each in sorted(known, key=lambda each: -each.pair.length):
         pool[min(bucket_length(each.pair.length), engine.info.max_length)].append(each)
     worst, width, error, pairs = 0.0, 0, 0.0, 0
@@ -136,9 +136,10 @@ def _known(engine: Testable) -> list[Known]:
 
 
 def _rounds(engine: Testable, widths: Sequence[int]) -> Iterator[tuple[bool, list[Shape]]]:
-    """Shapes that are scored at a time, and whether they always are: corner widths alone, then full, then others.
+    """Rounds of shapes to score together, each with whether it is required.
 
-    An engine that pads a batch to its longest pair is given one shape at a time.
+    Corner widths with one row come first and are required. Full corner widths follow, then the rest. An engine that
+    pads a batch to its longest pair gets one shape in each round.
     """
     shapes = [shape for shape in engine.shapes() if shape.width in widths]
     most = {shape.width: shape.rows for shape in sorted(shapes)}
@@ -152,7 +153,7 @@ def _rounds(engine: Testable, widths: Sequence[int]) -> Iterator[tuple[bool, lis
 
     batch: list[Shape] = []
     for shape in sorted(shapes, key=rank):
-        # Two shapes of one width would be one batch.
+        # Two shapes of the same width would merge into one.
         fits = engine.info.splits and all(other.width != shape.width for other in batch)
         tokens = sum(other.rows * other.width for other in [*batch, shape])
         if batch and not (fits and tokens <= ROUND_TOKENS and bool(rank(batch[0])) == bool(rank(shape))):

@@ -1,7 +1,7 @@
 """Pairs of texts to token ids, without the tokenizer's own truncation and padding.
 
-A Hugging Face tokenizer keeps truncation and padding as state of the instance: threads that set them for each call
-cut each other's texts without an error. Here the tokenizer is shared read-only and pairs are assembled by hand.
+A Hugging Face tokenizer keeps truncation and padding as state of the instance. Threads that set this state for each
+call truncate each other's texts, without an error. Here the tokenizer is read-only, and pairs are assembled by hand.
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,12 +13,12 @@ from tokenizers import Encoding, Tokenizer
 
 from app.types import Ids, Pair, Span
 
-# Windows of a long document share this part with the next, so that what one cuts apart the other has whole.
+# Windows of a long document overlap by a quarter. A sentence that is cut in one window is whole in the next.
 OVERLAP = 4
 
 
 class PairTokenizer:
-    """Assembles pairs as the model's own tokenizer would; may be called from several threads at once."""
+    """Assembles pairs like the model's own tokenizer. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
@@ -28,20 +28,20 @@ class PairTokenizer:
         self.max_length = max_length
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
-        """One pair per document, each at most `max_length` tokens long; `max_tokens_per_doc` cuts documents further.
+        """One pair for each document, at most `max_length` tokens long. `max_tokens_per_doc` cuts documents further.
 
-        Where a pair is too long the document is cut and the query kept; only a query over half the window is cut too,
-        to that half.
+        If a pair is too long, the document is cut. The query is cut only if it exceeds half the window, and then to
+        that half.
         """
         encoded = self._tokenizer.encode_batch_fast([query, *documents], add_special_tokens=False)
         query_ids, *document_ids = (np.array(encoding.ids, np.int32) for encoding in encoded)
         return [self._assemble(query_ids, ids, max_tokens_per_doc) for ids in document_ids]
 
     def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
-        """Spans that cover each document and fit beside the query as a whole, each at most `max_tokens` long.
+        """Spans that cover each document. Each span fits together with the query, and has at most `max_tokens` tokens.
 
-        A window starts and ends between words, as far as words allow, so that its text gives the tokens it had in the
-        document; it overlaps the one before by a quarter.
+        A window starts and ends between words where possible, because its text then gives the same tokens as in the
+        document. It overlaps the previous one by a quarter.
         """
         encoded, *encodings = self._tokenizer.encode_batch([query, *documents], add_special_tokens=False)
         room = self.max_length - self._template.special_tokens - min(len(encoded.ids), self.max_length // 2)
@@ -63,7 +63,7 @@ class PairTokenizer:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """Where a model puts its special tokens around a pair, and the segments of the two texts."""
+    """The special tokens that a model puts around a pair, and the segments of the two texts."""
 
     before: Ids
     between: Ids
@@ -72,7 +72,7 @@ class _Template:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "_Template":
-        """Read the template off a pair of one-word texts."""
+        """The template, read from a pair of one-word texts."""
         query, document = tokenizer.encode_batch_fast(["a", "b"], add_special_tokens=False)
         pair = tokenizer.post_process(query, document)
         ids, types = np.array(pair.ids, np.int32), pair.type_ids
@@ -101,7 +101,7 @@ def _windows(encoding: Encoding, room: int) -> Iterator[Span]:
     while start + room < len(words):
         end = _boundary(starts, start, start + room)
         yield offsets[start][0], offsets[end - 1][1]
-        # The next begins a quarter back, unless the word that comes next would not fit then.
+        # The next window starts a quarter earlier, unless the next word would then not fit.
         next_word_end = boundaries[bisect_right(starts, end)]
         fitting = min(boundaries[bisect_left(boundaries, next_word_end - room)], end)
         start = max(_boundary(starts, start, end - room // OVERLAP), fitting)
@@ -109,7 +109,7 @@ def _windows(encoding: Encoding, room: int) -> Iterator[Span]:
 
 
 def _boundary(starts: Sequence[int], after: int, limit: int) -> int:
-    """The last start of a word up to the limit; where the words are too long for that, the limit itself."""
+    """The last start of a word up to the limit, or the limit itself if the word is too long."""
     limit = max(limit, after + 1)
     found = starts[bisect_right(starts, limit) - 1]
     return found if found > after else limit

@@ -1,6 +1,6 @@
-"""Which of an engine's configurations serves: the most exact of the fast ones, measured and tested on this machine.
+"""Choose the configuration that serves: the most exact of the fast ones, measured and tested on this machine.
 
-What is found, with the schedule, is kept in one file for each model, machine and settings.
+The choice and the schedule are kept in one file for each combination of model, machine and settings.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from app.errors import StartupError, UnusableModel, first_line
 
 log = logging.getLogger(__name__)
 
-# A configuration that is slower than the fastest by at most this is as good, and the most exact of those is chosen.
+# Configurations with at least this share of the best speed count as equally fast. The most exact of them is chosen.
 AS_FAST = 0.9
-# No further configuration is measured after this time.
+# After this time, no further configuration is measured.
 SECONDS = 5.0
 
 
@@ -33,11 +33,11 @@ class Candidate:
     load: Callable[[], Engine]
     """Raises `StartupError`."""
     is_measured: bool = True
-    """Whether its speed is measured; the others are only used where those are wrong or cannot be loaded."""
+    """Whether its speed is measured. The others serve only if the measured ones are wrong or cannot be loaded."""
 
 
 class Tuning(BaseModel):
-    """What was found for one model on one machine."""
+    """The choice for one model on one machine."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,32 +49,32 @@ class Tuning(BaseModel):
 
 
 class TuningFile:
-    """Where a tuning is kept; that it cannot be read or written is no failure."""
+    """The file that keeps a tuning. The service also runs if it cannot be read or written."""
 
     def __init__(self, folder: Path, *identity: object) -> None:
         digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
         self.path = folder / f"tuning-{digest}.json"
 
     def read(self) -> Tuning | None:
-        """What was kept, if it can be used."""
+        """The kept tuning, or None if there is none that can be used."""
         try:
             return Tuning.model_validate_json(self.path.read_bytes())
         except (OSError, ValidationError):
             return None
 
     def write(self, tuning: Tuning) -> None:
-        """Keep it for the next start."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(tuning.model_dump_json(indent=2) + "\n")
         except OSError as error:
-            log.info("The measurement is not kept: RERANKER_EXPORT_DIR is not writable: %s", error.strerror)
+            log.info("The measurement is not saved: RERANKER_EXPORT_DIR is not writable: %s", error.strerror)
 
 
 def tune(candidates: Sequence[Candidate], asked: Callable[[Engine], dict[str, int]], file: TuningFile) -> Engine:
-    """The engine to serve with, tested and with its schedule; `asked`: fields of the schedule that the settings fix.
+    """The engine to serve with, tested and with its schedule.
 
-    Raises `StartupError` where no candidate can be loaded and computes correctly.
+    `asked` returns the fields of the schedule that the settings fix. Raises `StartupError` if no candidate can be
+    loaded and computes correctly.
     """
     rejected: list[str] = []
     if (kept := file.read()) and (engine := _as_kept(kept, candidates, rejected)):
@@ -99,7 +99,7 @@ def tune(candidates: Sequence[Candidate], asked: Callable[[Engine], dict[str, in
 
 
 def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str]) -> Engine | None:
-    """The engine that was found earlier, tested again; None where it cannot be had or fails now."""
+    """The engine of the kept tuning, tested again. None if it cannot be loaded or fails the test now."""
     candidate = next((candidate for candidate in candidates if candidate.name == kept.configuration), None)
     engine = _load(candidate, []) if candidate else None
     if candidate is None or engine is None or engine.info.device_name != kept.device_name:
@@ -110,9 +110,9 @@ def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str])
 
 
 def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candidate, Engine]:
-    """The most exact candidate within 10 % of the fastest; where those are wrong, the next fastest that is right.
+    """The most exact candidate within 10 % of the fastest. If those are wrong, the next fastest that is right.
 
-    What fails the self-test is added to `rejected`. Raises `StartupError` where none is left.
+    Candidates that fail the self-test are added to `rejected`. Raises `StartupError` if none is left.
     """
     errors: list[StartupError] = []
     for group in _by_speed(candidates, errors):
@@ -134,7 +134,7 @@ def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candid
 
 
 def _by_speed(candidates: Sequence[Candidate], errors: list[StartupError]) -> Iterator[list[Candidate]]:
-    """The candidates as fast as the fastest, then the others, faster ones first, then those that are not measured."""
+    """Groups of candidates: the fastest ones together, then the others one by one. Unmeasured ones come last."""
     speeds = _speeds(candidates, errors)
     fastest = max(speeds.values(), default=0.0)
     contenders = [candidate for candidate in candidates if speeds.get(candidate.name, 0.0) >= AS_FAST * fastest > 0]
@@ -146,7 +146,7 @@ def _by_speed(candidates: Sequence[Candidate], errors: list[StartupError]) -> It
 
 
 def _speeds(candidates: Sequence[Candidate], errors: list[StartupError]) -> dict[str, float]:
-    """Tokens per second of the candidates to measure, by name; none where there is no choice or the machine is slow."""
+    """Tokens per second of the measured candidates, by name. Empty if there is no choice or the machine is slow."""
     speeds: dict[str, float] = {}
     measured = [candidate for candidate in candidates if candidate.is_measured]
     started = perf_counter()
@@ -172,7 +172,7 @@ def _speeds(candidates: Sequence[Candidate], errors: list[StartupError]) -> dict
 
 
 def _load(candidate: Candidate, errors: list[StartupError]) -> Engine | None:
-    """The candidate's engine, or None with the reason in `errors`. Raises `UnusableModel`: no other would do better."""
+    """The candidate's engine, or None with the reason in `errors`. Raises `UnusableModel`: no engine can use it."""
     try:
         return candidate.load()
     except UnusableModel:
@@ -184,7 +184,7 @@ def _load(candidate: Candidate, errors: list[StartupError]) -> Engine | None:
 
 
 def _test(engine: Engine, name: str, rejected: list[str]) -> SelfTest | None:
-    """The engine's self-test where it passes; else None, and the reason is logged and added to `rejected`."""
+    """The engine's self-test if it passes. If not, logs the reason, adds it to `rejected` and returns None."""
     try:
         test = self_test(engine)
     except StartupError:
@@ -196,13 +196,13 @@ def _test(engine: Engine, name: str, rejected: list[str]) -> SelfTest | None:
         if test.passed:
             return test
         reason = str(test)
-    log.error("%s computes wrongly on this machine: %s", name, reason)
+    log.error("%s gives wrong scores on this machine: %s", name, reason)
     rejected.append(f"{name}: {reason}")
     return None
 
 
 def _test_again(engine: Engine, tested: Schedule, rejected: list[str]) -> None:
-    """Test the schedule that was measured; where it fails, go back to the one that passed. Raises `StartupError`."""
+    """Test the new schedule. If it fails, go back to the one that passed. Raises `StartupError` if that fails too."""
     if _test(engine, str(engine.schedule), rejected) is None:
         engine.schedule = tested
         if _test(engine, str(tested), rejected) is None:

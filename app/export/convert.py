@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from app.engines.exportable import Exportable
 from app.engines.models.artefact import MODEL_FILES, Backend, Precision
 from app.engines.padding import pad
-from app.engines.torch import Exportable
 from app.export.first_token import MASK, keep_first_token
 from app.types import Pair
 

@@ -1,28 +1,28 @@
-"""What the NVIDIA driver tells of the GPU that the model is on."""
+"""Memory and utilization of the GPU, read from the NVIDIA driver."""
 
 from typing import Any, NamedTuple
 
 
 class GpuFigures(NamedTuple):
-    """What the whole card does, other processes' work included."""
+    """Figures of the whole card, including the work of other processes."""
 
     memory_used_bytes: int
     memory_total_bytes: int
     utilization: float | None
-    """Share of the last moments that it computed in, 0 to 1. A slice of a card (MIG) does not tell it."""
+    """Share of recent time that the card was busy, 0 to 1. None for a slice of a card (MIG)."""
 
 
 class Gpu:
-    """One card. Figures are read when they are asked for."""
+    """One card."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
 
     @classmethod
     def find(cls, index: int, uuid: str | None) -> "Gpu | None":
-        """The card with this UUID, or this number where that is not known; None where the driver does not tell.
+        """The card with this UUID, or with this index if the UUID is unknown. None if the driver does not answer.
 
-        CUDA counts the visible cards only, the driver all of them.
+        The UUID is preferred, because CUDA counts only the visible cards and the driver counts all of them.
         """
         try:
             import pynvml
@@ -37,7 +37,7 @@ class Gpu:
             return None
 
     def read(self) -> GpuFigures | None:
-        """The figures of now; None while the driver does not tell them."""
+        """The current figures. None if the driver does not report them."""
         try:
             memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
         except self._nvml.NVMLError:

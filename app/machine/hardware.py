@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and memory, as the container's limits tell, instructions, a GPU."""
+"""The resources that this process may use: cores and memory within the container's limits, CPU features, a GPU."""
 
 import os
 import platform
@@ -8,14 +8,14 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_limit(cgroup: Path = CGROUP) -> int:
-    """Whole CPU cores this process may keep busy: by CFS quota and affinity mask, at least 1."""
+    """Number of CPU cores that this process may use, by CFS quota and affinity mask. At least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota(cgroup)
     return max(1, min(allowed, round(quota))) if quota else allowed
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Names of the instruction sets of the CPU, as Linux spells them; empty where it does not tell."""
+    """The CPU's instruction sets, in the spelling of Linux. Empty on other systems."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -25,7 +25,7 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's own name; on other systems than Linux only its architecture."""
+    """The CPU's model name. On other systems than Linux, only its architecture."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -35,12 +35,12 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether there is an NVIDIA driver or an Apple GPU; asks neither, so nothing heavy is imported."""
+    """Whether the machine has an NVIDIA driver or an Apple GPU. It imports no library."""
     return Path("/dev/nvidiactl").exists() or (platform.system() == "Darwin" and platform.machine() == "arm64")
 
 
 def memory_limit(cgroup: Path = CGROUP) -> int:
-    """Bytes that this process may use: the container's limit, or the machine's memory."""
+    """Bytes of memory that this process may use: the container's limit, or the machine's memory."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
@@ -52,7 +52,7 @@ def memory_limit(cgroup: Path = CGROUP) -> int:
 
 
 def _cpu_quota(cgroup: Path) -> float | None:
-    """CPU quota in cores, from cgroup v2 or v1; None when there is none."""
+    """CPU quota in cores, from cgroup v2 or v1. None without a quota."""
     try:
         if (cgroup / "cpu.max").exists():
             quota, period = (cgroup / "cpu.max").read_text().split()

@@ -1,13 +1,13 @@
-"""Threads that are there from the start."""
+"""Thread pools that start all their threads at once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 
 def start_threads(count: int, name: str) -> ThreadPoolExecutor:
-    """An executor all of whose threads run.
+    """An executor with all threads already running.
 
-    One that is started later, and cannot be for want of memory, leaves its work undone without an error.
+    A thread that is started later can fail for lack of memory, and its work is then lost without an error.
     """
     executor = ThreadPoolExecutor(count, name)
     together = Barrier(count)

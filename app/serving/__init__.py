@@ -1,1 +1,1 @@
-"""The path of a request, and the life of the engine that serves it."""
+"""The path of a request, and the life cycle of the engine that serves it."""

@@ -1,4 +1,4 @@
-"""Who may work, who may wait, who is sent away. A request is in or out as a whole, before any work is done for it."""
+"""Which requests run, wait or are rejected. The decision covers the whole request and precedes any work on it."""
 
 import asyncio
 import heapq
@@ -10,18 +10,19 @@ from itertools import count
 
 from app.errors import QueueFull, QueueTimeout
 
-# How fast the average time in a slot follows the newest request, and the bounds of a `Retry-After`, in seconds.
+# The weight of the newest request in the average time that a request holds its slot.
 SMOOTHING = 0.2
+# Bounds of `Retry-After`, in seconds.
 RETRY_AFTER = (1, 60)
-# Turns of requests that gave up are kept until they are so many more than those that wait.
+# Abandoned turns are removed in bulk: when they outnumber the waiting requests by more than this.
 SLACK = 64
 
 Backlog = Callable[[], float | None]
-"""Seconds until the engine is through with what it has now; None while its speed is not known."""
+"""Seconds until the engine has finished its current work; None while its speed is unknown."""
 
 
 def unknown() -> None:
-    """A backlog that nobody knows."""
+    """The backlog before the engine's speed is known."""
 
 
 class Admission:
@@ -34,7 +35,7 @@ class Admission:
         self.active = 0
         self.waiting = 0
         self._free = max_parallel
-        # Who waits: a heap by priority, then by arrival. There is a free slot only while nobody is in it.
+        # Waiting requests: a heap by priority, then by arrival. While it has live turns, no slot is free.
         self._turns: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = count()
         self._average_held = 0.0
@@ -43,9 +44,10 @@ class Admission:
 
     @asynccontextmanager
     async def slot(self, priority: int = 0, backlog: Backlog = unknown) -> AsyncIterator[float]:
-        """Hold one slot; yields the seconds waited for it. Of those that wait, lower `priority` comes first.
+        """Hold one slot; yields the seconds waited for it. Lower `priority` is served first.
 
-        `backlog` is asked when a caller is sent away. Raises `QueueFull` at once or `QueueTimeout` in time.
+        `backlog` is called for the `Retry-After` of a rejection. Raises `QueueFull` at once, or `QueueTimeout` after
+        `queue_timeout` seconds.
         """
         waited = await self._enter(priority, backlog)
         self.active += 1
@@ -62,7 +64,7 @@ class Admission:
     async def _enter(self, priority: int, backlog: Backlog) -> float:
         if not self._free and self.waiting >= self.max_queue:
             raise QueueFull(
-                f"Queue is full: {self.active} requests in work (RERANKER_MAX_PARALLEL={self.max_parallel}) and "
+                f"Queue is full: {self.active} requests running (RERANKER_MAX_PARALLEL={self.max_parallel}) and "
                 f"{self.waiting} waiting (RERANKER_MAX_QUEUE={self.max_queue})",
                 self.retry_after(backlog()),
             )
@@ -88,7 +90,7 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # its turn came in the same moment
+            if not turn.cancelled():  # the slot was handed over just before the cancellation
                 self._release()
             elif len(self._turns) > 2 * self.waiting + SLACK:
                 self._turns = [each for each in self._turns if not each[2].done()]
@@ -105,10 +107,11 @@ class Admission:
         self._free += 1
 
     def retry_after(self, backlog: float | None = None) -> int:
-        """Whole seconds until a newcomer would probably get a slot.
+        """Estimate the whole seconds until a new request would get a slot.
 
-        Those in work end one after the other within the backlog, and who waits holds a slot as long as answered
-        requests lately did. Where the backlog is not known, all take as long as the oldest one in work has by now.
+        Assumes that running requests finish one after the other within the backlog, and that waiting requests hold
+        their slot for the recent average. If the backlog is unknown, assumes that every request takes at least as long
+        as the oldest running one has taken so far.
         """
         typical = self._average_held
         if backlog is None:

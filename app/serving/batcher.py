@@ -1,8 +1,9 @@
-"""Pairs of all requests in work, put together into batches for the one engine.
+"""Batches for the engine, built from the pairs of all running requests.
 
-A batch is built the moment the engine is free: no polling and no delay to fill it. It serves one request, its longest
-pairs first; what it leaves free is filled from the others. That is the request with the least left to do, so that small
-ones do not wait for large ones; every fourth batch serves all in turn, so that none waits for ever.
+A batch is built when the engine becomes free: no polling, and no delay to fill it. Each batch serves one request,
+longest pairs first, and fills the remaining room from other requests. Usually it serves the request with the least work
+left, so that small requests do not wait for large ones. Every fourth batch serves the requests in turn instead, so that
+large requests make progress too.
 """
 
 import asyncio
@@ -24,21 +25,22 @@ from app.types import Pair
 log = logging.getLogger(__name__)
 
 STOPPED = "The engine stopped before this request was scored"
-DOES_NOT_FIT = "A pair as long as this one does not fit the memory"
-# Of so many batches one serves the request whose turn it is, and the others the one with the least left to do.
+DOES_NOT_FIT = "The device has too little memory for a pair of this length"
+# One in this many batches serves the requests in turn; the others serve the request with the least work left.
 TURN_EVERY = 4
-# A batch may be larger by this where that ends a request: its last few pairs would wait for another whole batch.
+# A batch may exceed the budget by this factor if it finishes a request. Otherwise the last few pairs would wait for
+# another whole batch.
 STRETCH = 1.5
-# A request that takes more batches than this gets half ones, which are hardly slower: whoever comes next waits less.
+# A request that takes more batches than this gets half-sized ones. They are hardly slower, and new requests wait less.
 LONG = 8
-# After so many batches that fitted, larger ones are tried again: what did not fit once may have had a neighbour.
+# After this many batches that fitted, try larger ones again: another process may have released its memory.
 TRY_LARGER_EVERY = 1000
-# How fast the estimate of the engine's speed follows the newest batch.
+# The weight of the newest batch in the estimate of the engine's speed.
 SMOOTHING = 0.2
 
 
 class Batcher:
-    """Owns the pending pairs, the loop that feeds the inference threads, and what is known of the engine's life.
+    """Owns the pending pairs, the loop that feeds the inference threads, and the record of the engine's health.
 
     Used on the event loop only.
     """
@@ -46,23 +48,23 @@ class Batcher:
     def __init__(
         self, engine: Engine, threads: Executor, token_budget: int, metrics: Metrics, timeout: float | None = None
     ) -> None:
-        """`timeout`: seconds after which an inference counts as hung; None for never."""
+        """An inference counts as hung after `timeout` seconds; None means never."""
         self.token_budget = token_budget
         self.alive = True
         self.failures = 0
-        """Batches in a row that the model failed on."""
+        """Consecutive failed batches."""
         self.speed = 0.0
-        """Tokens a second that the engine computes while it works, padding included; 0 before its first batch."""
+        """Tokens per second of a busy engine, padding included; 0 before its first batch."""
         self._engine = engine
         self._threads = threads
         self._metrics = metrics
         self._timeout = timeout
-        # In the order of their turns.
+        # In the order in which requests take turns.
         self._queues: list[Queue] = []
-        # Tokens of the batches that run.
+        # Tokens in running batches.
         self._running = 0
         self._batches = 0
-        # The budget at first, and batches in a row that fitted.
+        # The configured budget, and the count of batches that fitted since the last one that did not.
         self._most, self._fitting = token_budget, 0
         self._arrived = asyncio.Event()
         self._started = monotonic()
@@ -75,29 +77,32 @@ class Batcher:
 
     @property
     def silence(self) -> float:
-        """Seconds since a batch succeeded, or since the start."""
+        """Seconds since the last successful batch, or since the start."""
         return monotonic() - (self._last_success or self._started)
 
     def seconds_for(self, pairs: Sequence[Pair]) -> float:
-        """The least time that the engine needs for these pairs, with nothing else to do; 0 before its first batch."""
+        """Seconds that an idle engine needs for these pairs; 0 before its first batch."""
         if not pairs or not self.speed:
             return 0.0
         return self._engine.padded_tokens([pair.length for pair in pairs]) / self.speed
 
     @property
     def backlog(self) -> float | None:
-        """Seconds that the engine needs for all that waits and runs, about; None before its first batch."""
+        """Approximate seconds of work that is running or waiting; None before the first batch."""
         if not self.speed:
             return None
         return (self._running + sum(queue.tokens for queue in self._queues)) / self.speed
 
     @property
     def pending(self) -> int:
-        """Pairs that wait for a batch."""
+        """Pairs waiting for a batch."""
         return sum(len(queue.works) for queue in self._queues)
 
     def submit(self, pairs: Sequence[Pair], priority: int = 0) -> list["asyncio.Future[float]"]:
-        """Queue the pairs of one request; returns a future logit for each. Never awaits."""
+        """Queue the pairs of one request. Returns a future logit for each pair. Never awaits.
+
+        Raises `Unavailable` after the batcher has stopped.
+        """
         if not self.alive:
             raise Unavailable("The engine is stopped")
         loop = asyncio.get_running_loop()
@@ -108,21 +113,21 @@ class Batcher:
         return [work.future for work in works]
 
     def withdraw(self, futures: Iterable["asyncio.Future[float]"]) -> None:
-        """Cancel those that still wait for a batch. What is being scored is scored to its end."""
+        """Cancel the pairs that still wait for a batch. Running batches finish."""
         unwanted = frozenset(futures)
         for queue in self._queues:
             queue.withdraw(unwanted)
         self._queues = [queue for queue in self._queues if queue.works]
 
     def close(self) -> None:
-        """Take no more pairs and fail those that wait for a batch."""
+        """Accept no more pairs, and fail those waiting for a batch."""
         self.alive = False
         for queue in self._queues:
-            fail(queue.works, Unavailable(STOPPED))
+            fail_waiting(queue.works, Unavailable(STOPPED))
         self._queues = []
 
     async def run(self) -> None:
-        """Feed the engine until cancelled. Whatever ends the loop, nobody is left waiting."""
+        """Feed the engine until cancelled. However the loop ends, no pair is left waiting."""
         free = asyncio.Semaphore(self._engine.info.batches_at_once)
         try:
             async with asyncio.TaskGroup() as batches:
@@ -139,8 +144,9 @@ class Batcher:
             self.close()
 
     def _end(self, batch: Sequence[Work], free: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
-        """After a batch, even one that was cancelled before it began: nobody waits for it any more."""
-        fail(batch, Unavailable(STOPPED))
+        """Clean up after a batch, even one that was cancelled before it began."""
+        # Usually no pair still waits. The pairs of a cancelled batch do, and nothing else would end their wait.
+        fail_waiting(batch, Unavailable(STOPPED))
         self._running -= _tokens(batch)
         free.release()
 
@@ -152,15 +158,15 @@ class Batcher:
             queues = sorted(self._queues, key=attrgetter("priority"))
             self._queues.remove(queues[0])
             self._queues.append(queues[0])
-        padding = 1 if self._engine.info.mixes else MAX_PADDING
-        chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), padding)
-        # Positions of one queue come in descending order, so popping one does not move the next.
+        max_padding = None if self._engine.info.mixes else MAX_PADDING
+        chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), max_padding)
+        # Positions within a queue are in descending order, so taking one does not shift the next.
         batch = [queues[queue].take(position) for queue, position in chosen]
         self._queues = [queue for queue in self._queues if queue.works]
         return batch
 
     def _budget_for(self, queue: Queue) -> int:
-        """The tokens of a batch that serves this request."""
+        """The token budget of a batch that serves this request."""
         if queue.tokens <= STRETCH * self.token_budget:
             return max(self.token_budget, queue.tokens)
         if self._engine.info.mixes and queue.tokens > LONG * self.token_budget:
@@ -180,16 +186,18 @@ class Batcher:
             self._account(pairs, scored, perf_counter() - started)
 
     def _fail(self, batch: list[Work], error: Exception, hung: bool) -> None:
-        """Fail the batch. Raises `EngineBroken` when its inference hangs, or the engine says that it is."""
+        """Fail the batch. Raises `EngineBroken` if its inference hangs or the engine reports that it is broken."""
         self._metrics.failed_batches.inc()
         self.failures += 1
         if hung:
             reason = f"The model gave no answer within {self._timeout:g} s (RERANKER_INFERENCE_TIMEOUT)."
-            fail(batch, ScoringFailed(reason))
+            fail_waiting(batch, ScoringFailed(reason))
             self._engine.cancel()
             raise EngineBroken(reason, self.scored)
         log.error("Scoring a batch of %d pairs failed", len(batch), exc_info=error)
-        fail(batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch"))
+        fail_waiting(
+            batch, error if isinstance(error, ScoringFailed) else ScoringFailed("The model failed on this batch")
+        )
         if isinstance(error, EngineBroken):
             raise EngineBroken(str(error), self.scored)
 
@@ -211,35 +219,35 @@ class Batcher:
         self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
 
     def _shrink(self, tokens: int) -> None:
-        """Remember that so many tokens did not fit the memory."""
+        """Lower the budget after a batch of this many tokens ran out of memory."""
         self._metrics.out_of_memory.inc()
         self.token_budget = min(self.token_budget, tokens // 2)
         self._fitting = 0
-        log.warning("Batches are of at most %d tokens for now: %d did not fit", self.token_budget, tokens)
+        log.warning("Out of memory with %d tokens: batches are limited to %d for now", tokens, self.token_budget)
 
     def _deliver(self, batch: Sequence[Work], logits: Sequence[float | OutOfMemory]) -> None:
         for work, logit in zip(batch, logits, strict=True):
             if isinstance(logit, OutOfMemory):
-                fail([work], logit)
+                fail_waiting([work], logit)
             elif not math.isfinite(logit):
-                fail([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
+                fail_waiting([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
             elif not work.future.done():
                 work.future.set_result(logit)
 
 
 class Scored(NamedTuple):
-    """What came of a batch."""
+    """The outcome of a batch."""
 
     logits: list[float | OutOfMemory]
-    """One for each pair; an error for a pair that does not even fit alone."""
+    """One for each pair, or the error of a pair that does not fit the memory even alone."""
     did_not_fit: int = 0
-    """Padded tokens of the smallest batch of several pairs that did not fit the memory; 0 when all did."""
+    """Padded tokens of the smallest batch of several pairs that ran out of memory; 0 if none did."""
 
 
 def score(engine: Engine, pairs: Sequence[Pair], too_long: float = math.inf) -> Scored:
-    """Logits of a batch, on an inference thread. A batch that does not fit the memory is tried again in halves.
+    """Logits of a batch; runs on an inference thread. A batch that runs out of memory is retried in halves.
 
-    `too_long`: a length, in tokens, that is known not to fit even alone.
+    Pairs of `too_long` tokens or more are known not to fit, even alone.
     """
     if min(pair.length for pair in pairs) >= too_long:
         return Scored([OutOfMemory(DOES_NOT_FIT)] * len(pairs))
@@ -247,11 +255,11 @@ def score(engine: Engine, pairs: Sequence[Pair], too_long: float = math.inf) -> 
         return Scored([*engine.score(pairs)])
     except OutOfMemory as error:
         problem = OutOfMemory(*error.args)
-    # Outside of the handler: the exception's traceback would keep the failed batch in memory.
+    # Outside the handler, because the exception's traceback would keep the failed batch in memory.
     engine.clear_memory()
     if len(pairs) == 1:
         return Scored([problem])
-    log.warning("Out of memory with %d pairs: trying again in halves", len(pairs))
+    log.warning("Out of memory with %d pairs: retrying in halves", len(pairs))
     middle = len(pairs) // 2
     first = score(engine, pairs[:middle], too_long)
     unfit = [pair.length for pair, logit in zip(pairs, first.logits, strict=False) if isinstance(logit, OutOfMemory)]
@@ -265,8 +273,8 @@ def _tokens(works: Sequence[Work]) -> int:
     return sum(work.pair.length for work in works)
 
 
-def fail(works: Sequence[Work], error: Exception) -> None:
-    """End each wait with the error, unless it is over already."""
+def fail_waiting(works: Sequence[Work], error: Exception) -> None:
+    """Fail the pairs that still wait for a logit. Those with a logit or an error keep it."""
     for work in works:
         if not work.future.done():
             work.future.set_exception(type(error)(*error.args))

@@ -1,4 +1,4 @@
-"""Scores of pairs: those known, and those being computed right now, so that nothing is scored twice."""
+"""Known scores, and the pairs being scored right now. Together they avoid scoring a pair twice."""
 
 import asyncio
 import hashlib
@@ -18,24 +18,24 @@ Submit = Callable[[list[Pair]], list["asyncio.Future[float]"]]
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    """One pair being scored, and how many requests wait for it."""
+    """One pair being scored, and the number of requests waiting for it."""
 
     future: "asyncio.Future[float]"
     waiters: int = 0
 
     @property
     def lost(self) -> bool:
-        """Cancelled or failed: nobody may join."""
+        """Cancelled or failed: no request may join."""
         return self.future.done() and not self.landed
 
     @property
     def landed(self) -> bool:
-        """There is a score."""
+        """Whether the score has arrived."""
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
 
 class ScoreCache:
-    """TTL- and LRU-bounded scores, and the flights. Owns both; used on the event loop only."""
+    """Owns the scores, bounded by age and by least recent use, and the flights. Used on the event loop only."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class ScoreCache:
         enabled: bool = True,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fingerprint` names all that a score depends on besides the texts: model, revision, window, precision."""
+        """`fingerprint` identifies what affects a score besides the texts: model, revision, window, precision."""
         self.enabled = enabled
         self.fingerprint = fingerprint
         self._scores: TTLCache[bytes, Score] = TTLCache(max_entries, ttl, timer)
@@ -59,7 +59,8 @@ class ScoreCache:
         return len(self._flights)
 
     def keys(self, pairs: Iterable[tuple[str, str]], max_tokens_per_doc: int | None = None) -> list[bytes]:
-        """128-bit keys of (query, document) over length-delimited parts: no two pairs share one, even on purpose."""
+        """128-bit keys of (query, document) pairs. The parts are length-delimited, so different pairs cannot collide by
+        shifting text between them."""
         keys: list[bytes] = []
         for query, group in groupby(pairs, itemgetter(0)):
             prefix = hashlib.blake2b(digest_size=16)
@@ -69,24 +70,24 @@ class ScoreCache:
         return keys
 
     def get(self, key: bytes) -> Score | None:
-        """The score of a pair, if it is known and fresh."""
+        """The score of a pair, if known and not expired."""
         return self._scores.get(key)
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
-        """Those of the scores that are known and fresh."""
+        """The scores that are known and not expired, by key."""
         return {key: score for key in keys if (score := self.get(key)) is not None}
 
     def remember(self, scores: Mapping[bytes, Score]) -> None:
-        """Keep scores that came from elsewhere."""
+        """Keep scores that another replica computed."""
         if self.enabled:
             for key, score in scores.items():
                 self._scores[key] = score
 
     def claim(self, keys: Sequence[bytes], pairs: Sequence[Pair], submit: Submit) -> tuple[list[Flight], int]:
-        """A flight for each pair: the one in the air where there is one, else a new one; new ones leave as one group.
+        """Join the flight of each pair, or start one. New flights are submitted as one group.
 
-        A pair that landed since the caller looked is not sent again. Returns the flights and how many are new. Never
-        awaits, so no pair can be claimed without being submitted. Every flight must be released.
+        A pair that was scored since the caller's lookup is not submitted again. Returns a flight for each pair, and the
+        number of new ones. Never awaits, so a claimed pair is always submitted. The caller must release every flight.
         """
         landed = {key: score for key in keys if not self.joinable(key) and (score := self.get(key)) is not None}
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in landed and not self.joinable(key)}
@@ -99,13 +100,13 @@ class ScoreCache:
         return flights, len(new)
 
     def release(self, flights: Sequence[Flight]) -> list["asyncio.Future[float]"]:
-        """Stop waiting. Returns those in the air that nobody waits for any more; whoever joins one waits again."""
+        """Stop waiting. Returns the unfinished futures that no request waits for any more."""
         for flight in flights:
             flight.waiters -= 1
         return [flight.future for flight in flights if not flight.waiters and not flight.future.done()]
 
     def sweep(self) -> None:
-        """Drop the scores whose time is over; without it they would go only as new ones come."""
+        """Drop expired scores. Without this, they would be dropped only when new scores arrive."""
         self._scores.expire()
 
     def joinable(self, key: bytes) -> bool:

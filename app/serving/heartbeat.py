@@ -1,4 +1,4 @@
-"""Whether the engine still works, found out with a tiny pair when its own batches do not tell."""
+"""Checks with a tiny pair whether the engine still works, when recent batches do not show it."""
 
 import asyncio
 from typing import NoReturn
@@ -8,14 +8,14 @@ from app.serving.batcher import Batcher
 from app.types import Pair
 
 BEAT_SECONDS = 1.0
-# An engine that has scored nothing for this long is asked whether it still can.
+# An engine that has scored nothing for this long is checked.
 SILENCE_SECONDS = 30.0
-# After so many failures in a row it is the engine that is suspected, and no longer the batches.
+# After this many consecutive failures, the engine is suspected rather than the batches.
 SUSPICIOUS_FAILURES = 3
 
 
 async def watch(batcher: Batcher, probe: Pair) -> NoReturn:
-    """Have `probe` scored whenever the engine has been silent or fails. Raises `EngineBroken` when that fails too."""
+    """Score `probe` whenever the engine has been silent or batches fail. Raises `EngineBroken` if that fails too."""
     while True:
         await asyncio.sleep(BEAT_SECONDS)
         if batcher.failures >= SUSPICIOUS_FAILURES or batcher.silence >= SILENCE_SECONDS:

@@ -1,4 +1,4 @@
-"""The pairs of each request that wait for a batch, and which of them go into the next."""
+"""The pending pairs of each request, and the choice of the next batch."""
 
 import asyncio
 import math
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from app.types import Pair
 
-# The share of a batch row that may be padding: pairs shorter than this wait for a batch of their own size.
+# The share of a batch row that may be padding. Shorter pairs wait for another batch.
 MAX_PADDING = 0.125
 
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """One pair and the place where its logit is awaited."""
+    """One pair and its future logit."""
 
     pair: Pair
     future: "asyncio.Future[float]"
@@ -30,17 +30,17 @@ class Queue:
 
     def _fill(self, works: list[Work]) -> None:
         self.works = works
-        # Kept, not counted for each batch: a request may have ten thousand pairs.
+        # Stored because a request may have ten thousand pairs: too many to count for every batch.
         self.lengths = [work.pair.length for work in works]
         self.tokens = sum(self.lengths)
 
     def take(self, position: int) -> Work:
-        """Remove one for a batch."""
+        """Remove and return the work at this position."""
         self.tokens -= self.lengths.pop(position)
         return self.works.pop(position)
 
     def withdraw(self, futures: Collection["asyncio.Future[float]"]) -> None:
-        """Cancel those that wait here, and remove them."""
+        """Cancel and remove the works with these futures."""
         left = []
         for work in self.works:
             if work.future in futures:
@@ -51,25 +51,29 @@ class Queue:
             self._fill(left)
 
 
-def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float) -> list[tuple[int, int]]:
-    """Choose the next batch: `(queue, position)` of each chosen pair, longer ones of a queue first.
+def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float | None) -> list[tuple[int, int]]:
+    """Choose the next batch: `(queue, position)` of each chosen pair, longer pairs of a queue first.
 
-    `queues` holds the pair lengths in tokens of each request, ascending, the one to be served first in front. Its
-    longest pair is always taken, and no pair is longer or more than `max_padding` shorter. The batch takes `budget`
-    tokens at most: rows × longest row, or where `max_padding` is 1 the sum, since then the engine does not pad.
+    `queues` holds the pair lengths in tokens of each request, ascending. The first queue is served first: its longest
+    pair is always taken, and no other pair in the batch is longer.
+
+    `max_padding` is the share of a row that may be padding: shorter pairs are left out, and the batch costs its rows
+    times its longest row. None is for an engine that does not pad: any lengths go together, and the batch costs the sum
+    of its lengths. Unless it is a single pair, a batch costs `budget` tokens at most.
     """
+    pads = max_padding is not None
     longest = queues[0][-1]
-    shortest = math.ceil(longest * (1 - max_padding))
+    shortest = math.ceil(longest * (1 - max_padding)) if max_padding is not None else 0
     batch: list[tuple[int, int]] = []
     left = budget
     for index, queue in enumerate(queues):
         start, position = bisect_left(queue, shortest), bisect_right(queue, longest)
         while position > start:
-            if batch and max_padding == 1:
-                position = bisect_right(queue, left, start, position)  # what is longer does not fit any more
-            if position == start or (batch and max_padding < 1 and longest > left):
+            if batch and not pads:
+                position = bisect_right(queue, left, start, position)  # longer pairs no longer fit
+            if position == start or (batch and pads and longest > left):
                 break
             position -= 1
             batch.append((index, position))
-            left -= queue[position] if max_padding == 1 else longest
+            left -= longest if pads else queue[position]
     return batch

@@ -1,4 +1,4 @@
-"""Scores that replicas share, in Redis. What goes wrong here costs a score, never an answer."""
+"""Scores that replicas share in Redis. A failure here costs cached scores, never an answer."""
 
 import asyncio
 import logging
@@ -18,25 +18,26 @@ from app.types import Score
 log = logging.getLogger(__name__)
 
 PREFIX = b"reranker:"
-# Logit, tokens, truncated.
+# The stored value: logit, tokens, truncated.
 FORM = struct.Struct("<fI?")
-# What a request may wait for Redis, what the start may, where its name is looked up and a first connection made, and
-# for how long nobody asks a Redis that did not answer.
+# How long a request may wait for Redis.
 SECONDS = 0.1
+# How long the first connection may take, including the lookup of the host name.
 CONNECT_SECONDS = 1.0
+# How long Redis is left alone after it did not answer.
 REST_SECONDS = 5.0
 CONNECTIONS = 16
-# Keys asked for or written at a time, so that each answer comes in time.
+# Keys per command: few enough that Redis answers within `SECONDS`.
 PART = 500
 
 Answer = TypeVar("Answer")
 
 
 class SharedCache:
-    """Owns the connections and the writes under way. Nothing raises. Used on the event loop only."""
+    """Owns the connections and the pending writes. Its methods never raise. Used on the event loop only."""
 
     def __init__(self, url: str, ttl: float, metrics: Metrics) -> None:
-        """`url` is `redis://`, `rediss://` or `unix://`; `ttl` in seconds. Raises `StartupError` for another."""
+        """`ttl` is in seconds. Raises `StartupError` unless `url` is a `redis://`, `rediss://` or `unix://` URL."""
         try:
             pool = BlockingConnectionPool.from_url(
                 url,
@@ -45,10 +46,10 @@ class SharedCache:
                 socket_connect_timeout=CONNECT_SECONDS,
                 socket_timeout=SECONDS,
             )
-        except ValueError:  # its text may have a part of the password
+        except ValueError:  # its text may contain a part of the password
             raise StartupError(
-                "RERANKER_CACHE_URL is not valid: it must be redis://, rediss:// or unix://, special characters of "
-                "the password percent-encoded"
+                "RERANKER_CACHE_URL is not valid: use redis://, rediss:// or unix://, and percent-encode special "
+                "characters in the password"
             ) from None
         self._redis = Redis.from_pool(pool)
         self._writes: set[asyncio.Task[None]] = set()
@@ -58,11 +59,11 @@ class SharedCache:
         self._answered = True
 
     async def connect(self) -> None:
-        """Have a connection before the first request needs it; says so in the log when there is none to be had."""
+        """Connect before the first request needs it. Logs a warning if Redis does not answer."""
         await self._ask(self._redis.ping(), CONNECT_SECONDS)
 
     async def get(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
-        """Those of the scores that are there."""
+        """The scores that Redis has, by key."""
         scores: dict[bytes, Score] = {}
         for part in _parts(keys):
             found = await self._ask(self._redis.mget([PREFIX + key for key in part])) if self._awake else None
@@ -75,7 +76,7 @@ class SharedCache:
         return scores
 
     def put(self, scores: Mapping[bytes, Score]) -> None:
-        """Let the other replicas have these, soon: no answer waits for it."""
+        """Share these scores in the background, without delaying the answer."""
         writing = asyncio.create_task(self._write(scores), name="shared cache")
         self._writes.add(writing)
         writing.add_done_callback(self._writes.discard)
@@ -90,7 +91,7 @@ class SharedCache:
             await self._ask(writes.execute())
 
     async def close(self) -> None:
-        """End the writes, which take a moment at most, and the connections."""
+        """Finish the pending writes, then close the connections."""
         await asyncio.gather(*self._writes)
         await self._redis.aclose()
 
@@ -99,7 +100,7 @@ class SharedCache:
         return time.monotonic() >= self._resting_until
 
     async def _ask(self, question: Awaitable[Answer], seconds: float | None = None) -> Answer | None:
-        """The answer, or None when there is none in time; then Redis is left alone for a while."""
+        """The answer, or None if it fails or is late. After a failure, Redis is left alone for `REST_SECONDS`."""
         try:
             async with asyncio.timeout(seconds or SECONDS):
                 answer = await question
@@ -108,7 +109,7 @@ class SharedCache:
             self._resting_until = time.monotonic() + REST_SECONDS
             if self._answered:
                 reason = str(error) or type(error).__name__
-                log.warning("The shared cache does not answer, going on without it: %s", reason)
+                log.warning("The shared cache does not answer, continuing without it: %s", reason)
             self._answered = False
             return None
         if not self._answered:
@@ -123,7 +124,7 @@ def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _read(value: object) -> Score | None:
-    """A score as it was written; None for one that is not there, or that something else wrote."""
+    """The stored score; None if there is none or the value has another format."""
     if not isinstance(value, bytes) or len(value) != FORM.size:
         return None
     score = Score(*FORM.unpack(value))

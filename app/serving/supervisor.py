@@ -1,4 +1,4 @@
-"""The life of the engine: when it breaks it is loaded again in place, and when that does not help the process ends."""
+"""Reloads the engine in place when it breaks. If that does not help, the process ends."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ PAUSE_SECONDS = 2.0
 
 
 class Supervisor:
-    """Owns the count of reloads in a row that gave no score."""
+    """Owns the count of consecutive reloads without a score."""
 
     def __init__(self, max_reloads: int, lifecycle: Lifecycle, metrics: Metrics) -> None:
         self._max_reloads = max_reloads
@@ -23,9 +23,9 @@ class Supervisor:
         self._reloads = 0
 
     async def run(self, engine: Callable[[], Awaitable[None]]) -> None:
-        """Run `engine`, which loads one and serves with it until it breaks, and again.
+        """Run `engine`, which loads an engine and serves until it breaks. Repeat after each break.
 
-        Raises `StartupError` when the first load fails, `EngineBroken` after too many reloads.
+        Raises `StartupError` if the first load fails, `EngineBroken` after too many reloads.
         """
         while True:
             try:
@@ -38,16 +38,16 @@ class Supervisor:
             except Exception as error:
                 if not self._reloads:
                     raise
-                # The first load succeeded: whatever it is, what it lacked now may be there next time.
+                # The first load succeeded, so a failed reload may have a passing cause: try again.
                 reason = EngineBroken(f"{type(error).__name__}: {error}")
             await self._prepare_reload(reason)
 
     async def _prepare_reload(self, reason: EngineBroken) -> None:
         self._lifecycle.reload()
         if self._reloads >= self._max_reloads:
-            raise EngineBroken(f"{reason} Loaded again {self._reloads} times in vain (RERANKER_MAX_RELOADS)")
-        # Memory that the broken one holds may need a moment to come free.
+            raise EngineBroken(f"{reason} {self._reloads} reloads did not help (RERANKER_MAX_RELOADS)")
+        # The broken engine may take a moment to release its memory.
         await asyncio.sleep(PAUSE_SECONDS * self._reloads)
         self._reloads += 1
         self._metrics.reloads.inc()
-        log.error("%s Loading the engine again (%d of %d)", reason, self._reloads, self._max_reloads)
+        log.error("%s Reloading the engine (%d of %d)", reason, self._reloads, self._max_reloads)

@@ -1,4 +1,4 @@
-"""Windows of long documents: how many of each are read, and the passages that they become."""
+"""Windows of long documents: how many of them are scored, and their passages."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from app.types import MAX_DOCUMENTS, Passage, RerankQuery, Span
 
 
 def put_windows(query: RerankQuery, passages: Sequence[Passage], spans: Mapping[int, Sequence[Span]]) -> list[Passage]:
-    """The passages, with windows in place of the documents that have spans. Raises `TooLarge`."""
+    """Replace the documents that have spans by their windows. Raises `TooLarge` if the request asks for too many."""
     others = len(passages) - len(spans)
     most = _most_windows(query, [len(own) for own in spans.values()], MAX_DOCUMENTS - others)
     return [part for passage in passages for part in _parts(passage, spans.get(passage.document, ()), most)]
@@ -19,10 +19,10 @@ def _parts(passage: Passage, spans: Sequence[Span], most: int) -> list[Passage]:
 
 
 def _most_windows(query: RerankQuery, counts: Sequence[int], limit: int) -> int:
-    """How many windows of a document are read, so that all together stay within the limit.
+    """How many windows of each document to score, so that the total stays within the limit.
 
-    Raises `TooLarge` where the request asks for more. Where windows are only the default, long documents share the
-    limit equally.
+    Raises `TooLarge` if the request itself asks for windows and they exceed the limit. If windows are only the default,
+    long documents share the limit equally.
     """
     wanted = [min(count, query.max_windows or count) for count in counts]
     if sum(wanted) <= limit:
@@ -34,7 +34,7 @@ def _most_windows(query: RerankQuery, counts: Sequence[int], limit: int) -> int:
 
 
 def _equal_share(wanted: Sequence[int], limit: int) -> int:
-    """The most that one may have; what small ones leave goes to the others."""
+    """The largest share of a document. What small documents leave over goes to the others."""
     for index, count in enumerate(sorted(wanted)):
         share = limit // (len(wanted) - index)
         if count > share:

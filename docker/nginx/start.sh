@@ -1,17 +1,17 @@
 #!/bin/sh
-# Start nginx in front of the replicas, and follow them: where their addresses change nginx is told.
+# Start nginx in front of the replicas, and reload it when their addresses change.
 #
-#   UPSTREAM                  host name that gives all replicas' addresses (replica)
+#   UPSTREAM                  host name that resolves to all replicas (replica)
 #   UPSTREAM_PORT             their port (8000)
-#   UPSTREAM_SERVERS          in place of both: addresses with ports, spaces between
-#   RERANKER_MAX_BODY_BYTES   the service's own limit of a body (8388608)
-#   RERANKER_PROXY_TIMEOUT    seconds that an answer may take (300)
-#   RERANKER_PROXY_PORT       where it listens (8080)
-#   RUN_DIR                   for its files (/tmp/reranker)
+#   UPSTREAM_SERVERS          replaces both: space-separated addresses with ports
+#   RERANKER_MAX_BODY_BYTES   body limit, the same as the service's (8388608)
+#   RERANKER_PROXY_TIMEOUT    seconds that a response may take (300)
+#   RERANKER_PROXY_PORT       port to listen on (8080)
+#   RUN_DIR                   folder of nginx's files (/tmp/reranker)
 #
-# A replica whose address and port is a line of $RUN_DIR/leaving gets no new requests: it is about to be stopped.
+# Replicas listed in $RUN_DIR/leaving (address:port, one per line) get no new requests before they are stopped.
 #
-# With a certificate (tls.crt, tls.key) in $TLS_DIR (/etc/nginx/tls) it listens on $TLS_PORT (8443) too.
+# If $TLS_DIR (/etc/nginx/tls) contains tls.crt and tls.key, nginx also listens on $TLS_PORT (8443).
 set -eu
 run=${RUN_DIR:-/tmp/reranker}
 tls=${TLS_DIR:-/etc/nginx/tls}
@@ -28,8 +28,8 @@ addresses() {
 
 staying() { sort -u | { grep -vxFf "$run/leaving" || true; }; }
 
-# Where the lookup finds nothing what was known stays: a name server that is silent for a moment says nothing of the
-# replicas. Never taken out for a while by nginx itself (max_fails): a full replica's own answer is wanted.
+# If the lookup finds nothing, the known addresses stay: the name server may be down for a moment. max_fails=0 keeps
+# nginx from removing a full replica, because its 429 should reach the client.
 write_upstream() {
   found=$(addresses | staying)
   if [ -z "$found" ] && [ -f "$run/upstream.conf" ]; then
@@ -42,7 +42,7 @@ write_upstream() {
 }
 
 follow() {
-  # $$ is nginx by then.
+  # By now, $$ is nginx.
   while sleep 2 && kill -0 $$ 2>/dev/null; do
     if write_upstream; then nginx -p "$run" -c "$run/nginx.conf" -s reload || true; fi
   done

@@ -154,7 +154,7 @@ async def test_tei_errors(serve: Serve, path: str, body: Any, status: int, messa
         (
             "/score",
             {"text_1": ["a", "b"], "text_2": ["c"]},
-            "text_1: 2 texts for 1 of text_2: needs one, or as many",
+            "text_1: got 2 texts for 1 text_2; send one, or one for each",
         ),
         ("/score", {"text_1": ["a", ""], "text_2": ["c", "d"]}, "text_1[1]: must not be empty"),
         ("/score", {"text_1": "a"}, "text_2: field required"),

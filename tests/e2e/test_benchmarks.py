@@ -1,4 +1,4 @@
-"""The comparison with the peers, with the contenders that need no environment of their own."""
+"""The benchmarks run from end to end, with the contenders that need no extra environment."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def test_contenders_are_compared_side_by_side(tmp_path: Path) -> None:
         assert contender["start_seconds"] > 0
 
 
-def test_without_a_docker_engine_one_line_says_so() -> None:
+def test_a_missing_docker_engine_is_reported_in_one_line() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "container"],
         cwd=ROOT,
@@ -51,12 +51,12 @@ def test_without_a_docker_engine_one_line_says_so() -> None:
         check=False,
     )
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("No Docker engine answers: ")
+    assert result.stderr.startswith("Cannot reach a Docker engine: ")
     assert result.stderr.count("\n") == 1
 
 
-def test_the_gpu_benchmark_runs_where_there_is_none() -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--shapes", "minilm-l6", "--json"]
+def test_the_gpu_benchmark_runs_without_a_gpu() -> None:
+    command = [sys.executable, "-m", "benchmarks.speed.gpu", "--device", "cpu", "--shapes", "minilm-l6", "--json"]
     command += ["--workloads", "short", "--contenders", "packed;padded;packed, HTTP;predict fp32"]
     command += ["--requests", "1", "--rounds", "1", "--batches", "2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -100,7 +100,7 @@ def test_version_and_check() -> None:
 def test_the_module_starts_no_service_for_the_arguments_of_a_command() -> None:
     arguments = [sys.executable, "-m", "app", "evaluate", "judged.jsonl"]
     found = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
-    assert (found.returncode, "not 'evaluate judged.jsonl': the commands are those of reranker" in found.stderr) == (
+    assert (found.returncode, "only --check, not 'evaluate judged.jsonl'" in found.stderr) == (
         2,
         True,
     )

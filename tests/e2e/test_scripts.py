@@ -83,7 +83,7 @@ def test_a_port_used_by_something_else_is_refused(checkout: Checkout, tmp_path: 
     other.port = checkout.port
     started = other.run("./start_reranker.sh", "daemon")
     assert started.returncode == 1
-    assert f"Something else answers on {checkout.url}" in started.stderr
+    assert f"Another program already responds on {checkout.url}" in started.stderr
 
 
 def test_status_health_and_metrics(checkout: Checkout) -> None:
@@ -216,7 +216,7 @@ def test_performance_test_fails_when_nothing_answers(checkout: Checkout, command
         printed = json.loads(checkout.run("./performance_test.sh", *command, "--url", nowhere, "--json").stdout)
         first = printed[0] if isinstance(printed, list) else printed
         assert first["p50_ms"] is None
-        assert list(first["errors"]) == ["no answer (ConnectError)"]
+        assert list(first["errors"]) == ["no response (ConnectError)"]
 
 
 @pytest.mark.parametrize(
@@ -251,14 +251,14 @@ def test_a_failed_start_shows_the_reason_and_leaves_no_pid_file(tmp_path: Path) 
     assert made.run("./manage_reranker.sh", "stop").returncode == 0
     health = made.run("./manage_reranker.sh", "health")
     assert (health.returncode, health.stdout) == (1, "")
-    assert health.stderr.endswith(f"No good answer from {made.url}\n")
+    assert health.stderr.endswith(f"No successful response from {made.url}\n")
 
 
 def test_without_a_docker_engine_a_rolling_restart_says_so(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text("#!/bin/bash\necho no daemon >&2\nexit 1\n")
     (tmp_path / "docker").chmod(0o755)
     ended = Checkout(tmp_path).run("./manage_reranker.sh", "rolling-restart", PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert (ended.returncode, ended.stderr) == (1, "No Docker engine answers.\n")
+    assert (ended.returncode, ended.stderr) == (1, "Docker is not running.\n")
 
 
 @pytest.mark.parametrize("modes", [("daemon", "daemon"), ("fg", "daemon")])
@@ -282,7 +282,7 @@ def test_of_two_starts_at_once_one_is_refused(tmp_path: Path, modes: tuple[str, 
             time.sleep(0.2)
         (refused,) = [start for start in starts if start.poll() == 1]
         assert refused.stderr is not None
-        assert re.search("Another start is under way|Already running", refused.stderr.read())
+        assert re.search("Another start is in progress|Already running", refused.stderr.read())
         assert made.run("./manage_reranker.sh", "status").returncode == 0
     finally:
         assert made.run("./manage_reranker.sh", "stop").stdout == "Stopped.\n"

@@ -108,7 +108,7 @@ def make_engine(kind: str, folder: Path) -> Engine:
 @pytest.mark.parametrize(
     ("kind", "tolerance"), [("int8", 0.05), ("bf16", 0.02), ("torch", 0.02), ("onnx int8", 0.05)], ids=str
 )
-def test_a_score_does_not_depend_on_its_company(tmp_path: Path, kind: str, tolerance: float) -> None:
+def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, kind: str, tolerance: float) -> None:
     engine = make_engine(kind, tmp_path)
     words = "the moon and the gravity of the sea causes tides , bread and light of a plant".split()  # noqa: SIM905
     documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(63)] + ["", "moon", "the sea " * 500]
@@ -149,7 +149,7 @@ def test_there_are_few_shapes() -> None:
     assert len({bucket_length(length) for length in range(1, 8193)}) < 60
 
 
-def test_padding_behind_a_local_attention_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_does_not_change_scores_with_local_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding tokens that see no other token are nothing to the real ones, whatever attends to them later."""
     monkeypatch.setattr(CONFIGS["modernbert"], "num_hidden_layers", 4)
     monkeypatch.setattr(
@@ -167,7 +167,7 @@ def test_padding_behind_a_local_attention_is_harmless(tmp_path: Path, monkeypatc
     assert near(exported.score(exported.encode(GROUP.query, documents)), theirs.tolist(), 1e-4)
 
 
-def test_no_setting_of_the_window_reads_documents_as_the_model_does(tmp_path: Path) -> None:
+def test_without_a_setting_the_window_is_the_models(tmp_path: Path) -> None:
     CONFIGS["modernbert"].max_position_embeddings = 1024
     try:
         folder = make_model(tmp_path / "long", "modernbert", spread=0.2, window=1024)
@@ -188,7 +188,7 @@ def test_no_setting_of_the_window_reads_documents_as_the_model_does(tmp_path: Pa
     assert len(list((tmp_path / "store").glob("long-*/manifest.json"))) == 1
 
 
-def test_the_window_may_be_smaller_than_the_exports() -> None:
+def test_the_window_can_be_smaller_than_in_the_export() -> None:
     engine = load_artefact(EMBEDDED / "openvino-int8", 64, 1)
     [pair] = engine.encode("tides", ["word " * 500])
     assert pair.length == engine.info.max_length == 64
@@ -204,7 +204,7 @@ def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=EMBEDDED.parent.parent, check=False).returncode == 0
 
 
-def test_a_model_that_cannot_be_compiled_is_a_failed_start_and_later_a_broken_engine(tmp_path: Path) -> None:
+def test_a_failed_compilation_stops_the_start_and_later_breaks_the_engine(tmp_path: Path) -> None:
     folder = shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
     engine = load_artefact(folder, 64, 1)
     (folder / "openvino_model.xml").unlink()
@@ -222,9 +222,9 @@ def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{}", "not json", '{"format": 2}'])
-def test_a_manifest_of_another_version_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_manifest_of_another_version_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(StartupError, match="no exported model that this version can read"):
+    with pytest.raises(StartupError, match="not an exported model that this version can read"):
         load_artefact(tmp_path, 512, 1)
 
 
@@ -260,7 +260,7 @@ def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
     assert not list((tmp_path / "store").glob(".export-*"))
 
 
-def test_what_an_export_left_that_was_killed_is_gone_after_the_next(tmp_path: Path) -> None:
+def test_an_export_deletes_what_a_killed_one_left(tmp_path: Path) -> None:
     target = tmp_path / "artefact"
     with suppress(KeyboardInterrupt), scratch_folder(target) as scratch:
         (scratch / "model").write_text("half")
@@ -272,7 +272,7 @@ def test_what_an_export_left_that_was_killed_is_gone_after_the_next(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-def test_models_of_one_name_have_scores_of_their_own(tmp_path: Path) -> None:
+def test_models_with_the_same_name_do_not_share_cached_scores(tmp_path: Path) -> None:
     fingerprints = set()
     for folder in ("a", "b"):
         make_model(tmp_path / folder / "model", spread=0.02 + len(fingerprints) / 100)
@@ -282,40 +282,38 @@ def test_models_of_one_name_have_scores_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torch", ["missing", "without a GPU"])
-def test_a_gpu_that_nothing_here_can_use_is_told_and_left(
+def test_an_unusable_gpu_is_logged_and_the_cpu_is_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, torch: str
 ) -> None:
     monkeypatch.setattr("app.engines.load.has_gpu", lambda: True)
     if torch == "missing":
         monkeypatch.setattr("app.engines.load.find_spec", lambda _: None)
     assert load_engine(Settings()).info.backend == "openvino"
-    assert "There is a GPU" in caplog.text
+    assert "This machine has a GPU" in caplog.text
 
 
-def test_what_only_torch_has_is_told_to_be_slower(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_setting_that_needs_torch_logs_that_it_is_slower(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(model=str(make_model(tmp_path / "tiny")), precision="fp16", export_dir=tmp_path / "store")
     assert load_engine(settings).info.backend == "torch"
     assert "slower on a CPU than OpenVINO" in caplog.text
 
 
-def test_a_failed_export_falls_back_to_torch_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_export_falls_back_to_torch_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "store").write_text("a file where a folder should be")
     engine = load_engine(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))
     assert engine.info.backend == "torch"
-    assert "Going on with torch" in caplog.text
+    assert "Falling back to torch" in caplog.text
     with pytest.raises(StartupError, match="RERANKER_EXPORT_DIR"):
         load_engine(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
 
 
-def test_a_model_that_no_engine_could_use_is_refused_without_a_fallback(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unusable_model_is_rejected_without_a_fallback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UnusableModel, match="no relevance head"):
         load_engine(Settings(model=str(make_bi_encoder(tmp_path / "bi")), export_dir=tmp_path / "store"))
-    assert "Going on with torch" not in caplog.text
+    assert "Falling back to torch" not in caplog.text
 
 
-def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_is_exported_only_if_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"model": str(pickled(make_model(tmp_path / "old"))), "export_dir": tmp_path / "store"}
     settings |= {"backend": "openvino", "precision": "fp32"}
     with pytest.raises(UnusableModel, match="RERANKER_ALLOW_PICKLE"):
@@ -324,7 +322,7 @@ def test_a_pickle_is_exported_only_where_that_is_allowed(tmp_path: Path, monkeyp
     assert load_engine(Settings(**settings)).info.backend == "openvino"
 
 
-def test_an_export_that_ranks_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_ranks_differently_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_model(tmp_path / "tiny")
     monkeypatch.setattr("app.export.parity._kendall_tau", lambda *_: 0.5)
     with pytest.raises(StartupError, match=r"ranks differently: Kendall tau 0\.500 < 0\.95"):
@@ -357,14 +355,14 @@ def test_a_labelled_file_gives_the_difference_in_ndcg(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [["--backend", "tpu"], ["--backend", "onnx", "--precision", "bf16"], ["--precision", "int4"]]
 )
-def test_the_command_line_refuses_what_there_is_not(tmp_path: Path, arguments: list[str]) -> None:
+def test_the_command_line_rejects_unsupported_options(tmp_path: Path, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "app.export", "--output", str(tmp_path / "out"), *arguments]
     result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "is not supported" in result.stderr
 
 
-def test_the_command_line_says_in_one_line_why_it_failed(tmp_path: Path) -> None:
+def test_the_command_line_reports_a_failure_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "app.export", "/no/such/model", "--output", str(tmp_path / "out")]
     result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
     assert result.returncode == 1
@@ -380,7 +378,7 @@ def test_the_command_line_says_in_one_line_why_it_failed(tmp_path: Path) -> None
         ({"backend": "onnx", "device": "cuda", "precision": "fp32"}, "onnxruntime-gpu"),
     ],
 )
-def test_impossible_combinations_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_impossible_combinations_are_rejected(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     model = str(make_model(tmp_path / "tiny"))
     with pytest.raises(StartupError, match=message):
         load_engine(Settings(model=model, export_dir=tmp_path / "store", **settings))
@@ -420,7 +418,7 @@ def test_memory_stays_flat_over_20_000_requests_of_random_shapes(tmp_path: Path,
     assert float(result.stdout) < 20
 
 
-def test_judged_queries_may_be_compressed_and_what_is_none_is_told_shortly(tmp_path: Path) -> None:
+def test_judged_queries_may_be_compressed_and_bad_files_give_short_errors(tmp_path: Path) -> None:
     row = {"query": "what causes tides", "documents": [{"id": "a", "text": "the moon"}], "qrels": {"a": 2}}
     file = tmp_path / "judged.jsonl.gz"
     file.write_bytes(gzip.compress(json.dumps(row).encode()))
@@ -448,7 +446,7 @@ def rounded(folder: Path) -> int:
     return [node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node].count("MatMulInteger")
 
 
-def test_what_ranks_differently_is_exported_again_with_more_in_floating_point(
+def test_an_export_that_ranks_differently_is_repeated_with_more_float_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_model(tmp_path / "bert", spread=0.5)
@@ -486,7 +484,7 @@ def test_settings_reach_the_engine(tmp_path: Path) -> None:
     assert not (tmp_path / "schedules").exists()
 
 
-def test_an_engine_scores_alike_on_every_schedule(tmp_path: Path) -> None:
+def test_every_schedule_gives_the_same_scores(tmp_path: Path) -> None:
     engine = load_engine(Settings(backend="openvino", precision="int8", export_dir=tmp_path, threads=2))
     assert isinstance(engine, OpenVinoEngine)
     pairs = engine.encode("what causes tides", ["the moon " * count for count in (1, 5, 30, 90, 200)])

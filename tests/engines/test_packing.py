@@ -1,4 +1,4 @@
-"""Without padding: the scores are those of each pair alone, on every architecture that packs, and no other does."""
+"""Batches without padding: each pair scores as it does alone. Models that cannot be packed are padded."""
 
 import inspect
 import json
@@ -13,8 +13,7 @@ import torch.nn.attention.varlen
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from app.engines import packing
-from app.engines import torch as torch_backend
+from app.engines import packing, torch_device
 from app.engines.models.source import locate_model
 from app.engines.torch import TorchEngine
 from tests import models
@@ -32,7 +31,7 @@ DOCUMENTS = [
 
 
 def make_model(folder: Path, family: str = "bert") -> Path:
-    """One whose scores differ from text to text."""
+    """A model with clearly different scores for different texts."""
     return models.make_model(folder, family, spread=0.5)
 
 
@@ -67,7 +66,7 @@ def with_means(folder: Path) -> Path:
         lambda path: make_model(path, "electra"),
     ],
 )
-def test_packed_scores_are_the_oracles(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_packed_scores_equal_the_oracles(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = make(tmp_path / "model")
     engine = load(folder)
     assert engine.info.packed
@@ -76,14 +75,14 @@ def test_packed_scores_are_the_oracles(tmp_path: Path, make: Callable[[Path], Pa
     np.testing.assert_allclose(given, expected(folder), rtol=1e-5, atol=3e-5)
 
 
-def test_what_stands_beside_a_pair_does_not_change_its_score(tmp_path: Path) -> None:
+def test_other_pairs_of_a_batch_do_not_change_a_score(tmp_path: Path) -> None:
     engine = load(make_model(tmp_path / "model"))
     alone = [logits(engine, [document])[0] for document in DOCUMENTS]
     np.testing.assert_allclose(logits(engine), alone, rtol=1e-5, atol=3e-5)
     np.testing.assert_allclose(logits(engine, DOCUMENTS[::-1]), alone[::-1], rtol=1e-5, atol=3e-5)
 
 
-def test_a_packed_batch_costs_the_tokens_that_there_are(tmp_path: Path) -> None:
+def test_a_packed_batch_costs_no_padding(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model")
     assert load(folder).padded_tokens([10, 3, 7]) == 20
     assert load(folder, packed=False).padded_tokens([10, 3, 7]) == 30
@@ -94,7 +93,7 @@ def test_a_model_whose_attention_cannot_be_replaced_is_padded(tmp_path: Path, ca
     folder = make_model(tmp_path / "model", "deberta-v2")
     engine = load(folder)
     assert not engine.info.packed
-    assert "Batches are padded, this model does not run without: its attention cannot be replaced" in caplog.text
+    assert "Batches are padded: this model cannot run without padding: its attention cannot be replaced" in caplog.text
     np.testing.assert_allclose(logits(engine), expected(folder), rtol=1e-5, atol=1e-4)
 
 
@@ -102,7 +101,7 @@ def test_a_model_whose_attention_cannot_be_replaced_is_padded(tmp_path: Path, ca
     ("wrong", "reason"),
     [
         # Pairs that read each other; positions that are another's.
-        (("packed_attention", lambda q, k, v, *_: packing._segment(q, k, v, 0.25, 0)), "other scores"),
+        (("packed_attention", lambda q, k, v, *_: packing._segment(q, k, v, 0.25, 0)), "different scores"),
         (("first_position", lambda _: 1), "index out of range"),
     ],
 )
@@ -137,7 +136,7 @@ def test_a_packed_model_runs_compiled(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits(engine), expected(folder), rtol=1e-5, atol=3e-5)
 
 
-def test_batches_of_many_shapes_leave_no_graph_behind(tmp_path: Path) -> None:
+def test_new_batch_shapes_are_not_compiled_again(tmp_path: Path) -> None:
     """Numbers of pairs and tokens are not compiled in: else each new batch would compile for seconds."""
     engine = load(make_model(tmp_path / "model"), compiled=True)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -159,7 +158,7 @@ class Attention(torch.nn.Module):
 
 
 @pytest.mark.parametrize("window", [None, 2])
-def test_the_kernel_is_called_as_it_wants_to_be_and_compiles_in_one_piece(
+def test_the_kernel_call_fits_its_signature_and_compiles_to_one_graph(
     monkeypatch: pytest.MonkeyPatch, window: int | None
 ) -> None:
     """In its place, since it runs on CUDA only, is the reference; the call has to fit its real signature."""
@@ -194,8 +193,8 @@ def scaled(folder: Path, factor: float) -> Path:
     return folder
 
 
-def test_half_precision_is_taken_where_it_does_not_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(torch_backend.PRECISIONS, "cpu", torch_backend.PRECISIONS["cuda"])
+def test_half_precision_is_used_unless_it_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_device.PRECISIONS, "cpu", torch_device.PRECISIONS["cuda"])
     folder = make_model(tmp_path / "model")
     engine = load(folder, packed=False)
     assert engine.info.precision == "fp16"

@@ -1,4 +1,4 @@
-"""Exports that a model's repository carries, from a folder and from a hub."""
+"""Exports in a model's repository, from a folder and from a hub."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ NAMES = {
 
 
 def make_repository(folder: Path, family: str, backend: Any) -> Path:
-    """A model as the hub has it, with an export beside it."""
+    """A model like on the hub, with an export in its repository."""
     make_model(folder, family)
     export_model(str(folder), backend, "fp32", folder.parent / "made")
     for name, place in NAMES[backend].items():
@@ -50,7 +50,7 @@ def make_repository(folder: Path, family: str, backend: Any) -> Path:
 
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
-def test_an_export_beside_the_model_is_used(
+def test_an_export_in_the_repository_is_used(
     tmp_path: Path, family: str, backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_repository(tmp_path / family, family, backend)
@@ -74,7 +74,7 @@ def test_an_export_beside_the_model_is_used(
         ("config_sentence_transformers.json", {"prompts": {"query": "Instruct: "}}),
     ],
 )
-def test_what_cannot_be_served_as_it_is_is_exported(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+def test_an_unusable_export_is_not_used(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
     model = make_repository(tmp_path / "bert", "bert", "onnx")
     there = json.loads((model / file).read_text()) if (model / file).exists() else {}
     (model / file).write_text(json.dumps(there | change))
@@ -82,7 +82,7 @@ def test_what_cannot_be_served_as_it_is_is_exported(tmp_path: Path, file: str, c
     assert not (tmp_path / "out").exists()
 
 
-def test_the_int8_file_is_the_one_that_the_cpu_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_int8_file_fits_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(tmp_path / "bert")
     (model / "onnx").mkdir()
     for kind in ("qint8_arm64", "qint8_avx512_vnni", "quint8_avx2"):
@@ -171,7 +171,7 @@ def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(
     assert not _Hub.asked
 
 
-def test_a_pickle_on_the_hub_is_refused_before_it_is_downloaded(tmp_path: Path, hub: str) -> None:
+def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub: str) -> None:
     shutil.rmtree(_Hub.repository)
     pickled(make_model(_Hub.repository))
     code = (

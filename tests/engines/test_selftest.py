@@ -1,4 +1,4 @@
-"""An engine that computes wrongly does not serve: reference logits, the self-test, and what is chosen after it."""
+"""An engine with wrong scores does not serve: reference logits, the self-test, and the choice that follows."""
 
 import subprocess
 import sys
@@ -14,7 +14,8 @@ from app.config import Settings
 from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import Manifest
 from app.engines.models.source import EMBEDDED
-from app.engines.openvino import Configuration, OpenVinoEngine, parts
+from app.engines.openvino import OpenVinoEngine, parts
+from app.engines.openvino_model import Configuration
 from app.engines.padding import bucket_length, shapes
 from app.engines.probes import ProbeSet
 from app.engines.selftest import BOUNDS, self_test
@@ -100,28 +101,28 @@ def test_an_engine_that_is_wrong_for_one_number_of_rows_only_is_caught(rows: int
 
 
 @pytest.mark.parametrize("width", [32, 128, 256])
-def test_without_time_corner_widths_are_tested_all_the_same(width: int) -> None:
+def test_corner_widths_are_tested_even_without_time(width: int) -> None:
     assert not self_test(WrongEngine(lambda _, found: found == width), seconds=0).passed
 
 
-def test_logits_that_are_no_numbers_are_wrong() -> None:
+def test_logits_that_are_nan_fail() -> None:
     assert not self_test(WrongEngine(lambda *_: True, float("nan"))).passed
 
 
-def test_a_schedule_with_other_shapes_is_tested_in_these() -> None:
+def test_a_new_schedule_is_tested_in_its_own_shapes() -> None:
     engine = WrongEngine(lambda rows, _: rows == 40)
     assert self_test(engine, seconds=10).passed
     engine.schedule = engine.schedule.model_copy(update={"part_tokens": 768})
     assert not self_test(engine, seconds=10).passed
 
 
-def test_a_window_that_is_set_leaves_the_probes_that_fit_it() -> None:
+def test_a_shorter_window_keeps_the_probes_that_fit() -> None:
     test = self_test(OpenVinoEngine(INT8, 64, 2))
     assert test.passed
     assert test.width <= 64
 
 
-def test_a_tokenizer_that_has_changed_is_found(tmp_path: Path) -> None:
+def test_a_changed_tokenizer_is_detected(tmp_path: Path) -> None:
     probes = manifest_probes(INT8)
     engine = OpenVinoEngine(INT8, None, 2)
     engine.probes = probes.model_copy(
@@ -166,10 +167,10 @@ def test_the_next_configuration_serves_where_the_first_is_wrong(
         [reason] = engine.self_test.rejected
         assert reason.startswith("fused: logits are off by up to 0.")
         assert "at 32 tokens" in reason
-    assert "fused computes wrongly on this machine: logits are off by up to" in caplog.text
+    assert "fused gives wrong scores on this machine: logits are off by up to" in caplog.text
 
 
-def test_what_was_kept_and_is_wrong_now_is_chosen_again(tmp_path: Path) -> None:
+def test_a_kept_choice_that_fails_now_is_made_again(tmp_path: Path) -> None:
     faulty = False
     candidates = [candidate("first", lambda *_: faulty, configuration="first")]
     assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).info.configuration == "first"
@@ -203,18 +204,18 @@ def test_a_layout_that_is_wrong_is_not_used(tmp_path: Path, monkeypatch: pytest.
     assert "parts of 768" in engine.self_test.rejected[0]
 
 
-def test_where_openvino_cannot_be_loaded_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_serves_if_openvino_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def configurations(_: str) -> list[Configuration]:
         raise StartupError("OpenVINO's CPU plugin cannot be loaded: no such file")
 
-    monkeypatch.setattr("app.engines.openvino.configurations", configurations)
+    monkeypatch.setattr("app.engines.openvino_model.configurations", configurations)
     assert load_engine(Settings(export_dir=tmp_path)).info.backend == "torch"
     with pytest.raises(StartupError, match="plugin cannot be loaded"):
         load_engine(Settings(export_dir=tmp_path, backend="openvino"))
 
 
 @pytest.mark.usefixtures("alike")
-def test_where_none_is_right_nothing_serves(tmp_path: Path) -> None:
+def test_nothing_serves_if_every_candidate_is_wrong(tmp_path: Path) -> None:
     candidates = [candidate(name, lambda _, width: width == 64) for name in ("a", "b")]
     with pytest.raises(StartupError, match="no engine computes this model correctly on this machine") as raised:
         tune(candidates, lambda _: {}, TuningFile(tmp_path))
@@ -237,7 +238,7 @@ def wrong_when(monkeypatch: pytest.MonkeyPatch, is_wrong: Callable[[OpenVinoEngi
 
 
 @pytest.mark.usefixtures("alike")
-async def test_a_wrong_kernel_is_named_where_operators_look(
+async def test_a_wrong_kernel_is_reported_to_operators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong_when(monkeypatch, lambda engine: "not fused" not in engine.info.configuration)
@@ -252,10 +253,10 @@ async def test_a_wrong_kernel_is_named_where_operators_look(
     assert "reranker_self_test_deviation 0." in metrics
     assert f"reranker_self_test_rejected {len(info['self_test']['rejected'])}.0" in metrics
     assert order.json()["results"][0]["index"] == 1
-    assert "computes wrongly on this machine" in caplog.text
+    assert "gives wrong scores on this machine" in caplog.text
 
 
-async def test_the_service_does_not_start_with_an_engine_that_is_wrong(
+async def test_the_service_does_not_start_with_a_wrong_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong_when(monkeypatch, lambda _: True)
@@ -264,7 +265,7 @@ async def test_the_service_does_not_start_with_an_engine_that_is_wrong(
     assert "Cannot start: no engine computes this model correctly on this machine: openvino int8" in caplog.text
 
 
-def test_torch_serves_where_every_export_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_serves_if_every_export_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong_when(monkeypatch, lambda _: True)
     engine = load_engine(Settings(export_dir=tmp_path))
     assert engine.info.backend == "torch"
@@ -273,7 +274,7 @@ def test_torch_serves_where_every_export_is_wrong(tmp_path: Path, monkeypatch: p
     assert engine.self_test.error < 0.02
 
 
-def test_torch_that_is_wrong_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_with_wrong_scores_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from app.engines.torch import TorchEngine
 
     score = TorchEngine.score
@@ -330,7 +331,7 @@ def test_an_old_cpu_without_torch_serves_the_embedded_model(
     assert passed == "True"
 
 
-def test_a_configuration_is_part_of_what_a_score_is_cached_under() -> None:
+def test_cached_scores_are_kept_for_each_configuration() -> None:
     fused, plain = (OpenVinoEngine(INT8, None, 1, None, Configuration("f32", fused)) for fused in (True, False))
     assert fused.info.fingerprint != plain.info.fingerprint
 

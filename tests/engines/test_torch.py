@@ -13,7 +13,8 @@ from sentence_transformers import CrossEncoder
 from app.config import Settings
 from app.engines.load import load_engine
 from app.engines.models.source import EMBEDDED, EMBEDDED_NAME
-from app.engines.torch import TorchEngine, pick_device
+from app.engines.torch import TorchEngine
+from app.engines.torch_device import pick_device
 from app.errors import EngineBroken, OutOfMemory, StartupError, UnusableModel
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
 
@@ -96,7 +97,7 @@ def test_activated_scores_equal_predict(default: TorchEngine, oracle: CrossEncod
     assert default.info.activation == "sigmoid"
 
 
-def test_the_engine_tells_what_it_is(default: TorchEngine) -> None:
+def test_the_engine_describes_itself(default: TorchEngine) -> None:
     info = default.info
     assert (info.model, info.device, info.backend, info.precision) == (EMBEDDED_NAME, "cpu", "torch", "fp32")
     assert (info.max_length, info.compiled, info.labels) == (256, False, {0: "relevance"})
@@ -155,7 +156,7 @@ def without_weights(folder: Path) -> Path:
         (lambda folder: Path(__file__), "is a file"),
     ],
 )
-def test_what_cannot_rank_is_refused_in_one_line(tmp_path: Path, make: Any, message: str) -> None:
+def test_an_unusable_model_is_rejected_in_one_line(tmp_path: Path, make: Any, message: str) -> None:
     with pytest.raises(StartupError, match=message) as caught:
         load(model=str(make(tmp_path)))
     assert "\n" not in str(caught.value)
@@ -165,7 +166,7 @@ def test_what_cannot_rank_is_refused_in_one_line(tmp_path: Path, make: Any, mess
 PICKLE = r"pytorch_model\.bin is a pickle, .*RERANKER_ALLOW_PICKLE=true"
 
 
-def test_a_pickle_is_loaded_only_where_that_is_allowed(tmp_path: Path) -> None:
+def test_a_pickle_is_loaded_only_if_allowed(tmp_path: Path) -> None:
     folder = pickled(make_model(tmp_path / "old"))
     with pytest.raises(UnusableModel, match=PICKLE) as caught:
         load(model=str(folder))
@@ -176,7 +177,7 @@ def test_a_pickle_is_loaded_only_where_that_is_allowed(tmp_path: Path) -> None:
     assert load(model=str(folder)).info.model == "old"
 
 
-def test_a_pickle_in_a_module_of_a_model_is_refused_too(tmp_path: Path) -> None:
+def test_a_pickle_in_a_module_of_a_model_is_rejected(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "two-parts")
     (folder / "1_Dense").mkdir()
     torch.save({}, folder / "1_Dense" / "pytorch_model.bin")
@@ -184,7 +185,7 @@ def test_a_pickle_in_a_module_of_a_model_is_refused_too(tmp_path: Path) -> None:
         load(model=str(folder))
 
 
-def test_a_hub_model_that_is_not_cached_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncached_hub_model_is_rejected_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.engines.checkpoint.HF_HUB_OFFLINE", True)
     with pytest.raises(StartupError, match="RERANKER_MODEL='nobody/nothing' cannot be loaded"):
         load(model="nobody/nothing")
@@ -203,17 +204,17 @@ def test_a_cached_hub_model_loads_without_the_network(tmp_path: Path, monkeypatc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
-def test_a_device_that_is_not_there_is_refused(device: str) -> None:
-    with pytest.raises(StartupError, match=f"RERANKER_DEVICE={device}: not there"):
+def test_a_missing_device_is_rejected(device: str) -> None:
+    with pytest.raises(StartupError, match=f"RERANKER_DEVICE={device} is not available"):
         pick_device(device)
 
 
-def test_auto_takes_a_device_that_is_there() -> None:
+def test_auto_picks_an_available_device() -> None:
     device = pick_device("auto")
     assert torch.zeros(1, device=device).device.type == device.type
 
 
-def test_running_out_of_memory_is_told_apart(default: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_allocation_raises_out_of_memory(default: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(_: Any) -> Any:
         return torch.empty(2**60)
 
@@ -222,7 +223,7 @@ def test_running_out_of_memory_is_told_apart(default: TorchEngine, monkeypatch: 
         default.score(default.encode(QUERY, ["moon"]))
 
 
-def test_a_device_that_fails_for_good_needs_a_new_engine(default: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_device_breaks_the_engine(default: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand more")
 
@@ -232,7 +233,7 @@ def test_a_device_that_fails_for_good_needs_a_new_engine(default: TorchEngine, m
 
 
 @pytest.mark.timeout(300)
-def test_compiling_is_proven_and_changes_no_score(tmp_path: Path) -> None:
+def test_compiling_does_not_change_the_scores(tmp_path: Path) -> None:
     folder = str(make_model(tmp_path / "tiny"))
     compiled = load(model=folder, torch_compile=True)
     assert compiled.info.compiled
@@ -241,7 +242,7 @@ def test_compiling_is_proven_and_changes_no_score(tmp_path: Path) -> None:
     assert np.abs(logits(compiled, QUERY, documents) - plain).max() <= 1e-5
 
 
-def test_without_a_compiler_it_goes_on_uncompiled_and_says_so(
+def test_without_a_compiler_the_model_runs_uncompiled_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch._dynamo.reset()
@@ -249,5 +250,5 @@ def test_without_a_compiler_it_goes_on_uncompiled_and_says_so(
     with torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no-such-compiler"),), "fx_graph_cache": False}):
         engine = load(model=str(make_model(tmp_path / "tiny")), torch_compile=True)
     assert not engine.info.compiled
-    assert "ENABLE_TORCH_COMPILE has no effect, going on uncompiled: No working C++ compiler found" in caplog.text
+    assert "ENABLE_TORCH_COMPILE is ignored, the model runs uncompiled: No working C++ compiler found" in caplog.text
     assert logits(engine, QUERY, ["moon", "bread"]).shape == (2,)

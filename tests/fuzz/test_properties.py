@@ -91,16 +91,19 @@ LENGTHS = st.lists(st.integers(1, 512), min_size=1, max_size=30).map(sorted)
 
 
 @any_input
-@given(st.lists(LENGTHS, min_size=1, max_size=6), st.integers(1, 4096), st.sampled_from([0.0, 0.125, 0.5, 1.0]))
-def test_a_batch_has_the_first_queues_longest_and_fits(queues: list[list[int]], budget: int, padding: float) -> None:
+@given(st.lists(LENGTHS, min_size=1, max_size=6), st.integers(1, 4096), st.sampled_from([None, 0.0, 0.125, 0.5, 1.0]))
+def test_a_batch_has_the_first_queues_longest_and_fits(
+    queues: list[list[int]], budget: int, max_padding: float | None
+) -> None:
     counted["batches"] += 1
-    batch = take_batch(queues, budget, padding)
+    batch = take_batch(queues, budget, max_padding)
     lengths = [queues[queue][place] for queue, place in batch]
     assert batch[0] == (0, len(queues[0]) - 1)
     assert len(set(batch)) == len(batch)
     longest = queues[0][-1]
-    assert len(batch) == 1 or (sum(lengths) if padding == 1 else len(batch) * longest) <= budget
-    assert padding == 1 or all((1 - padding) * longest <= length <= longest for length in lengths)
+    assert max(lengths) == longest
+    assert len(batch) == 1 or (sum(lengths) if max_padding is None else len(batch) * longest) <= budget
+    assert max_padding is None or min(lengths) >= (1 - max_padding) * longest
     # Of each queue from its end, so that taking one does not move the next.
     for queue in {queue for queue, _ in batch}:
         places = [place for number, place in batch if number == queue]

@@ -12,18 +12,18 @@ async def hold(admission: Admission, release: asyncio.Event) -> None:
         await release.wait()
 
 
-async def test_slots_then_places_to_wait_then_full() -> None:
+async def test_requests_fill_the_slots_then_the_queue_then_are_rejected() -> None:
     admission, release = Admission(max_parallel=2, max_queue=3, queue_timeout=30), asyncio.Event()
     tasks = [asyncio.create_task(hold(admission, release)) for _ in range(5)]
     await until(lambda: admission.active == 2 and admission.waiting == 3)
-    with pytest.raises(QueueFull, match=r"2 requests in work \(RERANKER_MAX_PARALLEL=2\) and 3 waiting"):
+    with pytest.raises(QueueFull, match=r"2 requests running \(RERANKER_MAX_PARALLEL=2\) and 3 waiting"):
         await hold(admission, release)
     release.set()
     await asyncio.gather(*tasks)
     assert (admission.active, admission.waiting) == (0, 0)
 
 
-async def test_without_places_to_wait_a_free_slot_is_still_given() -> None:
+async def test_a_free_slot_is_given_even_without_a_queue() -> None:
     admission = Admission(max_parallel=1, max_queue=0, queue_timeout=30)
     async with admission.slot():
         with pytest.raises(QueueFull):
@@ -32,7 +32,7 @@ async def test_without_places_to_wait_a_free_slot_is_still_given() -> None:
         assert waited >= 0
 
 
-async def test_waiting_ends_in_time() -> None:
+async def test_waiting_ends_after_the_timeout() -> None:
     admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=0.02), asyncio.Event()
     holder = asyncio.create_task(hold(admission, release))
     await until(lambda: admission.active == 1)
@@ -81,22 +81,22 @@ async def test_retry_after_counts_a_long_request_before_it_is_answered() -> None
     await holder
 
 
-async def test_retry_after_tells_what_is_left_and_not_what_has_passed() -> None:
+async def test_retry_after_is_the_time_left_not_the_time_passed() -> None:
     admission, release = Admission(max_parallel=1, max_queue=0, queue_timeout=30), asyncio.Event()
     holder = asyncio.create_task(hold(admission, release))
     await until(lambda: admission.active == 1)
     [ticket] = admission._entered
-    for passed, left, told in ((1, 7.8, 8), (7, 1.2, 2), (20, 0.1, 1)):
+    for passed, left, expected in ((1, 7.8, 8), (7, 1.2, 2), (20, 0.1, 1)):
         admission._entered[ticket] -= passed
         with pytest.raises(QueueFull) as refused:
             async with admission.slot(0, lambda left=left: left):
                 pass
-        assert refused.value.retry_after == told
+        assert refused.value.retry_after == expected
     release.set()
     await holder
 
 
-def test_retry_after_has_the_time_of_those_who_wait_too() -> None:
+def test_retry_after_includes_waiting_requests() -> None:
     admission = Admission(max_parallel=2, max_queue=100, queue_timeout=30)
     admission._record(4.0)
     assert admission.retry_after(6.0) == 3  # the first of two ends half way
@@ -104,7 +104,7 @@ def test_retry_after_has_the_time_of_those_who_wait_too() -> None:
     assert admission.retry_after(6.0) == 6 + 4
 
 
-async def test_who_waits_is_served_by_priority_then_by_arrival() -> None:
+async def test_waiting_requests_are_served_by_priority_then_arrival() -> None:
     admission, served = Admission(max_parallel=1, max_queue=9, queue_timeout=30), []
 
     async def request(priority: int, number: int) -> None:
@@ -118,17 +118,17 @@ async def test_who_waits_is_served_by_priority_then_by_arrival() -> None:
     assert served == [(-5, 2), (0, 1), (0, 3), (1, 0), (1, 4)]
 
 
-async def test_a_slot_that_comes_as_its_request_leaves_goes_to_the_next() -> None:
+async def test_a_slot_given_to_a_leaving_request_goes_to_the_next() -> None:
     admission, release = Admission(max_parallel=1, max_queue=5, queue_timeout=30), asyncio.Event()
     async with admission.slot():
         leaving = asyncio.create_task(hold(admission, release))
         await until(lambda: admission.waiting == 1)
-    leaving.cancel()  # its turn has come, but it has not run since
+    leaving.cancel()  # the slot is handed over, but the task has not run since
     async with asyncio.timeout(5), admission.slot():
         assert admission.active == 1
 
 
-async def test_who_gave_up_waiting_takes_no_memory() -> None:
+async def test_abandoned_turns_take_no_memory() -> None:
     admission, release = Admission(max_parallel=1, max_queue=10, queue_timeout=30), asyncio.Event()
     async with admission.slot():
         patient = asyncio.create_task(hold(admission, release))

@@ -36,12 +36,12 @@ def test_a_batch_keeps_the_budget_and_pads_little(queues: list[list[int]], budge
 
 
 @given(QUEUES, st.integers(16, 4096))
-def test_the_request_whose_turn_it_is_moves_on_by_its_longest_pair(queues: list[list[int]], budget: int) -> None:
+def test_a_batch_starts_with_the_longest_pair_of_the_first_request(queues: list[list[int]], budget: int) -> None:
     assert take_batch(queues, budget, MAX_PADDING)[0] == (0, len(queues[0]) - 1)
 
 
 @given(QUEUES, st.integers(16, 4096))
-def test_a_batch_is_not_left_short_while_fitting_pairs_wait(queues: list[list[int]], budget: int) -> None:
+def test_a_batch_is_full_while_fitting_pairs_wait(queues: list[list[int]], budget: int) -> None:
     batch = take_batch(queues, budget, MAX_PADDING)
     longest = queues[0][-1]
     fitting = sum(longest * (1 - MAX_PADDING) <= length <= longest for queue in queues for length in queue)
@@ -49,8 +49,8 @@ def test_a_batch_is_not_left_short_while_fitting_pairs_wait(queues: list[list[in
 
 
 @given(QUEUES, st.integers(16, 4096))
-def test_an_engine_that_splits_gets_any_lengths_and_a_full_batch(queues: list[list[int]], budget: int) -> None:
-    batch = take_batch(queues, budget, 1)
+def test_an_engine_without_padding_gets_any_lengths_and_a_full_batch(queues: list[list[int]], budget: int) -> None:
+    batch = take_batch(queues, budget, max_padding=None)
     lengths = [queues[queue][position] for queue, position in batch]
     left = budget - sum(lengths)
     waiting = [
@@ -98,7 +98,7 @@ async def test_a_small_request_does_not_wait_for_a_large_one(engine: FakeEngine)
         await asyncio.gather(*large)
 
 
-async def test_a_large_request_does_not_wait_for_ever_for_small_ones(engine: FakeEngine) -> None:
+async def test_a_large_request_is_not_starved_by_small_ones(engine: FakeEngine) -> None:
     async with running(engine, budget=1000) as batcher:
         engine.gate.clear()
         blocker = batcher.submit([pair(400)])
@@ -122,14 +122,14 @@ async def test_a_request_a_little_over_the_budget_is_one_batch(engine: FakeEngin
 
 
 @pytest.mark.parametrize("fields", [{"splits": True}, {"packed": True}])
-async def test_lengths_are_mixed_where_that_costs_nothing(engine: FakeEngine, fields: dict[str, Any]) -> None:
+async def test_lengths_are_mixed_if_the_engine_does_not_pad(engine: FakeEngine, fields: dict[str, Any]) -> None:
     engine.info = replace(engine.info, **fields)
     async with running(engine, budget=1000) as batcher:
         await asyncio.gather(*batcher.submit([pair(length) for length in (500, 20, 300, 180)]))
     assert engine.batches == [[500, 300, 180, 20]]
 
 
-async def test_a_long_request_is_done_in_half_batches_where_the_engine_splits(engine: FakeEngine) -> None:
+async def test_a_long_request_gets_half_batches_if_the_engine_splits(engine: FakeEngine) -> None:
     engine.info = replace(engine.info, splits=True)
     async with running(engine, budget=1000) as batcher:
         await asyncio.gather(*batcher.submit([pair(100) for _ in range(100)]))
@@ -150,7 +150,7 @@ async def test_lower_priorities_are_scored_first(engine: FakeEngine) -> None:
     assert [set(batch) for batch in engine.batches[1:]] == [{98}, {98}, {98}, {99}, {99}, {100}]
 
 
-async def test_pairs_of_different_requests_ride_together(engine: FakeEngine) -> None:
+async def test_pairs_of_different_requests_share_a_batch(engine: FakeEngine) -> None:
     async with running(engine, budget=1000) as batcher:
         engine.gate.clear()
         blocker = batcher.submit([pair(400)])
@@ -182,7 +182,7 @@ async def test_out_of_memory_halves_the_batch(engine: FakeEngine) -> None:
     assert engine.cleared > 0
 
 
-async def test_what_did_not_fit_once_is_tried_again_later(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_larger_batches_are_tried_again_later(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.serving.batcher.TRY_LARGER_EVERY", 5)
     async with running(engine) as batcher:
         engine.capacity = 1
@@ -203,7 +203,7 @@ async def test_a_pair_that_can_never_fit_is_an_error(engine: FakeEngine) -> None
         assert batcher.alive
 
 
-async def test_what_is_as_long_as_a_pair_that_does_not_fit_is_not_tried(engine: FakeEngine) -> None:
+async def test_pairs_as_long_as_one_that_does_not_fit_are_not_tried(engine: FakeEngine) -> None:
     engine.longest = 99
     async with running(engine, budget=10_000) as batcher:
         outcomes = await asyncio.gather(*batcher.submit([pair(100)] * 64), return_exceptions=True)
@@ -219,7 +219,7 @@ async def test_a_score_that_is_not_a_number_is_an_error_for_its_pair_only(engine
         assert await good == 0.5
 
 
-async def test_of_what_is_withdrawn_only_what_is_being_scored_is_scored(engine: FakeEngine) -> None:
+async def test_withdrawn_pairs_are_scored_only_if_their_batch_runs(engine: FakeEngine) -> None:
     async with running(engine) as batcher:
         engine.gate.clear()
         [running_now] = batcher.submit([pair(300)])
@@ -234,8 +234,8 @@ async def test_of_what_is_withdrawn_only_what_is_being_scored_is_scored(engine: 
     assert engine.batches == [[300], [100]]
 
 
-async def test_a_batch_that_is_ended_before_it_begins_is_told(engine: FakeEngine) -> None:
-    """The engine breaks on one batch in the moment in which the next is taken."""
+async def test_a_batch_cancelled_before_it_starts_fails_its_pairs(engine: FakeEngine) -> None:
+    """The engine breaks on one batch just as the next one is taken."""
     engine.info = replace(engine.info, splits=True)
     with ThreadPoolExecutor(2) as threads:
         batcher = Batcher(engine, threads, 1024, Metrics())
@@ -255,7 +255,7 @@ async def test_a_batch_that_is_ended_before_it_begins_is_told(engine: FakeEngine
             await run
 
 
-async def test_when_the_loop_ends_nobody_is_left_waiting(engine: FakeEngine) -> None:
+async def test_no_pair_is_left_waiting_when_the_loop_ends(engine: FakeEngine) -> None:
     async with running(engine) as batcher:
         engine.gate.clear()
         [running_now] = batcher.submit([pair(300)])
@@ -270,7 +270,7 @@ async def test_when_the_loop_ends_nobody_is_left_waiting(engine: FakeEngine) -> 
 
 
 @pytest.mark.parametrize(("fields", "at_once"), [({"splits": True}, 2), ({"device": "cuda:0"}, 2), ({}, 1)])
-async def test_an_engine_that_splits_and_a_gpu_have_the_next_batch_while_one_runs(
+async def test_splitting_engines_and_gpus_get_the_next_batch_while_one_runs(
     serve: Serve, engine: FakeEngine, fields: dict[str, Any], at_once: int
 ) -> None:
     engine.info = replace(engine.info, **fields)

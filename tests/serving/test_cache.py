@@ -20,7 +20,7 @@ class Clock:
 
 
 class Engine:
-    """Hands out futures as the batcher does and counts what it was given."""
+    """Returns futures like the batcher, and records them by group."""
 
     def __init__(self) -> None:
         self.groups: list[list[asyncio.Future[float]]] = []
@@ -55,7 +55,7 @@ async def scored(cache: ScoreCache, documents: list[str]) -> None:
     await asyncio.sleep(0)
 
 
-async def test_a_score_is_remembered_until_its_time_is_over() -> None:
+async def test_a_score_is_remembered_until_it_expires() -> None:
     clock = Clock()
     cache = ScoreCache("model", 10, ttl=60, timer=clock)
     await scored(cache, ["d"])
@@ -67,13 +67,13 @@ async def test_a_score_is_remembered_until_its_time_is_over() -> None:
     assert cache.get(key) is None
 
 
-async def test_a_sweep_frees_what_is_over() -> None:
+async def test_a_sweep_drops_expired_scores() -> None:
     clock = Clock()
     cache = ScoreCache("model", 10, ttl=60, timer=clock)
     await scored(cache, ["a", "b"])
     clock.now = 61
     cache.sweep()
-    clock.now = 0  # were they still there, they would be fresh again
+    clock.now = 0  # scores that were not dropped would be valid again
     assert len(cache) == 0
 
 
@@ -88,7 +88,7 @@ async def test_the_least_recently_used_goes_first() -> None:
     assert not cache.get(second)
 
 
-async def test_disabled_it_remembers_nothing_but_still_joins_flights() -> None:
+async def test_a_disabled_cache_remembers_nothing_but_still_joins_flights() -> None:
     cache, engine = ScoreCache("model", 10, 60, enabled=False), Engine()
     keys = cache.keys([("q", "d")])
     first, new = cache.claim(keys, [PAIR], engine.submit)
@@ -109,7 +109,7 @@ async def test_the_same_pair_twice_in_one_request_is_scored_once() -> None:
     assert flights[0] is flights[2]
 
 
-async def test_a_flight_that_nobody_waits_for_may_be_joined_until_it_is_cancelled() -> None:
+async def test_an_abandoned_flight_may_be_joined_until_it_is_cancelled() -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     keys = cache.keys([("q", "d")])
     first, second = (cache.claim(keys, [PAIR], engine.submit)[0] for _ in range(2))
@@ -120,7 +120,7 @@ async def test_a_flight_that_nobody_waits_for_may_be_joined_until_it_is_cancelle
     assert (flights, new) == (first, 0)
     assert cache.release(flights) == [future]
     future.cancel()
-    # In the very same moment, before the cancelled flight has landed, another request starts anew.
+    # Another request starts a new flight before the cancelled one has been removed.
     cache.claim(keys, [PAIR], engine.submit)
     assert len(engine.groups[-1]) == 1
     await asyncio.sleep(0)
@@ -140,7 +140,7 @@ async def test_a_failed_flight_is_not_remembered_and_not_joined() -> None:
 
 
 @pytest.mark.parametrize("left_before", [False, True])
-async def test_a_scored_pair_is_kept_even_when_its_request_left(left_before: bool) -> None:
+async def test_a_score_is_kept_even_if_its_request_left(left_before: bool) -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     keys = cache.keys([("q", "d")])
     flights, _ = cache.claim(keys, [PAIR], engine.submit)
@@ -153,7 +153,7 @@ async def test_a_scored_pair_is_kept_even_when_its_request_left(left_before: boo
     assert cache.get(keys[0]) == Score(2.0, 7, truncated=True)
 
 
-async def test_a_pair_that_landed_while_another_request_was_getting_ready_is_not_scored_again() -> None:
+async def test_a_pair_scored_since_the_lookup_is_not_scored_again() -> None:
     cache, engine = ScoreCache("model", 10, 60), Engine()
     await scored(cache, ["d"])
     flights, new = cache.claim(cache.keys([("q", "d"), ("q", "e")]), [PAIR] * 2, engine.submit)

@@ -1,4 +1,4 @@
-"""Clients that leave: nothing of theirs may stay, nothing of others may go."""
+"""Clients that disconnect: their work is dropped, and the work of others is kept."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ def idle(reranker: Reranker) -> bool:
 
 
 async def leave(client: httpx.AsyncClient, body: Any, when: Any) -> None:
-    """Send a request over a socket of its own and hang up once `when` is true."""
+    """Send a request over a new socket and close it once `when` is true."""
     _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
     content = json.dumps(body).encode()
     head = (
@@ -40,8 +40,8 @@ async def test_a_client_that_leaves_frees_its_slot_and_its_pairs(serve: Serve, e
         await until(lambda: (reranker.admission.active, reranker.batcher.pending) == (0, 0))
         engine.gate.set()
         await client.post("/rerank", json={"query": "next", "documents": ["one two three"]})
-        assert len(engine.batches) == 2  # the one that was running when it left, and the next client's
-        # What that one scored need not be scored again: who comes back is that much nearer to an answer.
+        assert len(engine.batches) == 2  # the batch that ran when the client left, and the batch of the next client
+        # The scores of the running batch are kept for the next request.
         again = (await client.post("/rerank", json=BODY)).json()["meta"]
         assert (again["cached"], again["scored"]) == (len(engine.batches[0]), 50 - len(engine.batches[0]))
         assert idle(reranker)
@@ -61,7 +61,7 @@ async def test_a_client_that_leaves_the_queue_frees_its_place(serve: Serve, engi
         assert (await active).status_code == 200
 
 
-async def test_whoever_shares_the_pairs_still_gets_them(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_request_that_shares_the_pairs_still_gets_them(serve: Serve, engine: FakeEngine) -> None:
     async with serve(batch_tokens=16) as client:
         reranker = serve.app.state.reranker
         engine.gate.clear()
@@ -70,7 +70,7 @@ async def test_whoever_shares_the_pairs_still_gets_them(serve: Serve, engine: Fa
         staying = asyncio.create_task(client.post("/rerank", json=BODY | {"documents": BODY["documents"][:10]}))
         await leaving
         await until(lambda: reranker.admission.active == 1)
-        # What only the one who left wanted is gone; what the other wants too is still queued.
+        # The shared pairs stay queued; the others are gone.
         await until(lambda: reranker.batcher.pending <= 10)
         engine.gate.set()
         response = await staying

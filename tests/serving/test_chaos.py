@@ -1,4 +1,4 @@
-"""An engine that fails at random, clients that leave at random: every request has one answer, of the right kind."""
+"""The engine fails at random and clients leave at random: every request gets one correct answer."""
 
 import asyncio
 import random
@@ -22,18 +22,18 @@ HUGE = "huge"
 
 
 class UnsteadyEngine(FakeEngine):
-    """Each batch has a fate: fine, slow, failed, or too large for the memory that happens to be there."""
+    """Each batch has a random fate: fine, slow, failed, or out of memory."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._random = random.Random(seed)
         self._batch: Sequence[Pair] = ()
         self.failed: set[int] = set()
-        """Words, by number, of all pairs of the batches that failed."""
+        """Token ids of all pairs in failed batches."""
         self.fates: Counter[str] = Counter()
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        if not {id(pair) for pair in pairs} <= {id(pair) for pair in self._batch}:  # no part of the batch before
+        if not {id(pair) for pair in pairs} <= {id(pair) for pair in self._batch}:  # not a part of the previous batch
             self._batch = pairs
             self._draw_fate()
         try:
@@ -55,7 +55,7 @@ class UnsteadyEngine(FakeEngine):
 
 
 def request(number: int, dice: random.Random) -> dict[str, Any]:
-    """With words of its own, so that no other request shares its pairs; now and then with a document that cannot be."""
+    """A body with unique words, so that no two requests share pairs. Some have a document that cannot be scored."""
     documents = [
         f"own{number} " + "tides " * dice.randint(0, 5) + f"text{index}" for index in range(dice.randint(1, 9))
     ]
@@ -73,7 +73,7 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any], dice: random.Rand
 
 
 def check(engine: UnsteadyEngine, body: dict[str, Any], response: httpx.Response) -> None:
-    """The right ranking, or an error that has a reason."""
+    """Assert that the answer is the right ranking, or an error with a cause."""
     text = " ".join(body["documents"]).split()
     if response.status_code == 200:
         assert not {NAN, HUGE} & set(text)
@@ -91,7 +91,7 @@ def check(engine: UnsteadyEngine, body: dict[str, Any], response: httpx.Response
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_every_request_has_one_answer_of_the_right_kind(seed: int) -> None:
+async def test_every_request_gets_one_correct_answer(seed: int) -> None:
     engine, dice = UnsteadyEngine(seed), random.Random(seed)
     serve = Serve(engine)
     async with serve(max_parallel=8, max_queue=30, batch_tokens=64) as client:

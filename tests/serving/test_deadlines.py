@@ -1,4 +1,4 @@
-"""What cannot be answered in time is not begun, and does not reach the model."""
+"""Requests that cannot meet their deadline do not reach the model."""
 
 import asyncio
 from typing import Any
@@ -57,7 +57,7 @@ async def test_a_wrong_header_is_named(serve: Serve, value: str) -> None:
     assert response.json()["detail"].startswith("X-Request-Timeout-Ms: must be from 1 to 86400000 milliseconds")
 
 
-async def test_what_the_engine_cannot_do_in_time_is_not_begun(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_request_that_cannot_meet_its_deadline_is_rejected_at_once(serve: Serve, engine: FakeEngine) -> None:
     engine.seconds_per_token = 0.01
     many = {"query": "moon", "documents": [f"moon {number}" for number in range(1000)]}
     async with serve() as client:

@@ -1,4 +1,4 @@
-"""What is answered when the model cannot score, or not in time: an error, or the order by shared words."""
+"""The answer when scoring fails or is late: an error, or a ranking by shared words."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ LEXICAL = BODY | {"on_overload": "lexical"}
 
 @asynccontextmanager
 async def held(serve: Serve, engine: FakeEngine, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A service whose only slot is taken, by a request that the engine does not finish."""
+    """A service with a single slot, held by a request that the engine does not finish."""
     async with serve(max_parallel=1, max_queue=0, **settings) as client:
         engine.gate.clear()
         first = asyncio.create_task(client.post("/rerank/query", json={"query": "first", "documents": ["held"]}))
@@ -64,7 +64,7 @@ async def test_a_degraded_answer_says_so_and_has_every_document(serve: Serve, en
     assert scores == sorted(scores, reverse=True)
 
 
-async def test_what_is_scored_stays_on_top(serve: Serve, engine: FakeEngine) -> None:
+async def test_scored_documents_stay_on_top(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank/query", json=BODY | {"documents": ["stock markets"]})
         engine.failure = ScoringFailed("broken")
@@ -76,8 +76,8 @@ async def test_what_is_scored_stays_on_top(serve: Serve, engine: FakeEngine) -> 
     assert response.json()["meta"]["cached"] == 1
 
 
-async def test_what_was_scored_before_the_failure_is_kept_without_a_cache_too(serve: Serve) -> None:
-    """The longest pair goes first, in a batch of its own; in the next one has no score."""
+async def test_scores_from_before_the_failure_are_kept_even_without_a_cache(serve: Serve) -> None:
+    """The longest pair is scored first, alone in its batch. A pair of the next batch has no score."""
     body = LEXICAL | {"documents": [f"{NAN} tides", "bread " * 100, "tides causes"]}
     async with serve(prediction_cache=False, batch_tokens=16) as client:
         response = await client.post("/rerank/query", json=body)
@@ -87,7 +87,7 @@ async def test_what_was_scored_before_the_failure_is_kept_without_a_cache_too(se
 
 
 @pytest.mark.parametrize(("options", "expected"), [({"top_k": 2}, [2, 1]), ({"score_threshold": 0.9}, [2, 1, 0, 3])])
-async def test_a_threshold_is_for_scores_of_the_model(
+async def test_a_threshold_applies_to_model_scores_only(
     serve: Serve, engine: FakeEngine, options: dict[str, Any], expected: list[int]
 ) -> None:
     async with held(serve, engine) as client:
@@ -103,7 +103,7 @@ async def test_a_threshold_is_for_scores_of_the_model(
         ("/v1/ranking", {"query": {"text": "tides"}, "passages": [{"text": "bread"}, {"text": "tides"}]}),
     ],
 )
-async def test_other_dialects_say_it_in_a_header(
+async def test_other_dialects_report_it_in_a_header(
     serve: Serve, engine: FakeEngine, path: str, body: dict[str, Any]
 ) -> None:
     async with held(serve, engine) as client:
@@ -112,7 +112,7 @@ async def test_other_dialects_say_it_in_a_header(
     assert response.headers["x-reranker-degraded"] == "queue_full"
 
 
-async def test_wrong_requests_stay_wrong(serve: Serve) -> None:
+async def test_invalid_requests_are_still_rejected(serve: Serve) -> None:
     async with serve(max_documents=3) as client:
         assert (await client.post("/rerank/query", json=LEXICAL)).status_code == 413
         empty = {"query": "", "documents": ["a"], "on_overload": "lexical"}

@@ -1,4 +1,4 @@
-"""An engine that hangs, fails or runs out of memory, and what becomes of the service."""
+"""The service recovers from an engine that hangs, fails or runs out of memory."""
 
 import asyncio
 import subprocess
@@ -19,7 +19,7 @@ BODY = {"query": "moon", "documents": ["moon"]}
 
 
 def other(number: int) -> dict[str, object]:
-    """A body that no cache knows."""
+    """A body that is not cached."""
     return {"query": f"moon {number}", "documents": ["moon"]}
 
 
@@ -29,7 +29,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.01)
 
 
-async def test_a_hung_engine_is_loaded_again_and_serves_on(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_hung_engine_is_reloaded_and_serves_again(serve: Serve, engine: FakeEngine) -> None:
     async with serve(inference_timeout=0.2, max_parallel=2) as client:
         known = await client.post("/rerank", json=BODY)
         engine.gate.clear()
@@ -48,7 +48,7 @@ async def test_a_hung_engine_is_loaded_again_and_serves_on(serve: Serve, engine:
     assert serve.app.state.reranker.admission.active == 0
 
 
-async def test_while_it_is_loaded_again_health_says_so_and_what_is_known_is_served(
+async def test_during_a_reload_health_reports_it_and_cached_requests_are_served(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 5)
@@ -58,7 +58,7 @@ async def test_while_it_is_loaded_again_health_says_so_and_what_is_known_is_serv
         await client.post("/rerank", json=other(1))
         await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
         await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
-        await client.post("/rerank", json=other(2))  # the second one in a row: there is a pause before the reload
+        await client.post("/rerank", json=other(2))  # the second failure in a row: the reload starts after a pause
         await until(lambda: serve.app.state.lifecycle.phase is Phase.RELOADING)
         health, ready = await client.get("/health"), await client.get("/health/ready")
         refused = await client.post("/rerank", json=other(3))
@@ -72,7 +72,7 @@ async def test_while_it_is_loaded_again_health_says_so_and_what_is_known_is_serv
     assert known.status_code == 200
 
 
-async def test_an_engine_that_only_fails_is_loaded_again(serve: Serve, engine: FakeEngine) -> None:
+async def test_an_engine_that_only_fails_is_reloaded(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         engine.failure = RuntimeError("device lost")
         answers = [await client.post("/rerank", json=other(number)) for number in range(heartbeat.SUSPICIOUS_FAILURES)]
@@ -83,7 +83,7 @@ async def test_an_engine_that_only_fails_is_loaded_again(serve: Serve, engine: F
         assert (await client.post("/rerank", json=other(9))).status_code == 200
 
 
-async def test_an_engine_that_says_it_is_broken_is_loaded_again_at_once(serve: Serve, engine: FakeEngine) -> None:
+async def test_an_engine_that_reports_it_is_broken_is_reloaded_at_once(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         engine.failure = EngineBroken("device lost")
         answer = await client.post("/rerank", json=BODY)
@@ -94,7 +94,7 @@ async def test_an_engine_that_says_it_is_broken_is_loaded_again_at_once(serve: S
         assert (await client.post("/rerank", json=BODY)).status_code == 200
 
 
-async def test_failures_of_a_request_do_not_reload_an_engine_that_works(serve: Serve, engine: FakeEngine) -> None:
+async def test_failed_requests_do_not_reload_a_working_engine(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         engine.failure = ScoringFailed("this batch")
         for number in range(heartbeat.SUSPICIOUS_FAILURES - 1):
@@ -106,9 +106,7 @@ async def test_failures_of_a_request_do_not_reload_an_engine_that_works(serve: S
         assert "reranker_reloads_total 0.0" in _figures(serve)
 
 
-async def test_an_idle_engine_is_asked_whether_it_works(
-    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_engine_is_checked(serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "SILENCE_SECONDS", 0.05)
     async with serve():
         await until(lambda: len(engine.batches) >= 3)
@@ -117,7 +115,7 @@ async def test_an_idle_engine_is_asked_whether_it_works(
         assert "reranker_reloads_total 3.0" in _figures(serve)
 
 
-async def test_after_reloads_in_vain_the_service_fails(serve: Serve, engine: FakeEngine) -> None:
+async def test_the_service_fails_after_too_many_reloads(serve: Serve, engine: FakeEngine) -> None:
     async with serve(inference_timeout=0.05, max_reloads=1, max_parallel=1) as client:
         engine.gate.clear()
         answers = [await client.post("/rerank", json=other(number)) for number in range(2)]
@@ -143,7 +141,7 @@ os._exit(serve(create_app(settings, engine), "127.0.0.1", int(sys.argv[1]), 1, 1
 """
 
 
-def test_a_process_that_cannot_be_healed_exits_with_1() -> None:
+def test_a_process_that_cannot_recover_exits_with_1() -> None:
     port = free_port()
     process = subprocess.Popen([sys.executable, "-c", HANGS, str(port)])
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
@@ -157,7 +155,7 @@ def test_a_process_that_cannot_be_healed_exits_with_1() -> None:
     assert process.wait(20) == 1
 
 
-async def test_the_size_that_fits_is_remembered(serve: Serve, engine: FakeEngine) -> None:
+async def test_the_batch_size_that_fits_is_remembered(serve: Serve, engine: FakeEngine) -> None:
     engine.capacity = 2
     documents = [f"moon {number}" for number in range(8)]
     async with serve() as client:
@@ -172,7 +170,7 @@ async def test_the_size_that_fits_is_remembered(serve: Serve, engine: FakeEngine
     assert "reranker_batch_token_budget 6.0" in figures
 
 
-async def test_only_what_cannot_fit_fails(serve: Serve, engine: FakeEngine) -> None:
+async def test_only_pairs_that_cannot_fit_fail(serve: Serve, engine: FakeEngine) -> None:
     engine.longest = 50
     engine.gate.clear()
     async with serve(max_parallel=8) as client:

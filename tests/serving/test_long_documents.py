@@ -1,4 +1,4 @@
-"""How documents longer than the window are read: as the request asks, or the operator, or the model."""
+"""How long documents are scored: as the request asks, or else the operator, or else the model."""
 
 import asyncio
 from dataclasses import replace
@@ -18,14 +18,14 @@ NATIVE = {"query": QUERY, "documents": [LONG, SHORT], "raw_scores": True}
 TEI = {"query": QUERY, "texts": [LONG, SHORT], "raw_scores": True}
 NIM = {"query": {"text": QUERY}, "passages": [{"text": LONG}, {"text": SHORT}]}
 SCORE = {"text_1": QUERY, "text_2": [LONG, SHORT], "raw_scores": True}
-# The logit of the long document: by its first line only, or by its best line.
+# The logit of the long document, from its first line only or from its best line.
 CUT, BEST = -0.5, 1.5
 DIALECTS = [("/v1/rerank", NATIVE), ("/rerank", TEI), ("/v1/ranking", NIM), ("/score", SCORE)]
 
 
 @pytest.fixture
 def engine() -> FakeEngine:
-    """A window holds one line, and the model declares that it wants long documents read in windows."""
+    """A window holds one line, and the model's default for long documents is windows."""
     engine = FakeEngine()
     engine.lines = 1
     engine.info = replace(engine.info, long_documents="chunk_max")
@@ -33,7 +33,7 @@ def engine() -> FakeEngine:
 
 
 async def logit(client: httpx.AsyncClient, path: str, body: Any) -> float:
-    """Of the long document."""
+    """The logit of the long document."""
     response = await client.post(path, json=body)
     assert response.status_code == 200, response.text
     content = response.json()
@@ -44,9 +44,7 @@ async def logit(client: httpx.AsyncClient, path: str, body: Any) -> float:
 
 
 @pytest.mark.parametrize(("path", "body"), DIALECTS)
-async def test_a_request_that_says_nothing_gets_what_the_model_declares(
-    serve: Serve, engine: FakeEngine, path: str, body: Any
-) -> None:
+async def test_the_model_decides_by_default(serve: Serve, engine: FakeEngine, path: str, body: Any) -> None:
     async with serve() as client:
         assert await logit(client, path, body) == BEST
     engine.info = replace(engine.info, long_documents="truncate")
@@ -55,7 +53,7 @@ async def test_a_request_that_says_nothing_gets_what_the_model_declares(
 
 
 @pytest.mark.parametrize(("path", "body"), DIALECTS)
-async def test_the_setting_goes_before_the_model(serve: Serve, path: str, body: Any) -> None:
+async def test_the_setting_overrides_the_model(serve: Serve, path: str, body: Any) -> None:
     async with serve(long_documents="truncate") as client:
         assert await logit(client, path, body) == CUT
         for route in ("/health", "/info"):
@@ -68,7 +66,7 @@ async def test_the_setting_goes_before_the_model(serve: Serve, path: str, body: 
     assert "request does not allow" not in refused.text
 
 
-async def test_operators_see_the_default_of_the_model(serve: Serve) -> None:
+async def test_operators_see_the_models_default(serve: Serve) -> None:
     async with serve() as client:
         for route in ("/health", "/info"):
             assert (await client.get(route)).json()["long_documents"] == "chunk_max"
@@ -90,7 +88,7 @@ async def test_operators_see_the_default_of_the_model(serve: Serve) -> None:
         ("/v1/rerank", NATIVE | {"long_documents": "chunk_max", "max_tokens_per_doc": 4}, BEST),
     ],
 )
-async def test_the_request_goes_before_the_setting(
+async def test_the_request_overrides_the_setting(
     serve: Serve, setting: str, path: str, body: Any, expected: float | None
 ) -> None:
     async with serve(long_documents=setting) as client:
@@ -103,19 +101,19 @@ async def test_the_request_goes_before_the_setting(
 
 
 @pytest.mark.parametrize("limit", [{"max_tokens_per_doc": 4096}, {"truncate_prompt_tokens": -1}])
-async def test_a_limit_that_the_window_does_not_exceed_leaves_the_default(serve: Serve, limit: dict[str, int]) -> None:
+async def test_a_token_limit_above_the_window_keeps_the_default(serve: Serve, limit: dict[str, int]) -> None:
     async with serve() as client:
         assert await logit(client, "/v1/rerank", NATIVE | limit) == BEST
 
 
-async def test_null_leaves_the_default(serve: Serve) -> None:
+async def test_null_keeps_the_default(serve: Serve) -> None:
     async with serve() as client:
         assert await logit(client, "/rerank", TEI | {"truncate": None}) == BEST
         assert await logit(client, "/v1/ranking", NIM | {"truncate": None}) == BEST
         assert await logit(client, "/v1/rerank", NATIVE | {"long_documents": None}) == BEST
 
 
-async def test_a_split_document_has_its_window_and_counts_as_read(serve: Serve) -> None:
+async def test_a_split_document_reports_its_window_and_is_not_truncated(serve: Serve) -> None:
     async with serve() as client:
         response = await client.post("/v1/rerank", json=NATIVE)
         long, short = response.json()["results"]
@@ -130,7 +128,7 @@ async def test_a_split_document_has_its_window_and_counts_as_read(serve: Serve) 
         assert (few["meta"]["truncated"], few["meta"]["cached"]) == (1, 3)
 
 
-async def test_documents_that_fit_get_the_answer_they_always_had(serve: Serve) -> None:
+async def test_documents_that_fit_get_the_same_answer_in_both_modes(serve: Serve) -> None:
     body = NATIVE | {"documents": [SHORT, "bread", ""]}
     answers = []
     for setting in ("truncate", "chunk_max"):
@@ -142,7 +140,7 @@ async def test_documents_that_fit_get_the_answer_they_always_had(serve: Serve) -
     assert [answers[0][name] for name in names] == [answers[1][name] for name in names]
 
 
-async def test_known_documents_that_fit_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
+async def test_cached_documents_that_fit_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
     fitting = NATIVE | {"documents": [SHORT, "bread"]}
     async with serve(max_parallel=1, max_queue=0) as client:
         await client.post("/v1/rerank", json=fitting | {"long_documents": "truncate"})
@@ -152,25 +150,23 @@ async def test_known_documents_that_fit_take_no_slot(serve: Serve, engine: FakeE
         await until(lambda: serve.app.state.reranker.admission.active == 1)
         known = await client.post("/v1/rerank", json=fitting)
         assert (known.status_code, known.json()["meta"]["cached"]) == (200, 2)
-        # The windows of a long document are not known before it is split.
+        # A long document needs a slot: its windows are unknown before it is split.
         assert (await client.post("/v1/rerank", json=NATIVE)).status_code == 429
         engine.gate.set()
         assert (await busy).status_code == 200
 
 
-async def test_the_score_of_a_cut_document_is_not_taken_for_that_of_its_windows(
-    serve: Serve, engine: FakeEngine
-) -> None:
+async def test_scores_of_a_cut_document_and_of_its_windows_are_kept_apart(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         assert await logit(client, "/rerank", TEI | {"truncate": True}) == CUT
-        for cached in (1, 4):  # the short document is known from the request before
+        for cached in (1, 4):  # the short document is cached by the first request
             response = (await client.post("/v1/rerank", json=NATIVE)).json()
             assert response["results"][0]["relevance_score"] == BEST
             assert (response["meta"]["cached"], response["meta"]["truncated"]) == (cached, 0)
         assert await logit(client, "/rerank", TEI | {"truncate": True}) == CUT
 
 
-async def test_a_document_that_fits_is_tokenised_once(
+async def test_a_document_that_fits_is_tokenised_only_once(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -183,7 +179,7 @@ async def test_a_document_that_fits_is_tokenised_once(
     assert sorted(seen) == sorted([LONG, SHORT, *LONG.split("\n")])
 
 
-async def test_too_many_windows_that_nobody_asked_for_are_cut(serve: Serve) -> None:
+async def test_default_windows_over_the_limit_are_cut(serve: Serve) -> None:
     body = {"query": "a", "documents": ["a\n" * 9000, "b\n" * 9000, "a b"]}
     async with serve() as client:
         response = await client.post("/v1/rerank", json=body)

@@ -1,1 +1,1 @@
-"""Models on disk: where they come from, and the exports of them."""
+"""Models on disk, and their exports."""

@@ -1,4 +1,4 @@
-"""An exported model: a folder that an engine serves without torch.
+"""An exported model: a folder that an engine can load without torch.
 
 openvino_model.xml, openvino_model.bin   or   model.onnx
 tokenizer.json
@@ -25,19 +25,19 @@ MODEL_FILES: dict[Backend, str] = {"openvino": "openvino_model.xml", "onnx": "mo
 
 
 class Parity(BaseModel):
-    """How near the exported model is to the float32 original, on the probe pairs."""
+    """Comparison of the exported model with the float32 original, on the probe pairs."""
 
     pairs: int
     kendall_tau: float
-    """Mean over the queries, of the two rankings."""
+    """Kendall's tau of the two rankings, mean over the queries."""
     max_score_difference: float
-    """Of the activated scores."""
+    """Largest difference of the activated scores."""
     ndcg_difference: float | None = None
-    """Exported less original, nDCG@10 on the labelled file; None without one."""
+    """nDCG@10 on the labelled file, exported minus original. None without a labelled file."""
 
 
 class Manifest(BaseModel):
-    """What the exported model is, and where it comes from."""
+    """Description of the exported model and its origin."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,37 +52,35 @@ class Manifest(BaseModel):
     pad_token_id: int
     calibration: str | None = None
     float_layers: int | None = None
-    """With int8: of so many first layers the feed-forward part is in floating point."""
+    """int8 only: the number of first layers with a feed-forward part in floating point."""
     parity: Parity | None = None
     probes: ProbeSet | None = None
-    """Reference logits, which the engine is compared with wherever it is loaded; exports of others have none."""
+    """Reference logits for the self-test. None for exports that were made by others."""
     long_documents: LongDocuments = "truncate"
-    """How the model reads documents that are longer than its window."""
+    """How the model reads documents that exceed its window."""
     weights: str | None = None
-    """A safetensors file, relative to the folder, that holds those weights that the model's own file leaves out."""
+    """A safetensors file with the weights that the exported file leaves out. Its path is relative to the folder."""
     versions: dict[str, str] = {}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises `StartupError` when the folder holds no manifest that this version understands."""
+        """Raises `StartupError` if this version cannot read the manifest."""
         try:
             return cls.model_validate_json((folder / MANIFEST).read_bytes())
         except (OSError, ValidationError) as error:
             reason = first_line(error)
-            raise StartupError(f"{folder} is no exported model that this version can read: {reason}") from None
+            raise StartupError(f"{folder} is not an exported model that this version can read: {reason}") from None
 
     def write(self, folder: Path) -> None:
-        """Put the manifest beside the model's files."""
         (folder / MANIFEST).write_text(self.model_dump_json(indent=2) + "\n")
 
 
 def is_artefact(folder: Path) -> bool:
-    """Whether the folder holds an exported model."""
     return (folder / MANIFEST).is_file()
 
 
 def shipped_probes(folder: Path) -> ProbeSet | None:
-    """The reference logits of a model that is in a folder with exports of it."""
+    """The reference logits from the first export in a model's folder."""
     shipped = (Manifest.read(file.parent).probes for file in sorted(folder.glob(f"*/{MANIFEST}")))
     probes = next(filter(None, shipped), None)
     return probes and probes.without_exported()
@@ -90,7 +88,7 @@ def shipped_probes(folder: Path) -> ProbeSet | None:
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside the target, for what is to become it. What was left there by one that was killed goes."""
+    """An empty folder next to the target, for unfinished files. Deletes what a killed process left there."""
     scratch = target.parent / f".export-{target.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()

@@ -1,4 +1,4 @@
-"""Exports that a model's repository carries, in the layout of Hugging Face's Optimum: used without a conversion."""
+"""Exports in a model's repository, in the layout of Hugging Face's Optimum. They are used without a conversion."""
 
 import json
 import logging
@@ -15,13 +15,13 @@ from app.machine.hardware import cpu_features
 log = logging.getLogger(__name__)
 
 HUB_SECONDS = 10
-# Without one of these instructions sums of int8 products of the signed kind overflow.
+# Without one of these instruction sets, sums of signed int8 products overflow.
 ONNX_INT8 = {
     "avx512_vnni": "onnx/model_qint8_avx512_vnni.onnx",
     "asimddp": "onnx/model_qint8_arm64.onnx",
     "avx2": "onnx/model_quint8_avx2.onnx",
 }
-# Positions are counted from after the padding index.
+# Models that count positions from after the padding index.
 OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 DEFAULT_ACTIVATION = "torch.nn.modules.activation.Sigmoid"
 
@@ -29,14 +29,14 @@ Fetch = Callable[[str], Path | None]
 
 
 def find_export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> bool:
-    """Make `folder` an artefact of what the repository carries; False when it carries nothing that can be served."""
+    """Copy the repository's export to `folder`, with a manifest. Returns False if it has no usable export."""
     fetch, revision = _local(source) if source.is_local else _hub(source)
     model_file = next(filter(fetch, _candidates(backend, precision)), None)
     if model_file is None:
         return False
     manifest = _describe(source, revision, backend, precision, fetch)
     if manifest is None:
-        log.info("%s carries %s, which cannot be served as it is: exporting it anew", source.name, model_file)
+        log.info("%s contains %s, which this service cannot use: exporting the model instead", source.name, model_file)
         return False
     with scratch_folder(folder) as scratch:
         artefact = scratch / "artefact"
@@ -48,7 +48,7 @@ def find_export(source: ModelSource, backend: Backend, precision: Precision, fol
         manifest.write(artefact)
         artefact.rename(folder)
     log.info(
-        "Using %s, which %s carries; how near its ranking is to the original's was not measured",
+        "Using %s from the repository %s. Its ranking was not compared with the original model",
         model_file,
         source.name,
     )
@@ -56,7 +56,7 @@ def find_export(source: ModelSource, backend: Backend, precision: Precision, fol
 
 
 def _candidates(backend: Backend, precision: Precision) -> list[str]:
-    """Files that serve, the fastest first."""
+    """Usable files, the fastest first."""
     if backend == "openvino":
         return ["openvino/openvino_model_qint8_quantized.xml" if precision == "int8" else "openvino/openvino_model.xml"]
     if precision == "int8":
@@ -65,7 +65,7 @@ def _candidates(backend: Backend, precision: Precision) -> list[str]:
 
 
 def _files(model_file: str, target: str) -> dict[str, str]:
-    """The model's file, those that hold its weights, and the tokenizer: names there and here."""
+    """Names of the model, weights and tokenizer files: in the repository and in our folder."""
     weights = {f"{model_file}_data": f"{Path(model_file).name}_data"}
     if model_file.endswith(".xml"):
         weights = {model_file.removesuffix("xml") + "bin": target.removesuffix("xml") + "bin"}
@@ -81,15 +81,15 @@ def _local(source: ModelSource) -> tuple[Fetch, None]:
 
 
 def _hub(source: ModelSource) -> tuple[Fetch, str | None]:
-    """Asks the hub once what there is; where it cannot be asked, what its cache has counts."""
+    """Lists the files of the repository once. If the hub is not reachable, uses the files in its local cache."""
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     try:
         info = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
         there = {sibling.rfilename for sibling in info.siblings or []}
         revision = info.sha
-    except Exception as error:  # offline, unreachable, unknown: each has an exception of its own
-        log.info("The hub does not tell what %s carries: %s", source.name, first_line(error))
+    except Exception as error:  # offline, unreachable, unknown: there are many exceptions
+        log.info("The hub did not list the files of %s: %s", source.name, first_line(error))
         there, revision = set(), source.revision
 
     def fetch(name: str) -> Path | None:
@@ -104,7 +104,7 @@ def _hub(source: ModelSource) -> tuple[Fetch, str | None]:
 def _describe(
     source: ModelSource, revision: str | None, backend: Backend, precision: Precision, fetch: Fetch
 ) -> Manifest | None:
-    """What an export of ours would say of the model; None where its inputs or outputs are not the usual ones."""
+    """The manifest of the repository's export. None if the model's inputs or outputs are unusual."""
     config, tokenizer = _read(fetch("config.json")), _read(fetch("tokenizer_config.json"))
     prompts = _read(fetch("config_sentence_transformers.json")).get("prompts") or {}
     labels = {int(index): label for index, label in config.get("id2label", {}).items()}

@@ -1,7 +1,7 @@
-"""An OpenVINO model that keeps its weights in the checkpoint it was made from, so that they are not stored twice.
+"""An OpenVINO model that reads its weights from its original checkpoint, so they are not stored twice.
 
-The model's XML names each constant by its place in one file of weights. Here that file is two, one after the other: the
-checkpoint as it is, and a small one with what the checkpoint does not have.
+The model's XML gives each constant as an offset into one file of weights. Here that file is the concatenation of two
+files: the unchanged checkpoint, and a small file with the constants that the checkpoint does not contain.
 """
 
 import json
@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 CONSTANT = re.compile(r'offset="(\d+)" size="(\d+)"')
-# Shorter constants are found by chance in any file, and cost nothing.
+# Shorter constants could match by chance, and they take little space.
 SHORTEST = 256
 METADATA = "__metadata__"
 
 
 def joined(checkpoint: Path, rest: Path) -> npt.NDArray[np.uint8]:
-    """The two files as one. Raises `OSError` where one is missing."""
+    """The two files, concatenated. Raises `OSError` if one is missing."""
     return np.concatenate([np.fromfile(checkpoint, np.uint8), np.fromfile(rest, np.uint8)])
 
 
@@ -32,7 +32,7 @@ def is_half(checkpoint: Path) -> bool:
 
 
 def share(model: Path, checkpoint: Path) -> None:
-    """Rewrite the model's XML and weights so that what the checkpoint has is read from there."""
+    """Rewrite the model's XML and weights to read from the checkpoint the constants that it contains."""
     weights = model.with_suffix(".bin").read_bytes()
     content = checkpoint.read_bytes()
     tensors = _tensors(content)
@@ -53,7 +53,7 @@ def share(model: Path, checkpoint: Path) -> None:
 
 
 def _tensors(content: bytes) -> dict[bytes, int]:
-    """Where each tensor of a safetensors file is, by its bytes."""
+    """The offset of each tensor in a safetensors file, by its content."""
     header = int.from_bytes(content[:8], "little")
     spans = [tensor["data_offsets"] for name, tensor in json.loads(content[8 : 8 + header]).items() if name != METADATA]
     start = 8 + header

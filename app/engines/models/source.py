@@ -1,4 +1,4 @@
-"""Where a model comes from: the embedded one, a local folder, or the hub."""
+"""The source of a model: the embedded one, a local folder, or the hub."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from app.errors import StartupError
 
 EMBEDDED = Path(__file__).parents[2] / "default_model"
 EMBEDDED_NAME = "reranker-minilm-l6-v1"
-# Of each file so many parts of so many bytes are read, to tell models apart that have the same name.
+# The digest reads this many parts of this many bytes of each file. It distinguishes models with the same name.
 PARTS, PART_BYTES = 64, 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """`location` is a folder, or a hub id where `is_local` is false; `name` is what clients are told."""
+    """`location` is a folder if `is_local`, else a hub id. Clients see `name`."""
 
     name: str
     location: str
@@ -24,30 +24,30 @@ class ModelSource:
 
 
 def locate_model(model: str | None, revision: str | None) -> ModelSource:
-    """Resolve `RERANKER_MODEL`; None is the embedded default. A missing folder is found out before any heavy import."""
+    """Resolve `RERANKER_MODEL`, where None is the embedded model. Raises `StartupError`."""
     if model is None:
         return ModelSource(EMBEDDED_NAME, str(EMBEDDED), None, is_local=True)
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in (MANIFEST, "config.json", "modules.json")):
-            raise StartupError(f"RERANKER_MODEL={model!r}: the folder holds no config.json, so it is not a model")
+            raise StartupError(f"RERANKER_MODEL={model!r}: this folder is not a model: it has no config.json")
         return ModelSource(folder.resolve().name, str(folder), None, is_local=True)
     if folder.exists():
-        raise StartupError(f"RERANKER_MODEL={model!r}: is a file; name the folder that holds the model")
+        raise StartupError(f"RERANKER_MODEL={model!r} is a file. Set it to the folder of the model")
     check_folder("RERANKER_MODEL", model)
     return ModelSource(model, model, revision, is_local=False)
 
 
 def check_folder(name: str, model: str) -> None:
-    """Raises `StartupError` for what can only be a folder, and is not there."""
+    """Raises `StartupError` if `model` can only be a folder, and does not exist."""
     if (model.startswith(("/", ".", "~")) or model.count("/") > 1) and not Path(model).expanduser().is_dir():
         raise StartupError(f"{name}={model!r}: no such folder")
 
 
 def digest(folder: str | Path) -> str | None:
-    """Of the files of a model, parts from all over them: weights that were trained on differ everywhere.
+    """A digest of a model's files, equal on every machine. None if the folder does not exist.
 
-    The same on every machine; None where there is no such folder.
+    It reads parts from all over each file, because training changes all weights.
     """
     if not Path(folder).is_dir():
         return None

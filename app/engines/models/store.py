@@ -1,4 +1,4 @@
-"""Exported models on disk: the ones that come with a model, and the ones made here on a first start."""
+"""Exported models on disk: those that come with a model, and those made at a first start."""
 
 import hashlib
 import logging
@@ -17,18 +17,17 @@ from app.errors import StartupError, UnusableModel
 
 log = logging.getLogger(__name__)
 
-# A change of how models are exported makes the exports of earlier versions stale.
+# Increase it when the export changes: exports of earlier versions are then not used.
 EXPORT_VERSION = 3
-# Exit status of an export whose model could be used on no engine.
+# Exit status of an export if no engine could use the model.
 UNUSABLE_MODEL = 3
 
 
 def find_or_export(source: ModelSource, backend: Backend, precision: Precision, store: Path) -> Path:
-    """The folder of the exported model: beside the model, in the store, or made now. Raises `StartupError`.
+    """The folder of the exported model: from the model's folder or the store, or made now. Raises `StartupError`.
 
-    What is made now is taken from the model's repository where that carries an export, else exported.
-
-    Two processes that start at once export once.
+    A new one is copied from the model's repository if that contains an export. If two processes start at the same time,
+    only one of them exports.
     """
     folder = exported_folder(source, backend, precision, store)
     if folder.parent != store:
@@ -44,12 +43,12 @@ def find_or_export(source: ModelSource, backend: Backend, precision: Precision, 
 
 
 def exported_folder(source: ModelSource, backend: Backend, precision: Precision, store: Path) -> Path:
-    """Where the export belongs: in the model's folder if it came with it, else in the store. It may not exist yet."""
+    """The folder for the export: in the model's folder if it came with the model, else in the store."""
     if source.is_local:
         shipped = Path(source.location) / f"{backend}-{precision}"
         if is_artefact(shipped):
             return shipped
-        # One that reads the checkpoint's own weights is as exact as these.
+        # A bf16 export that reads the weights of the checkpoint is as exact as fp32.
         half = Path(source.location) / f"{backend}-bf16"
         if precision == "fp32" and is_artefact(half) and Manifest.read(half).weights:
             return half
@@ -57,7 +56,7 @@ def exported_folder(source: ModelSource, backend: Backend, precision: Precision,
 
 
 def _name(source: ModelSource, backend: Backend, precision: Precision) -> str:
-    """Readable, and different whenever the export would be."""
+    """A readable name that changes with everything that the export depends on."""
     identity: list[object] = [source.location, source.revision, EXPORT_VERSION]
     if source.is_local:
         files = sorted(Path(source.location).rglob("*"))
@@ -67,10 +66,12 @@ def _name(source: ModelSource, backend: Backend, precision: Precision) -> str:
 
 
 def _export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
-    """In a process of its own: what the conversion imports and allocates is gone when it is done."""
+    """Export in a separate process, to release all memory of the conversion."""
     if find_spec("torch") is None:
-        raise StartupError(f"{source.name} has to be exported for {backend} {precision}, and torch is not installed")
-    log.info("Exporting %s for %s %s, on the first start only: a minute or more", source.name, backend, precision)
+        raise StartupError(f"{source.name} must be exported for {backend} {precision}, but torch is not installed")
+    log.info(
+        "Exporting %s for %s %s. This takes a minute or more, at the first start only", source.name, backend, precision
+    )
     command = [sys.executable, "-m", "app.export", *([] if source.location == str(EMBEDDED) else [source.location])]
     options: dict[str, object] = {
         "--output": folder,

@@ -1,6 +1,6 @@
-"""The first stage for large requests: what it finds, what it costs, what the whole gains: `scripts/bench prefilter`.
+"""Recall and cost of the first stage, and nDCG with and without it: `scripts/bench prefilter`.
 
-The candidates of a query are its own labelled documents and, drawn at random, others of the same file.
+The candidates of a query are its labelled documents and random other documents of the same file.
 """
 
 import gc
@@ -25,18 +25,18 @@ from app.export.parity import ndcg
 from app.first_stage.prefilter import Prefilter, load_embeddings
 from app.types import Method
 from benchmarks.load import print_table, progress_bar
-from benchmarks.service import service
+from benchmarks.process import service
 from benchmarks.shapes import SHAPES, make_shape
 from benchmarks.texts import read_sets
+from benchmarks.workspace import WORK
 
 METHODS: tuple[Method, ...] = ("lexical", "embedding", "hybrid")
 DEPTHS = (10, 100)
-WORK = Path(__file__).parent / ".work"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """A query, its documents, and how relevant each was judged."""
+    """A query, its documents, and the relevance grade of each."""
 
     query: str
     documents: list[str]
@@ -44,7 +44,7 @@ class Candidates:
 
 
 def candidates(rows: Sequence[dict[str, Any]], count: int) -> Iterator[Candidates]:
-    """`count` for each query that has a relevant document among its own; the same for the same rows."""
+    """`count` candidates for each query that has a relevant document. The same rows give the same candidates."""
     pool = {document["id"]: document["text"] for row in rows for document in row["documents"]}
     chosen = random.Random(0)
     for row in rows:
@@ -61,7 +61,7 @@ def candidates(rows: Sequence[dict[str, Any]], count: int) -> Iterator[Candidate
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """This process on one core of those it may use."""
+    """Pin this process to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
@@ -71,7 +71,7 @@ def one_core() -> Iterator[None]:
 
 
 def first_stage(groups: Sequence[Candidates], method: Method, prefilter: Prefilter) -> dict[str, float]:
-    """Recall of the judged documents at each depth, and milliseconds of a request on one core."""
+    """Recall of the relevant documents at each depth, and milliseconds per request on one core."""
     times: list[float] = []
     found: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     with progress_bar(method) as progress, one_core():
@@ -87,7 +87,7 @@ def first_stage(groups: Sequence[Candidates], method: Method, prefilter: Prefilt
 
 
 def whole(groups: Sequence[Candidates], methods: Sequence[Method], **settings: str) -> dict[str, dict[str, float]]:
-    """nDCG@10 and seconds of a request, reranked in full and after each first stage, in turn."""
+    """nDCG@10 and seconds per request with each method; `off` reranks all documents. Methods take turns."""
     gains: dict[str, list[float]] = {method: [] for method in methods}
     times: dict[str, list[float]] = {method: [] for method in methods}
     with (
@@ -114,7 +114,7 @@ def whole(groups: Sequence[Candidates], methods: Sequence[Method], **settings: s
 
 
 def table_of_first_stage(figures: dict[str, dict[str, dict[str, float]]]) -> Table:
-    """A row for each method, columns for each set."""
+    """One row per method, several columns per set."""
     table = Table("first stage", box=box.MARKDOWN)
     for name in figures:
         for title in (*(f"recall@{depth}" for depth in DEPTHS), "p50 / p95 ms", "first ms"):
@@ -130,10 +130,10 @@ def table_of_first_stage(figures: dict[str, dict[str, dict[str, float]]]) -> Tab
 
 
 def table_of_whole(figures: dict[str, dict[str, dict[str, float]]]) -> Table:
-    """A row for each method, columns for each set."""
+    """One row per method, several columns per set."""
     table = Table("reranked", box=box.MARKDOWN)
     for name in figures:
-        for title in ("nDCG@10", "s", "times less"):
+        for title in ("nDCG@10", "s", "times faster"):
             table.add_column(f"{name}, {title}", justify="right")
     for method in next(iter(figures.values())):
         cells = [
@@ -146,18 +146,18 @@ def table_of_whole(figures: dict[str, dict[str, dict[str, float]]]) -> Table:
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder of labelled *.jsonl.gz")],
-    queries: Annotated[int, typer.Option(min=1, help="Of each file, for the first stage")] = 300,
-    reranked: Annotated[int, typer.Option(min=0, help="Of each file, reranked in full and after a first stage")] = 10,
-    documents: Annotated[int, typer.Option(min=2, max=1000, help="Candidates of a query")] = 1000,
-    sets: Annotated[str, typer.Option(help="Files, with commas between")] = "nq,squad",
-    methods: Annotated[str, typer.Option(help="To rerank after, the first one being what others are compared with")] = (
+    queries: Annotated[int, typer.Option(min=1, help="Queries per file for the first stage")] = 300,
+    reranked: Annotated[int, typer.Option(min=0, help="Queries per file that are also reranked")] = 10,
+    documents: Annotated[int, typer.Option(min=2, max=1000, help="Candidates per query")] = 1000,
+    sets: Annotated[str, typer.Option(help="Comma-separated names of files")] = "nq,squad",
+    methods: Annotated[str, typer.Option(help="Comma-separated methods; the first is the baseline")] = (
         "off,lexical,embedding,hybrid"
     ),
-    model: Annotated[str | None, typer.Option(help=f"Folder, or one of {', '.join(SHAPES)}: time only")] = None,
-    embeddings: Annotated[str | None, typer.Option(help="As RERANKER_PREFILTER_MODEL")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables")] = False,
+    model: Annotated[str | None, typer.Option(help=f"Folder, or for time only {', '.join(SHAPES)}")] = None,
+    embeddings: Annotated[str | None, typer.Option(help="Value of RERANKER_PREFILTER_MODEL")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
-    """Print what a first stage finds of the relevant documents, and what the whole takes with and without it."""
+    """Measure how many relevant documents a first stage keeps, and the time and nDCG of the whole request."""
     chosen: Any = methods.split(",")
     settings = {"RERANKER_PREFILTER_MODEL": embeddings or ""}
     if model:
@@ -165,7 +165,7 @@ def main(
     rows = read_sets(data, queries)
     groups = {name: list(candidates(rows[f"{name}.jsonl.gz"], documents)) for name in sets.split(",")}
     figures: dict[str, Any] = {"first_stage": {}, "whole": {}}
-    # What the benchmark holds is no part of what it measures: Python would look through it again and again.
+    # Keep the garbage collector from scanning the texts of the benchmark during the measurement.
     gc.freeze()
     for name, each in groups.items():
         prefilter = Prefilter(lambda: load_embeddings(embeddings))

@@ -1,4 +1,4 @@
-"""`scripts/bench engine`: how exact and how fast each OpenVINO configuration is, by padded width."""
+"""Precision and speed of each OpenVINO configuration by padded width: `scripts/bench engine`."""
 
 import json
 import os
@@ -15,13 +15,14 @@ from rich.table import Table
 
 from app.engines.models.artefact import Manifest, is_artefact
 from app.engines.models.source import EMBEDDED
-from app.engines.openvino import PART_TOKENS, Configuration, OpenVinoEngine, configurations
+from app.engines.openvino import PART_TOKENS, OpenVinoEngine
+from app.engines.openvino_model import Configuration, configurations
 from app.engines.padding import bucket_length
 from app.engines.probes import Known
 from app.engines.selftest import BOUNDS, USUAL_LOGIT
 from app.errors import StartupError
 from app.machine.hardware import cpu_features, cpu_name
-from benchmarks.ceiling import matmul_ceiling
+from benchmarks.speed.ceiling import matmul_ceiling
 
 WIDTHS = (16, 32, 48, 64, 96, 128, 256, 512, 1152)
 REPEATS = 5
@@ -31,7 +32,7 @@ CEILINGS = ("fp32", "bf16", "int8")
 
 @dataclass(slots=True)
 class Row:
-    """One configuration of one export: figures by padded width."""
+    """One configuration of one exported model. Figures are by padded width."""
 
     name: str
     bound: float
@@ -40,21 +41,21 @@ class Row:
     errors: dict[int, float] = field(default_factory=dict)
     """Largest difference of a logit from the float32 original."""
     speeds: dict[int, float] = field(default_factory=dict)
-    """Tokens per second of one thread, padding excluded: every row is full."""
+    """Tokens per second of one thread, without padding."""
     problem: str | None = None
 
     @property
     def is_right(self) -> bool:
-        """Whether no figure is over the bound."""
+        """Whether all deviations are within the bound."""
         return all(deviation <= self.bound for deviation in self.deviations.values())
 
 
 def main(
-    model: Annotated[list[Path] | None, typer.Option(help="Exported model; default: the embedded model's")] = None,
-    ceilings: Annotated[bool, typer.Option(help="Measure products of large matrices, as the machine's ceiling")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON")] = False,
+    model: Annotated[list[Path] | None, typer.Option(help="Exported model; default: the embedded ones")] = None,
+    ceilings: Annotated[bool, typer.Option(help="Also measure the peak speed of the CPU")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
-    """Exactness and speed of the OpenVINO engine by width, on one thread. Fails if a figure is over its bound."""
+    """Measure the OpenVINO engine by width, on one thread. Exits with status 1 if a deviation exceeds its bound."""
     folders = model or sorted(file.parent for file in EMBEDDED.glob("openvino-*/manifest.json"))
     for folder in folders:
         if not is_artefact(folder):
@@ -75,7 +76,7 @@ def _configurations(folder: Path) -> list[Configuration]:
 
 
 def measure(folder: Path, configuration: Configuration) -> Row:
-    """All widths of one configuration, each with its part as full as the service makes it."""
+    """Measure all widths of one configuration, with as many rows per batch as the service uses."""
     name = f"{Manifest.read(folder).precision}, {configuration}"
     try:
         engine = OpenVinoEngine(folder, None, 1, configuration=configuration)
@@ -113,7 +114,7 @@ def _measure_width(row: Row, engine: OpenVinoEngine, width: int, known: Sequence
 
 
 def report(rows: Sequence[Row], ceilings: dict[str, float]) -> dict[str, Any]:
-    """For programs."""
+    """The figures for `--json`."""
     return {
         "cpu": cpu_name(),
         "instructions": sorted(cpu_features().intersection(INSTRUCTIONS)),
@@ -151,7 +152,7 @@ def _print(rows: Sequence[Row], ceilings: dict[str, float]) -> None:
 
 def _deviation(row: Row, width: int) -> str:
     value = row.deviations[width]
-    return f"{value:.3f}" if value <= row.bound else f"[red]{value:.3f}, over[/red]"
+    return f"{value:.3f}" if value <= row.bound else f"[red]{value:.3f}, too large[/red]"
 
 
 def _error(row: Row, width: int) -> str:

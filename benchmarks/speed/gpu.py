@@ -1,7 +1,7 @@
-"""What a GPU gives: `scripts/bench gpu`, or `python -m benchmarks.gpu` where there is no OpenVINO.
+"""Speed on a GPU: `scripts/bench gpu`, or `python -m benchmarks.speed.gpu` without OpenVINO.
 
-Each contender has the card to itself. The engine is the whole of it but HTTP: admission, tokenising, batching. With
-`--device cpu` all of it runs on any machine, to see that it does.
+Contenders run one at a time. "packed" and "padded" measure the whole service except HTTP: admission, tokenisation and
+batching are included. `--device cpu` runs the same code on any machine, as a check.
 """
 
 import gc
@@ -21,24 +21,25 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from app.engines.models.source import EMBEDDED, locate_model
-from app.engines.torch import TorchEngine, pick_device
+from app.engines.torch import TorchEngine
+from app.engines.torch_device import pick_device
 from app.machine.hardware import cpu_limit
 from app.types import Pair
-from benchmarks.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours
 from benchmarks.load import print_table, progress_bar
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
+from benchmarks.speed.gpu_contenders import CONTENDERS, WINDOW, WORKLOADS, Bodies, Row, new, ours
 from benchmarks.texts import read_sets
+from benchmarks.workspace import WORK
 
-WORK = Path(__file__).parent / ".work"
 DEFAULT = "minilm-l6"
-# Rows and columns of the product whose speed is the card's ceiling.
+# Size of the square matrices that measure the peak speed.
 SIZES = {"cuda": 8192, "cpu": 1024}
 PARITY_REQUESTS = 3
 SETTLED = 0.1
 
 
 def matmul_ceiling(device: torch.device) -> float:
-    """FLOP/s of the best of some bf16 products of two random square matrices."""
+    """Peak FLOP/s: the fastest of 20 bf16 products of two random square matrices."""
     size = SIZES[device.type]
     left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     seconds = []
@@ -52,13 +53,13 @@ def matmul_ceiling(device: torch.device) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def parity(folder: Path, device: str, queries: Sequence[tuple[str, list[str]]]) -> dict[str, float]:
-    """Our logits on the device against float32 on the CPU."""
+    """Compare our logits on the device with float32 logits on the CPU."""
     exact = TorchEngine(locate_model(str(folder), None), "cpu", WINDOW, cpu_limit(), "fp32")
     engines = ours(folder, device, packed=True), exact
     taus, apart = [], 0.0
@@ -70,7 +71,7 @@ def parity(folder: Path, device: str, queries: Sequence[tuple[str, list[str]]]) 
 
 
 def memory_growth(folder: Path, device: torch.device, batches: int) -> float:
-    """MB of device memory between the first tenth of so many batches of random shapes and the last."""
+    """Growth of the device memory in MB over batches of random shapes, counted after the first tenth of them."""
     engine = ours(folder, str(device), packed=True)
     random = np.random.default_rng(0)
     [probe] = engine.encode("a", ["a"])
@@ -87,14 +88,14 @@ def memory_growth(folder: Path, device: torch.device, batches: int) -> float:
 
 
 def memory(device: torch.device) -> float:
-    """Bytes that this process holds of the device's memory."""
+    """Bytes of device memory that this process holds."""
     if device.type == "cuda":
         return float(torch.cuda.memory_reserved(device))
     return int(Path("/proc/self/statm").read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
 
 
 def labelled(data: Path, queries: int) -> dict[str, list[tuple[str, list[str]]]]:
-    """Queries and documents of each file."""
+    """Queries with their documents, by file name."""
     sets = read_sets(data, queries)
     return {
         name: [(row["query"], [each["text"] for each in row["documents"]]) for row in rows]
@@ -105,7 +106,7 @@ def labelled(data: Path, queries: int) -> dict[str, list[tuple[str, list[str]]]]
 def measure_shape(
     shape: str, device: torch.device, names: Sequence[str], workloads: Sequence[str], rounds: int, count: int
 ) -> dict[str, Any]:
-    """All contenders on one model, one after the other."""
+    """Measure all contenders on one model, one at a time."""
     folder = EMBEDDED if shape == DEFAULT else make_shape(shape, WORK / "models" / shape)
     texts = {name: [list(new(count, name)) for _ in range(rounds + 1)] for name in workloads}
     rows = []
@@ -141,15 +142,15 @@ def speed_line(row: Row) -> str:
 
 
 def clean(device: torch.device) -> None:
-    """For the next one nothing is left of the last."""
-    gc.unfreeze()  # the service takes what is there at its start for what stays
+    """Free the memory of the last contender."""
+    gc.unfreeze()  # the service freezes at its start whatever exists
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def token_figures(tokenizer: TorchEngine, folder: Path, bodies: Bodies) -> dict[str, float]:
-    """Means of a document: tokens with its query, and floating-point operations."""
+    """Mean tokens (query included) and floating-point operations per document."""
     pairs = [pair for body in bodies for pair in tokenizer.encode(body["query"], body["documents"])]
     return {
         "tokens": float(np.mean([pair.length for pair in pairs])),
@@ -158,7 +159,7 @@ def token_figures(tokenizer: TorchEngine, folder: Path, bodies: Bodies) -> dict[
 
 
 def summary(row: Row, sizes: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Medians of the rounds."""
+    """Medians over the rounds, for one contender."""
     speeds = {name: median(rounds) for name, rounds in row.documents_per_second.items()}
     return {
         "contender": row.contender,
@@ -172,8 +173,8 @@ def summary(row: Row, sizes: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any], ceiling: float) -> Table:
-    """One model's contenders; in Markdown."""
-    drawn = Table(f"{figures['shape']}: docs/s, tokens/s, of the ceiling", box=box.MARKDOWN)
+    """A Markdown table of the contenders on one model."""
+    drawn = Table(f"{figures['shape']}: docs/s, tokens/s, share of peak", box=box.MARKDOWN)
     for name, size in figures["workloads"].items():
         drawn.add_column(f"{name}, {size['tokens']:.0f} tokens", justify="right")
     drawn.add_column("start s", justify="right")
@@ -195,17 +196,17 @@ def table(figures: dict[str, Any], ceiling: float) -> Table:
 
 def main(
     device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu")] = "cuda",
-    shapes: Annotated[str, typer.Option(help="Models, with commas between")] = ",".join([DEFAULT, *SHAPES]),
-    workloads: Annotated[str, typer.Option(help="Names, with commas between")] = ",".join(WORKLOADS),
-    contenders: Annotated[str, typer.Option(help="Names, with semicolons between")] = ";".join(CONTENDERS),
+    shapes: Annotated[str, typer.Option(help="Comma-separated models")] = ",".join([DEFAULT, *SHAPES]),
+    workloads: Annotated[str, typer.Option(help="Comma-separated names")] = ",".join(WORKLOADS),
+    contenders: Annotated[str, typer.Option(help="Semicolon-separated names")] = ";".join(CONTENDERS),
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    count: Annotated[int, typer.Option("--requests", min=1, help="Of 20 documents, of each round")] = 256,
-    data: Annotated[Path | None, typer.Option(help="Folder of labelled *.jsonl.gz, for the ranks")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Of each labelled file")] = 40,
-    batches: Annotated[int, typer.Option(min=0, help="Of random shapes, to see whether memory grows")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables")] = False,
+    count: Annotated[int, typer.Option("--requests", min=1, help="Requests of 20 documents per round")] = 256,
+    data: Annotated[Path | None, typer.Option(help="Folder of labelled *.jsonl.gz, to compare rankings")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Queries to read from each labelled file")] = 40,
+    batches: Annotated[int, typer.Option(min=0, help="Batches of random shapes, to see whether memory grows")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
-    """All contenders on a GPU, one after the other."""
+    """Compare packed, compiled and padded batches with CrossEncoder.predict on a GPU."""
     card = pick_device(device)
     ceiling = matmul_ceiling(card)
     found: dict[str, Any] = {
@@ -224,10 +225,10 @@ def main(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    print(f"{found['device']}, torch {found['torch']}, bf16 ceiling {ceiling / 1e12:.4g} TFLOP/s")
+    print(f"{found['device']}, torch {found['torch']}, bf16 peak {ceiling / 1e12:.4g} TFLOP/s")
     for figures in found["shapes"]:
         print_table(table(figures, ceiling))
-        print("Against float32 on the CPU: " + described(figures["parity"]))
+        print("Compared with float32 on the CPU: " + described(figures["parity"]))
     for name, figures in found["ranks"].items():
         print(f"{name}: {described(figures)}")
     if batches:
@@ -235,7 +236,7 @@ def main(
 
 
 def described(figures: dict[str, float]) -> str:
-    """Agreement with the exact logits."""
+    """One line about the agreement with float32 logits."""
     return (
         f"Kendall tau {figures['kendall_tau']:.4f} (least {figures['least_kendall_tau']:.4f}), "
         f"logits at most {figures['logits_apart']:.2g} apart"

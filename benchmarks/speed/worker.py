@@ -1,8 +1,8 @@
-"""One library behind a pipe: a JSON request a line in, its scores a line out. Runs in the library's own environment.
+"""Runs one library behind a pipe: reads a JSON request per line and writes its scores as a line.
 
     python worker.py LIBRARY MODEL_FOLDER
 
-It imports nothing of this project.
+It runs in the virtual environment of the library, so it imports nothing from this project.
 """
 
 import json
@@ -31,7 +31,7 @@ def cross_encoder(backend: str) -> Callable[[str], Rank]:
 
 
 def flashrank(folder: str) -> Rank:
-    """The folder is laid out as one of the models that FlashRank knows by name."""
+    """The folder has the name and the layout of a model that FlashRank knows."""
     from flashrank import Ranker, RerankRequest
 
     parent, name = os.path.split(folder)
@@ -64,7 +64,7 @@ LIBRARIES: dict[str, Callable[[str], Rank]] = {
 
 
 def main() -> None:
-    """Answer until the pipe ends. Whatever the library prints goes to stderr."""
+    """Answer requests until the pipe closes. Output of the library itself goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     library, folder = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""What clients do, good and bad, and whether what they get is right: the traffic of `scripts/soak`."""
+"""The clients of `scripts/soak`: they send valid and invalid requests, and check the responses."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import httpx
 
 from benchmarks.texts import WORDS
 
-# Of logits, whose range is about ±10: batches of other shapes may add up in another order.
+# Of logits, which range over about ±10. Sums are rounded differently in batches of other shapes.
 TOLERANCE = 0.05
 QUERIES, DOCUMENTS, MOST = 6, 40, 30
 LENGTHS = [(3, 20)] * 6 + [(20, 80)] * 3 + [(200, 400)] + [(600, 600)]
@@ -24,7 +24,7 @@ LIMITS = {
 }
 MODES = ("truncate", "chunk_max")
 ANSWERS = {200, 429, 503}
-# Path, body, the status that it deserves.
+# Path, body, expected status.
 BAD: list[tuple[str, Any, int]] = [
     ("/rerank/query", b"", 400),
     ("/rerank/query", b'{"query": ', 400),
@@ -47,22 +47,22 @@ BAD: list[tuple[str, Any, int]] = [
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request whose right answer is known."""
+    """A request with a known result."""
 
     path: str
     body: dict[str, Any]
     logits: list[float]
-    """Of its documents, as each was scored alone before the load."""
+    """The logit of each document, scored alone before the load."""
 
     def problem(self, answer: Any) -> str | None:
-        """What is wrong with the answer to it."""
+        """What is wrong with the response; None if it is right."""
         results = _results(answer)
         indices = [index for index, _ in results]
         top = self.body.get("top_k", len(self.logits))
         if len(set(indices)) != len(results) or len(results) != min(top, len(self.logits)):
             return f"{self.path}: wrong number of results"
         if any(abs(logit - self.logits[index]) > TOLERANCE for index, logit in results):
-            return f"{self.path}: other scores than alone"
+            return f"{self.path}: scores differ from those of single documents"
         if self.path == "/score":
             return None if indices == sorted(indices) else f"{self.path}: wrong order"
         given = [logit for _, logit in results]
@@ -73,7 +73,7 @@ class Question:
 
 
 def _results(answer: Any) -> list[tuple[int, float]]:
-    """Indices and logits, in the order of the answer, whatever its dialect."""
+    """Indices and logits in the order of the response, for any dialect."""
     rows = (
         answer if isinstance(answer, list) else next(answer[n] for n in ("results", "data", "rankings") if n in answer)
     )
@@ -81,20 +81,20 @@ def _results(answer: Any) -> list[tuple[int, float]]:
 
 
 class Traffic:
-    """Clients of one service, and what they sent and saw."""
+    """Clients of one service, with counts of what they sent and saw."""
 
     def __init__(self, client: httpx.AsyncClient, seed: int) -> None:
         self.sent = 0
-        """Requests that reached the service, whole or in part."""
+        """Requests sent, complete or partial."""
         self.seen: Counter[int] = Counter()
-        """Answers by status."""
+        """Responses by status."""
         self.left: Counter[str] = Counter()
-        """Clients that left: `sending` their body, or `waiting` for the answer."""
+        """Clients that disconnected while `sending` the body or `waiting` for the response."""
         self.checked = 0
         self.pairs = 0
-        """Documents and windows of the rankings seen."""
+        """Documents and windows in the responses."""
         self.left_pairs = 0
-        """Of the requests whose clients left: they may have been ranked all the same."""
+        """Documents of disconnected clients: the service may have scored them."""
         self.problems: Counter[str] = Counter()
         self._client = client
         self._dice = random.Random(seed)
@@ -102,7 +102,7 @@ class Traffic:
         self._documents = [self._text(self._dice.randint(*self._dice.choice(LENGTHS))) for _ in range(DOCUMENTS)]
         self._alone: dict[tuple[str, str], list[float]] = {}
         self._acts: Sequence[Callable[[], Awaitable[None]]] = (
-            ([self._ask] * 10 + [self._ask_in_a_hurry] * 2 + [self._ask_twice] * 2 + [self._ask_wrongly] * 3)
+            ([self._ask] * 10 + [self._ask_in_a_hurry] * 2 + [self._ask_twice] * 2 + [self._ask_invalid] * 3)
             + [self._leave_waiting] * 2
             + [self._leave_sending]
         )
@@ -111,7 +111,7 @@ class Traffic:
         return " ".join(self._dice.choices(WORDS, k=words)) + "."
 
     async def learn(self) -> None:
-        """Have every document scored alone."""
+        """Score every document alone, to know the expected logits."""
         for query in self._queries:
             for mode in MODES:
                 self._alone[query, mode] = logits = []
@@ -122,12 +122,12 @@ class Traffic:
                     logits.append(_results(response.json())[0][1])
 
     async def run(self, until: Callable[[], bool]) -> None:
-        """One client, doing one thing after the other."""
+        """One client: random actions one after the other."""
         while not until():
             try:
                 await self._dice.choice(self._acts)()
             except (httpx.HTTPError, OSError) as error:
-                self.problems[f"no answer: {type(error).__name__}"] += 1
+                self.problems[f"no response: {type(error).__name__}"] += 1
             await asyncio.sleep(self._dice.random() * 0.05)
 
     def _question(self) -> Question:
@@ -151,7 +151,7 @@ class Traffic:
         await self._send(self._question(), ANSWERS)
 
     async def _ask_twice(self) -> None:
-        """The same at the same time: scored once."""
+        """Two identical requests at once: the service should score them once."""
         question = self._question()
         await asyncio.gather(self._send(question, ANSWERS), self._send(question, ANSWERS))
 
@@ -175,13 +175,13 @@ class Traffic:
             if problem := question.problem(response.json()):
                 self.problems[problem] += 1
 
-    async def _ask_wrongly(self) -> None:
+    async def _ask_invalid(self) -> None:
         path, body, status = self._dice.choice(BAD)
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         response = await self._client.post(path, content=content, headers={"content-type": "application/json"})
         self._count(response)
         if response.status_code != status:
-            self.problems[f"a bad request: {response.status_code} in place of {status}"] += 1
+            self.problems[f"invalid request: status {response.status_code} instead of {status}"] += 1
 
     async def _leave_waiting(self) -> None:
         question = self._question()
@@ -194,7 +194,7 @@ class Traffic:
         self.left["sending"] += 1
 
     async def _leave(self, question: Question, share: float, seconds: float) -> None:
-        """Send this share of the body on a connection of its own, and hang up after so many seconds."""
+        """Send this share of the body on a separate connection, and close it after `seconds`."""
         url = self._client.base_url
         body = json.dumps(question.body | {"long_documents": "truncate"}).encode()
         head = f"POST {question.path} HTTP/1.1\r\nhost: soak\r\ncontent-type: application/json\r\n"

@@ -1,6 +1,6 @@
-"""Who is compared: this service on its engines, other servers, and libraries called directly.
+"""What `scripts/bench compare` compares: this service with each engine, other servers, and libraries.
 
-Each runs in a process of its own, in an environment of its own, on the same cores and with the same model.
+Each contender runs in a separate process and environment, on the same cores and with the same model.
 """
 
 import asyncio
@@ -19,38 +19,25 @@ from typing import Any, Protocol
 
 import httpx
 
-from app.export.command import export_model
 from benchmarks.shapes import SHAPES
+from benchmarks.workspace import WORK, environment, exported, identity
 
-HERE = Path(__file__).parent
-WORK = HERE / ".work"
-"""Environments and converted models; can be deleted at any time."""
 START_SECONDS = 600
 LINE_LIMIT = 2**26
 
-ENVIRONMENTS: dict[str, list[str]] = {
-    "infinity": ["infinity-emb[server,torch]", "sentence-transformers<6", "transformers<5"],
-    "sentence-transformers": ["sentence-transformers[onnx,openvino]<6", "transformers<5"],
-    "flashrank": ["flashrank"],
-    "fastembed": ["fastembed"],
-    "aiperf": ["aiperf<0.14"],
-}
-NEEDS_TORCH = {"infinity", "sentence-transformers"}
-# FlashRank loads what it knows by name: this name, with our weights under it.
+# FlashRank loads only models that it knows by name, so our weights get this name.
 FLASHRANK_NAME, FLASHRANK_FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
-CONFIG_FILES = ("config.json", "tokenizer_config.json")
-SPECIAL_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
 
 
 class Contender(Protocol):
-    """Something that ranks, between `start` and `stop`."""
+    """Something that ranks documents between `start` and `stop`."""
 
     name: str
     is_server: bool
-    """Whether it takes several requests at a time by itself."""
+    """Whether it accepts concurrent requests."""
 
     def start(self) -> float:
-        """Returns the seconds until it could answer."""
+        """Start it; returns the seconds until it was ready."""
         ...
 
     async def rank(self, query: str, documents: Sequence[str]) -> list[float]:
@@ -58,14 +45,14 @@ class Contender(Protocol):
         ...
 
     def peak_memory(self) -> int:
-        """Most bytes resident so far."""
+        """Peak resident memory in bytes."""
         ...
 
     def stop(self) -> None: ...
 
 
 class ContenderDied(Exception):
-    """Out of memory, mostly."""
+    """The process ended during a request, usually because it ran out of memory."""
 
 
 def _peak_memory(process: "subprocess.Popen[Any] | None") -> int:
@@ -76,7 +63,7 @@ def _peak_memory(process: "subprocess.Popen[Any] | None") -> int:
 
 @dataclass
 class Server:
-    """A server on the loopback."""
+    """A server that listens on the loopback interface."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -130,7 +117,7 @@ def _answers(url: str) -> bool:
 
 @dataclass
 class Library:
-    """A library in a worker process; requests take turns, as careful users of a library let them."""
+    """A library in a worker process. It gets one request at a time."""
 
     name: str
     python: Path
@@ -142,7 +129,7 @@ class Library:
 
     def start(self) -> float:
         started = time.perf_counter()
-        command = [str(self.python), str(HERE / "worker.py"), self.library, str(self.model)]
+        command = [str(self.python), str(Path(__file__).with_name("worker.py")), self.library, str(self.model)]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
         self._process = subprocess.Popen(
             command,
@@ -163,7 +150,7 @@ class Library:
             print(json.dumps({"query": query, "documents": list(documents)}), file=self._process.stdin, flush=True)
             line = await asyncio.to_thread(self._answer)
         if not line:
-            raise ContenderDied(f"{self.name} ended in the middle of a request")
+            raise ContenderDied(f"{self.name} ended during a request")
         scores: list[float] = json.loads(line)
         return scores
 
@@ -179,20 +166,6 @@ class Library:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-
-
-def environment(name: str) -> Path:
-    """The Python of a virtual environment with the requirements of that name; made on first use."""
-    folder, requirements = WORK / "environments" / name, ENVIRONMENTS[name]
-    stamp = folder / ".installed"
-    if not stamp.exists() or stamp.read_text() != repr(requirements):
-        print(f"Installing {', '.join(requirements)} ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        if name in NEEDS_TORCH:
-            subprocess.run([HERE.parent / "scripts" / "install_cpu_torch", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *requirements], check=True)
-        stamp.write_text(repr(requirements))
-    return folder / "bin" / "python"
 
 
 def _service(model: Path, backend: Any, precision: Any) -> Server:
@@ -217,29 +190,9 @@ def _infinity(model: Path) -> Server:
         command=lambda port: [str(program), "v2", "--model-id", str(model), "--port", str(port), *options],
         path="/rerank",
         ready="/health",
-        # Its own limit of documents is far above; it names a local model by the end of its path.
+        # Infinity calls a local model by the last two parts of its path.
         body={"model": "/".join(model.parts[-2:])},
     )
-
-
-def identity(model: Path) -> str:
-    """Of a folder; another one when its files are."""
-    return f"{model.name}-{max(file.stat().st_mtime_ns for file in model.iterdir()):x}"
-
-
-def exported(model: Path, backend: Any, precision: Any) -> Path:
-    """Exported even where the ranking differs, as with random weights; with the files that other libraries want."""
-    folder = WORK / "models" / f"{identity(model)}-{backend}-{precision}"
-    if not folder.exists():
-        export_model(str(model), backend, precision, folder, force=True)
-        for name in CONFIG_FILES:
-            shutil.copy(model / name, folder / name)
-        # What is left of the training's window would make some cut at it.
-        tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
-        tokenizer.pop("max_length", None)
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-        (folder / "special_tokens_map.json").write_text(json.dumps(SPECIAL_TOKENS))
-    return folder
 
 
 def _flashrank(model: Path) -> Library:
@@ -272,11 +225,11 @@ CONTENDERS: dict[str, Callable[[Path], Contender]] = {
 
 
 def make_contender(name: str, model: Path) -> Contender:
-    """One of the above; `openvino-int8:512` is that one of ours with batches of 512 tokens."""
+    """Create a contender by name. `openvino-int8:512` is `openvino-int8` with batches of 512 tokens."""
     name, _, batch_tokens = name.partition(":")
     chosen = CONTENDERS[name](model)
     if batch_tokens:
-        assert isinstance(chosen, Server), f"{name} takes no batch size"
+        assert isinstance(chosen, Server), f"{name} does not accept a batch size"
         chosen.name += f", batches of {batch_tokens}"
         chosen.environment["RERANKER_BATCH_TOKENS"] = batch_tokens
     return chosen
@@ -284,7 +237,7 @@ def make_contender(name: str, model: Path) -> Contender:
 
 @contextlib.contextmanager
 def running(contenders: Sequence[Contender]) -> Any:
-    """All of them, started one after the other; yields the seconds that each took."""
+    """Start all contenders in turn; yields the seconds that each took to start, by name."""
     try:
         yield {contender.name: contender.start() for contender in contenders}
     finally:

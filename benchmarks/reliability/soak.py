@@ -1,6 +1,7 @@
-"""The real service under mixed and hostile traffic, then idle: does anything leak, go missing or come out wrong?
+"""Mixed and hostile traffic for minutes or hours, then an idle service: `scripts/soak`.
 
-`scripts/soak`. Exit status 1 when one of the rows of its table fails.
+Checks that no score is wrong, that every request is counted, and that nothing leaks. Exits with status 1 if a check
+fails.
 """
 
 import asyncio
@@ -20,14 +21,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
 from benchmarks.load import print_table, progress_bar
-from benchmarks.service import service_process
-from benchmarks.traffic import LIMITS, Traffic
+from benchmarks.process import service_process
+from benchmarks.reliability.traffic import LIMITS, Traffic
 
 SETTINGS = LIMITS | {
     "RERANKER_MAX_PARALLEL": "2",
     "RERANKER_MAX_QUEUE": "6",
     "RERANKER_QUEUE_TIMEOUT": "0.3",
-    # What routes without this field do has to be known: the same as those that ask for it.
+    # Routes without this field then treat long documents like those with it.
     "RERANKER_LONG_DOCUMENTS": "truncate",
     "CACHE_MAX_ENTRIES": "100",
     "CACHE_TTL_SECONDS": "2",
@@ -36,7 +37,7 @@ SETTINGS = LIMITS | {
 CLIENTS = 12
 SAMPLE_SECONDS = 0.5
 IDLE_SECONDS = 60
-# Of the memory, over the second half of the run. A short one still grows into its caches.
+# Allowed growth of the memory in the second half of the run. In a short run, caches are still filling.
 GROWTH, SHORT_RUN, SHORT_GROWTH = 0.02, 120, 0.1
 IDLE_GAUGES = ("active_requests", "waiting_requests", "pending_pairs", "flights")
 Figures = Mapping[str, float]
@@ -44,7 +45,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing that must hold."""
+    """One check."""
 
     name: str
     figure: str
@@ -54,27 +55,27 @@ class Row:
 
 @dataclass(slots=True)
 class Samples:
-    """Of the process, over the run: seconds since its start, bytes resident, threads."""
+    """Samples of the process during the run: seconds since the start, resident bytes, threads."""
 
     seconds: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
 
     def take(self, pid: int, second: float) -> None:
-        """One more."""
+        """Add a sample."""
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         self.seconds.append(second)
         self.memory.append(float(status["VmRSS"].split()[0]) * 1024)
         self.threads.append(int(status["Threads"]))
 
     def growth(self) -> float:
-        """Bytes a second, by least squares over the second half."""
+        """Bytes per second, fitted by least squares to the second half of the run."""
         half = len(self.seconds) // 2
         return float(np.polyfit(self.seconds[half:], self.memory[half:], 1)[0])
 
 
 async def scrape(client: httpx.AsyncClient) -> Figures:
-    """The service's own figures: `requests_total{200}` and the like."""
+    """Read the metrics of the service, keyed like `requests_total{200}`."""
     page = (await client.get("/metrics", headers={"accept": "text/plain"})).raise_for_status().text
     return {
         sample.name.removeprefix("reranker_")
@@ -85,7 +86,7 @@ async def scrape(client: httpx.AsyncClient) -> Figures:
 
 
 async def until_idle(client: httpx.AsyncClient) -> Figures:
-    """The figures once nothing is in work and no task is on its way out, or after a minute of waiting for that."""
+    """Wait until the service is idle and its tasks have ended, at most a minute; returns the metrics."""
     deadline = time.monotonic() + IDLE_SECONDS
     before, figures = None, await scrape(client)
     while (before != figures["tasks"] or any(figures[name] for name in IDLE_GAUGES)) and time.monotonic() < deadline:
@@ -96,12 +97,12 @@ async def until_idle(client: httpx.AsyncClient) -> Figures:
 
 
 def open_files(pid: int) -> int:
-    """Sockets among them."""
+    """Number of open files, sockets included."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def soak(url: str, pid: int, seconds: float, seed: int) -> tuple[Traffic, Samples, list[Row]]:
-    """The traffic, what was sampled meanwhile, and what must hold of the service afterwards."""
+    """Run the traffic; returns it with the samples of the process and the checks."""
     limits = httpx.Limits(max_connections=4 * CLIENTS)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as client:
         traffic, samples = Traffic(client, seed), Samples()
@@ -115,8 +116,8 @@ async def soak(url: str, pid: int, seconds: float, seed: int) -> tuple[Traffic, 
                     clients.create_task(traffic.run(lambda: time.monotonic() - started > seconds))
                 while (elapsed := time.monotonic() - started) < seconds:
                     samples.take(pid, elapsed)
-                    said = f"{traffic.sent} requests, {traffic.problems.total()} problems"
-                    progress.update(bar, completed=round(elapsed), description=said)
+                    status = f"{traffic.sent} requests, {traffic.problems.total()} problems"
+                    progress.update(bar, completed=round(elapsed), description=status)
                     await asyncio.sleep(SAMPLE_SECONDS)
     async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
         after = await until_idle(client)
@@ -126,36 +127,36 @@ async def soak(url: str, pid: int, seconds: float, seed: int) -> tuple[Traffic, 
 
 
 def answers(traffic: Traffic) -> Iterator[Row]:
-    """What the clients saw."""
-    yield Row("rankings like those of each document alone", str(traffic.checked), "> 0", traffic.checked > 0)
+    """Checks of the responses that clients saw."""
+    yield Row("rankings checked against single documents", str(traffic.checked), "> 0", traffic.checked > 0)
     for name, count in sorted(traffic.problems.items()):
         yield Row(name, str(count), "0", False)
-    yield Row("wrong answers", str(traffic.problems.total()), "0", not traffic.problems)
+    yield Row("wrong responses", str(traffic.problems.total()), "0", not traffic.problems)
     for status in (200, 429, 504):
-        yield Row(f"answers {status}", str(traffic.seen[status]), "> 0", traffic.seen[status] > 0)
-    yield Row("answers 503", str(traffic.seen[503]), "any", True)  # as many as the machine is slow
+        yield Row(f"responses {status}", str(traffic.seen[status]), "> 0", traffic.seen[status] > 0)
+    yield Row("responses 503", str(traffic.seen[503]), "any", True)  # the number depends on the machine
 
 
 def counters(traffic: Traffic, figures: Figures) -> Iterator[Row]:
-    """What the service counted against what was sent and seen."""
+    """Checks of the counters of the service against what clients sent and saw."""
     counted = _labelled(figures, "requests_total")
     yield _equal("requests counted", sum(counted.values()), traffic.sent, "sent")
     missing = {status: count for status, count in traffic.seen.items() if counted.get(str(status), 0) < count}
     yield Row("statuses counted less often than seen", str(len(missing)), "0", not missing)
     gone, sending = counted.get("499", 0), traffic.left["sending"]
     ok = sending <= gone <= traffic.left.total() and gone == figures["disconnects_total"]
-    yield Row("disconnects counted", f"{gone:.0f}", f"{sending} to {traffic.left.total()} clients that left", ok)
+    yield Row("disconnects counted", f"{gone:.0f}", f"{sending} to {traffic.left.total()} disconnected clients", ok)
     refusals = sum(count for status, count in counted.items() if int(status) >= 400) - gone
     reasons = _labelled(figures, "rejections_total")
-    yield _equal("rejections of all reasons", sum(reasons.values()), refusals, "answers of 400 and more")
+    yield _equal("rejections by reason", sum(reasons.values()), refusals, "responses with status 400 or higher")
     for reason, status in (("queue_full", "429"), ("queue_timeout", "503"), ("deadline", "504")):
-        yield _equal(f"rejections, {reason}", reasons.get(reason, 0), counted.get(status, 0), f"answers {status}")
+        yield _equal(f"rejections, {reason}", reasons.get(reason, 0), counted.get(status, 0), f"responses {status}")
     pairs, most = sum(_labelled(figures, "documents_total").values()), traffic.pairs + traffic.left_pairs
     yield Row("documents ranked", f"{pairs:.0f}", f"{traffic.pairs} to {most}", traffic.pairs <= pairs <= most)
 
 
 def leaks(samples: Samples, seconds: float, before: Figures, after: Figures) -> Iterator[Row]:
-    """What is left when nothing is in work."""
+    """Checks that an idle service holds nothing back."""
     for name in IDLE_GAUGES:
         yield _equal(name.replace("_", " "), after[name], 0, "idle")
     yield _equal("tasks", after["tasks"], before["tasks"], "before the load")
@@ -164,7 +165,7 @@ def leaks(samples: Samples, seconds: float, before: Figures, after: Figures) -> 
     share = GROWTH if seconds >= SHORT_RUN else SHORT_GROWTH
     growth = samples.growth() * seconds / 2 / samples.memory[-1]
     figure = f"{samples.growth() * 60 / 1e6:+.2f} MB/min, {growth:+.1%} of {samples.memory[-1] / 1e6:.0f} MB"
-    yield Row("memory, second half of the run", figure, f"+{share:.0%} at most", growth <= share)
+    yield Row("memory, second half of the run", figure, f"at most +{share:.0%}", growth <= share)
 
 
 def _labelled(figures: Figures, name: str) -> dict[str, float]:
@@ -176,11 +177,11 @@ def _equal(name: str, figure: float, bound: float, what: str) -> Row:
 
 
 def _at_most(name: str, figure: float, bound: float, what: str) -> Row:
-    return Row(name, f"{figure:.0f}", f"{bound:.0f} at most, as {what}", figure <= bound)
+    return Row(name, f"{figure:.0f}", f"at most {bound:.0f}, as {what}", figure <= bound)
 
 
 def end(process: "subprocess.Popen[bytes]", log: IO[str]) -> Iterator[Row]:
-    """How it ended, and what it said meanwhile."""
+    """Stop the service; checks its exit status and its log."""
     alive = process.poll() is None
     process.terminate()
     yield Row("exit status after SIGTERM", str(process.wait(60)), "0", alive and process.returncode == 0)
@@ -192,12 +193,12 @@ def end(process: "subprocess.Popen[bytes]", log: IO[str]) -> Iterator[Row]:
 
 
 def main(
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long the traffic lasts")] = 10,
-    seconds: Annotated[float | None, typer.Option(min=5, help="The same in seconds")] = None,
-    seed: Annotated[int, typer.Option(help="Of the traffic")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Duration of the traffic")] = 10,
+    seconds: Annotated[float | None, typer.Option(min=5, help="Duration in seconds; replaces --minutes")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random traffic")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
-    """Drive a real service with mixed, impatient and wrong requests, and check that nothing leaks or goes missing."""
+    """Send a service valid, impatient and invalid requests, and check that nothing leaks or is lost."""
     duration = seconds or minutes * 60
     with tempfile.TemporaryFile("w+") as log, service_process(log, **SETTINGS) as (url, process):
         traffic, _, rows = asyncio.run(soak(url, process.pid, duration, seed))

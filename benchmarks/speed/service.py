@@ -1,19 +1,14 @@
-"""The service against `CrossEncoder.predict` called directly, in one run: `scripts/bench service`.
+"""Compare the service with direct calls of `CrossEncoder.predict`: `scripts/bench service`.
 
-Rounds of the contenders alternate, so that a machine whose speed drifts treats them alike; medians are reported.
+The two take turns, so a machine that slows down affects both alike. Figures are medians over the rounds.
 """
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from statistics import median
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
@@ -21,52 +16,18 @@ import typer
 from rich.table import Table
 
 from app.engines.models.source import EMBEDDED
-from benchmarks.load import Run, make_bodies, print_table, run
+from benchmarks.load import Run, documents_per_second, make_bodies, print_table, run
+from benchmarks.process import service
 
-# The contender runs in this process: the same window, the same threads, its own defaults otherwise.
+# `predict` runs in this process with its defaults.
 DIRECT = "CrossEncoder.predict"
 SERVICE_1, SERVICE_8 = "service, 1 client", "service, 8 clients"
 PROBE_INTERVAL = 0.01
 MEMORY = "process_resident_memory_bytes"
 
 
-@contextmanager
-def service(**settings: str) -> Iterator[tuple[str, float]]:
-    """A service of its own process: its URL, and the seconds from its start to ready."""
-    started = time.perf_counter()
-    with service_process(None, **settings) as (url, _):
-        yield url, time.perf_counter() - started
-
-
-@contextmanager
-def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A ready service: its URL and its process, which logs warnings to `log`, or to where this program does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    environment = os.environ | {"RERANKER_PORT": str(port), "RERANKER_LOG_LEVEL": "warning"} | settings
-    process = subprocess.Popen([sys.executable, "-m", "app"], env=environment, stderr=log)
-    try:
-        while not is_ready(url):
-            if process.poll() is not None:
-                raise RuntimeError("the service did not start")
-            time.sleep(0.02)
-        yield url, process
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
 class Direct:
-    """What a user has today: one model, called request by request."""
+    """`CrossEncoder.predict`, called once per request."""
 
     def __init__(self) -> None:
         from sentence_transformers import CrossEncoder
@@ -83,16 +44,8 @@ class Direct:
         return sum(len(body["documents"]) for body in bodies) / (time.perf_counter() - started)
 
 
-def documents_per_second(result: Run) -> float:
-    """Throughput of a run that must not have had an error."""
-    summary = result.summary()
-    if summary["errors"]:
-        raise RuntimeError(f"the load had errors: {summary['errors']}")
-    return float(summary["documents_per_second"])
-
-
 def measure_throughput(direct: Direct, url: str, name: str, rounds: int, requests: int) -> dict[str, float]:
-    """Documents per second of each contender: medians over alternating rounds."""
+    """Documents per second of each contender: medians over the rounds."""
     speeds: dict[str, list[float]] = {DIRECT: [], SERVICE_1: [], SERVICE_8: []}
     for number in range(rounds):
         title = f"{name}, round {number + 1} of {rounds}:"
@@ -105,7 +58,7 @@ def measure_throughput(direct: Direct, url: str, name: str, rounds: int, request
 
 
 def padding_of(url: str, requests: int) -> float:
-    """Share of padding in the tokens of the 8-client load."""
+    """Share of padding in the tokens that a load of 8 clients computes."""
     before = httpx.get(f"{url}/metrics?format=json").json()["batches"]
     asyncio.run(run(url, make_bodies(requests, 20, "20-300"), 8, "padding"))
     after = httpx.get(f"{url}/metrics?format=json").json()["batches"]
@@ -114,7 +67,7 @@ def padding_of(url: str, requests: int) -> float:
 
 
 def cached_latency(url: str) -> dict[str, float]:
-    """A fully cached 20-document request: p50 alone, and requests per second of 8 clients."""
+    """A fully cached request of 20 documents: p50 with one client, requests per second with 8."""
     bodies = make_bodies(1, 20, "20-300", cached=True)
     asyncio.run(run(url, bodies, 1))
     alone = asyncio.run(run(url, bodies * 500, 1, "cached, 1 client")).summary()
@@ -123,7 +76,7 @@ def cached_latency(url: str) -> dict[str, float]:
 
 
 def health_under_load(url: str, requests: int) -> float:
-    """99th percentile of `/health`, in milliseconds, while 8 clients keep the model busy."""
+    """p99 latency of `/health` in milliseconds, while 8 clients keep the model busy."""
 
     async def probe(client: httpx.AsyncClient, load: "asyncio.Task[Run]") -> list[float]:
         latencies = []
@@ -145,7 +98,7 @@ def health_under_load(url: str, requests: int) -> float:
 
 
 def measure(direct: Direct, backend: str, rounds: int, requests: int) -> dict[str, float | str]:
-    """All figures of the service on one engine."""
+    """All figures of the service with one engine."""
     with service(RERANKER_BACKEND=backend) as (url, start_seconds):
         health = httpx.get(f"{url}/health").json()
         name = f"{health['backend']} {health['precision']}"
@@ -172,8 +125,8 @@ ROWS = {
     "CrossEncoder.predict, documents/s": "predict_documents_per_second",
     "service, 1 client, documents/s": "documents_per_second_1_client",
     "service, 8 clients, documents/s": "documents_per_second_8_clients",
-    "1 client against predict, times": "ratio_1_client",
-    "8 clients against predict, times": "ratio_8_clients",
+    "1 client, speedup over predict": "ratio_1_client",
+    "8 clients, speedup over predict": "ratio_8_clients",
     "padding, 8 clients, %": "padding_percent",
     "memory after the load, MB": "memory_mb",
     "start to ready, s": "start_to_ready_seconds",
@@ -184,12 +137,12 @@ ROWS = {
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each contender")] = 5,
-    requests: Annotated[int, typer.Option(min=8, help="Requests of a round")] = 16,
-    backends: Annotated[str, typer.Option(help="Engines of the service to measure")] = "openvino,torch",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds per contender")] = 5,
+    requests: Annotated[int, typer.Option(min=8, help="Requests per round")] = 16,
+    backends: Annotated[str, typer.Option(help="Comma-separated engines of the service")] = "openvino,torch",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
-    """Print the figures of the service on this machine, each engine beside `predict` in the same rounds."""
+    """Compare the service with CrossEncoder.predict: throughput, padding, memory, start and health."""
     direct = Direct()
     figures = [measure(direct, backend, rounds, requests) for backend in backends.split(",")]
     if as_json:

@@ -1,7 +1,7 @@
-"""Requests that come whether or not the last were answered, from an outside tool: `scripts/bench openloop`.
+"""Requests that arrive at a fixed rate, whatever the service does: `scripts/bench openloop`.
 
-AIPerf sends them at random moments (Poisson) at a share of what the service can do. Latencies are from the moment at
-which a request was due to the end of its answer, so that a service that stalls cannot hide it.
+AIPerf sends requests at random moments (Poisson) at a share of the capacity of the service. Latency counts from the
+moment at which a request was due, so that a service that stalls cannot hide it.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ import typer
 from rich.table import Table
 
 from app.engines.models.source import EMBEDDED
-from benchmarks.contenders import environment
 from benchmarks.load import REFUSALS, make_bodies, print_table, run
-from benchmarks.service import service
+from benchmarks.process import service
+from benchmarks.workspace import environment
 
 DOCUMENTS, WORDS = 20, "20-300"
 CLOSED_CLIENTS = 8
@@ -34,28 +34,28 @@ AIPERF = [
 ]
 COLUMNS = {
     "of capacity": "load",
-    "offered/s": "offered_per_second",
+    "sent/s": "offered_per_second",
     "served/s": "served_per_second",
-    "refused": "refused",
+    "rejected": "refused",
     "p50 s": "p50_seconds",
     "p90 s": "p90_seconds",
     "p99 s": "p99_seconds",
     "longest s": "longest_seconds",
-    "full queue s": "full_queue_seconds",
+    "full queue, s": "full_queue_seconds",
 }
 
 
 def capacity(url: str, requests: int) -> float:
-    """Requests a second that keep the service just busy."""
+    """Requests per second that keep the service just busy."""
     asyncio.run(run(url, make_bodies(4, DOCUMENTS, WORDS), 1, "warm-up"))
     summary = asyncio.run(run(url, make_bodies(requests, DOCUMENTS, WORDS), CLOSED_CLIENTS, "capacity")).summary()
     if summary["errors"]:
-        raise RuntimeError(f"the load had errors: {summary['errors']}")
+        raise RuntimeError(f"Requests failed: {summary['errors']}")
     return float(summary["requests_per_second"])
 
 
 def offer(url: str, rate: float, seconds: float, folder: Path) -> list[dict[str, Any]]:
-    """Records of AIPerf, one a request."""
+    """Let AIPerf send requests at this rate; returns its records, one per request."""
     bodies = make_bodies(max(2, round(rate * seconds)), DOCUMENTS, WORDS)
     lines = (
         {"texts": [{"name": "query", "contents": [body["query"]]}, {"name": "passages", "contents": body["documents"]}]}
@@ -68,12 +68,12 @@ def offer(url: str, rate: float, seconds: float, folder: Path) -> list[dict[str,
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     records = folder / "profile_export.jsonl"
     if not records.exists():
-        raise RuntimeError(f"aiperf gave no records:\n{found.stdout[-2000:]}{found.stderr[-2000:]}")
+        raise RuntimeError(f"aiperf wrote no records:\n{found.stdout[-2000:]}{found.stderr[-2000:]}")
     return [json.loads(line) for line in records.read_text().splitlines()]
 
 
 def figures(records: Sequence[dict[str, Any]], skipped: float) -> dict[str, Any]:
-    """Rates a second, shares, and seconds from due to answered, of what was due after the first `skipped` seconds."""
+    """Rates per second, shares, and latencies in seconds of the requests due after the first `skipped` seconds."""
     due = np.array([record["metadata"]["credit_issued_ns"] for record in records]) / 1e9
     ended = np.array([record["metadata"]["request_end_ns"] for record in records]) / 1e9
     statuses = np.array([str((record.get("error") or {"code": 200}).get("code")) for record in records])
@@ -95,12 +95,12 @@ def figures(records: Sequence[dict[str, Any]], skipped: float) -> dict[str, Any]
 
 
 def main(
-    loads: Annotated[str, typer.Option(help="Shares of the capacity in %, with commas between")] = "50,80,120",
-    seconds: Annotated[float, typer.Option(min=5, help="Of each load, after the queue is full")] = 60,
-    requests: Annotated[int, typer.Option(min=8, help="From which the capacity is measured")] = 64,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+    loads: Annotated[str, typer.Option(help="Comma-separated shares of the capacity in %")] = "50,80,120",
+    seconds: Annotated[float, typer.Option(min=5, help="Seconds per load, after the queue is full")] = 60,
+    requests: Annotated[int, typer.Option(min=8, help="Requests that measure the capacity")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
-    """Offer shares of the service's capacity, above it too: what is too much is refused, the rest answered in time."""
+    """Send requests below and above the capacity: the excess should be rejected, the rest stay fast."""
     environment("aiperf")
     rows = []
     with service() as (url, _), tempfile.TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def main(
             place = Path(folder) / load
             place.mkdir()
             share, room = float(load) / 100, limits["max_parallel"] + limits["max_queue"]
-            # Above the capacity the queue fills first: what counts is what happens once it is full.
+            # Above the capacity, measure only after the queue is full.
             filling = room / (most * (share - 1)) if share > 1 else 0
             row = figures(offer(url, most * share, filling + seconds, place), filling)
             rows.append({"load": share, **row, "full_queue_seconds": room / most})
@@ -120,7 +120,7 @@ def main(
 
 
 def show(rows: Sequence[dict[str, Any]], most: float, as_json: bool) -> None:
-    """One row a load. A full queue takes so long, at the measured capacity: who is served waits no longer."""
+    """Print one row per load. The last figure is how long a full queue takes at the measured capacity."""
     if as_json:
         print(json.dumps({"capacity_per_second": most, "loads": rows}, indent=2, default=float))
         return

@@ -1,7 +1,7 @@
-"""Contenders side by side on one machine in one run: `scripts/bench compare`.
+"""Compare the service with its peers on one machine: `scripts/bench compare`.
 
-All are started, then take turns within each round, so that a machine whose speed drifts treats them alike; figures are
-medians over the rounds. Only ratios within one table mean anything.
+All contenders run at once and take turns within each round, so a machine that slows down affects all of them alike.
+Figures are medians over the rounds. Compare figures only within one table.
 """
 
 import asyncio
@@ -22,16 +22,17 @@ from rich.table import Table
 from app.engines.models.source import EMBEDDED
 from app.export.parity import ndcg
 from app.machine.hardware import cpu_limit
-from benchmarks.ceiling import matmul_ceiling
-from benchmarks.contenders import CONTENDERS, WORK, Contender, ContenderDied, make_contender, running
 from benchmarks.load import progress_bar
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
-from benchmarks.texts import read_sets, requests
+from benchmarks.speed.ceiling import matmul_ceiling
+from benchmarks.speed.contenders import CONTENDERS, Contender, ContenderDied, make_contender, running
+from benchmarks.texts import LONG_TOKENS, LONG_WORDS, read_sets, requests
+from benchmarks.workspace import WORK
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Requests of one kind, and how many of them one round has for 1 and for 8 clients."""
+    """A kind of request, and how many of them one round sends with one client and with several."""
 
     documents: int
     words: tuple[int, int]
@@ -39,8 +40,6 @@ class Workload:
     together: int
 
 
-# Of words that are a token at least: every pair is cut to its window.
-LONG_WORDS, LONG_TOKENS = 600, 512
 WORKLOADS = {
     "short": Workload(20, (20, 60), 4, 16),
     "mixed": Workload(20, (20, 300), 3, 16),
@@ -52,7 +51,7 @@ EVALUATED_QUERIES = 40
 
 @dataclass(slots=True)
 class Cell:
-    """One contender on one workload with so many clients: a value for each round."""
+    """One contender on one workload with one number of clients: a speed per round, a latency per request."""
 
     documents_per_second: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
@@ -82,7 +81,7 @@ async def _round(contender: Contender, bodies: Sequence[dict[str, Any]], clients
 async def measure(
     contenders: Sequence[Contender], workloads: Sequence[str], rounds: int, clients: Sequence[int]
 ) -> Results:
-    """Every contender on every workload, the rounds of one cell of all contenders side by side."""
+    """Measure every contender on every workload; contenders take turns within each round."""
     results: Results = {}
     steps = [(name, many, number) for name in workloads for many in clients for number in range(rounds)]
     with progress_bar("measuring") as progress:
@@ -93,8 +92,8 @@ async def measure(
             for contender in contenders:
                 progress.update(bar, description=f"{name}, {many} clients, {contender.name}", advance=1)
                 if many > 1 and not contender.is_server and name == "large":
-                    continue  # one after the other is all that a library can do: the same figure once more
-                # The first is for the shapes, which cost more when they are new; no text comes twice.
+                    continue  # a library ranks one request at a time, so more clients would not change the figure
+                # The first request is not measured, because new shapes cost more. No text is sent twice.
                 first, *bodies = requests(count + 1, workload.documents, workload.words, time.time_ns())
                 cell = Cell() if number == 0 else results[contender.name, name, many]
                 results[contender.name, name, many] = cell
@@ -105,7 +104,7 @@ async def measure(
 async def _try_round(
     contender: Contender, first: list[dict[str, Any]], bodies: list[dict[str, Any]], many: int, cell: Cell
 ) -> None:
-    """A round, unless the contender has died of this workload; when it does it is started anew for the next."""
+    """Run a round. A contender that dies skips the other rounds of this workload and is restarted for the next."""
     if cell.died:
         return
     try:
@@ -118,7 +117,7 @@ async def _try_round(
 
 
 async def evaluate(contenders: Sequence[Contender], sets: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
-    """Mean over the sets of nDCG@10."""
+    """nDCG@10 of each contender, averaged over the sets."""
     means: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for name, rows in sets.items():
         with progress_bar(name) as progress:
@@ -135,7 +134,7 @@ async def evaluate(contenders: Sequence[Contender], sets: dict[str, list[dict[st
 
 
 def figures(contender: Contender, results: Results, flops: float, ceilings: dict[str, float]) -> dict[str, Any]:
-    """What the rounds came to: documents/s, latencies in milliseconds, the share of the machine's ceilings."""
+    """Summarise the rounds: documents/s, latencies in milliseconds, share of the machine's peak speed."""
     cells: dict[str, dict[str, float]] = {}
     for (name, workload, many), cell in results.items():
         if name != contender.name:
@@ -156,7 +155,7 @@ def figures(contender: Contender, results: Results, flops: float, ceilings: dict
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """One of throughput and what it takes, one of latencies; in Markdown."""
+    """Markdown tables: one of throughput and resources, one of latencies."""
     names = list(dict.fromkeys(name for row in rows for name in row["cells"]))
     columns = ["of int8, bf16 ceiling", "nDCG@10", "peak MB", "start s"]
     yield _table(
@@ -196,17 +195,17 @@ def _cell(row: dict[str, Any], name: str, form: Callable[[dict[str, float]], str
 
 def compare(
     contenders: Annotated[
-        str, typer.Option(help="Names, with commas between; ours may name a batch size: openvino-int8:512")
+        str, typer.Option(help="Comma-separated names; ours accept a batch size: openvino-int8:512")
     ] = ",".join(CONTENDERS),
-    workloads: Annotated[str, typer.Option(help="Names, with commas between")] = ",".join(WORKLOADS),
-    clients: Annotated[str, typer.Option(help="Numbers of clients, with commas between")] = "1,8",
+    workloads: Annotated[str, typer.Option(help="Comma-separated names")] = ",".join(WORKLOADS),
+    clients: Annotated[str, typer.Option(help="Comma-separated numbers of clients")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     model: Annotated[str, typer.Option(help=f"Folder, or one of {', '.join(SHAPES)}")] = str(EMBEDDED),
     data: Annotated[Path | None, typer.Option(help="Folder of labelled *.jsonl.gz, for nDCG@10")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Of each labelled file")] = EVALUATED_QUERIES,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables")] = False,
+    queries: Annotated[int, typer.Option(min=1, help="Queries to read from each labelled file")] = EVALUATED_QUERIES,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
-    """Compare this service with its peers: same machine, same model, side by side."""
+    """Compare the service with other servers and libraries, on the same machine and with the same model."""
     folder = make_shape(model, WORK / "models" / model) if model in SHAPES else Path(model)
     chosen = [make_contender(name, folder) for name in contenders.split(",")]
     ceilings = {kind: matmul_ceiling(kind, cpu_limit()) for kind in ("int8", "bf16", "fp32")}

@@ -1,7 +1,7 @@
-"""`scripts/bench long`: how a model ranks long documents, by the place of the passage that answers.
+"""How a model ranks long documents, by the position of the relevant text: `scripts/bench long`.
 
-Each labelled passage becomes a long document that keeps its grade: passages of other queries of the same file are put
-before it, after it, or both.
+Each labelled text is embedded in a longer document and keeps its grade. The filling comes from documents of other
+queries in the same file.
 """
 
 import json
@@ -27,14 +27,14 @@ READINGS = {"truncate": "cut", "chunk_max": "windows"}
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of JSONL files with judged queries", exists=True, file_okay=False)],
+    data: Annotated[Path, typer.Option(help="Folder of labelled *.jsonl.gz", exists=True, file_okay=False)],
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the embedded model")] = None,
-    queries: Annotated[int, typer.Option(help="Of each file", min=1)] = 20,
-    documents: Annotated[int, typer.Option(help="Of each query", min=2)] = 20,
-    words: Annotated[int, typer.Option(help="Of a long document, about", min=50)] = 320,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON")] = False,
+    queries: Annotated[int, typer.Option(help="Queries to read from each file", min=1)] = 20,
+    documents: Annotated[int, typer.Option(help="Documents per query", min=2)] = 20,
+    words: Annotated[int, typer.Option(help="Approximate words of a long document", min=50)] = 320,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
-    """NDCG@10 of short documents, and of long ones by the place of the answer, cut and read in windows."""
+    """Measure nDCG@10 with long documents, truncated and read in windows, by the position of the answer."""
     try:
         engine = load_engine(load_settings(**({"model": model} if model else {})))
     except StartupError as error:
@@ -86,7 +86,7 @@ def _placed(texts: Sequence[str], others: Sequence[str], place: str, words: int)
 
 
 def _logits(engine: Engine, query: str, texts: Sequence[str], mode: str) -> list[float]:
-    """Of each text the best of its windows, or of what is left when it is cut."""
+    """The logit of each text: of its best window, or of its truncated beginning."""
     spans = engine.windows(query, texts) if mode == "chunk_max" else [[(0, len(text))] for text in texts]
     parts = [text[slice(*span)] for text, own in zip(texts, spans, strict=True) for span in own]
     logits = iter(engine.score(engine.encode(query, parts)))

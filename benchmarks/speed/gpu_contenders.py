@@ -1,4 +1,4 @@
-"""Who competes on a GPU: our engine in several ways, the whole service, and `CrossEncoder.predict`."""
+"""What `scripts/bench gpu` compares: our engine in several modes, the whole service, and `CrossEncoder.predict`."""
 
 import asyncio
 import time
@@ -15,31 +15,33 @@ from sentence_transformers import CrossEncoder
 from app.config import Settings
 from app.engines.models.source import locate_model
 from app.engines.schedule import arrange
-from app.engines.torch import DTYPES, TorchEngine
+from app.engines.torch import TorchEngine
+from app.engines.torch_device import DTYPES
 from app.machine.hardware import cpu_limit
 from app.main import create_app
 from app.serving.lifecycle import Phase
 from app.serving.reranker import Reranker
 from app.types import RerankQuery
+from benchmarks.load import documents_per_second
 from benchmarks.load import run as run_load
-from benchmarks.service import documents_per_second, service
+from benchmarks.process import service
 from benchmarks.texts import requests
 
 WINDOW, DOCUMENTS, CLIENTS = 512, 20, 32
 WORKLOADS = {"short": (20, 60), "mixed": (20, 300), "long": (600, 600)}
-# Of the peer the fastest is taken.
+# `predict` runs with each of these batch sizes; the faster one counts.
 PREDICT_BATCHES = (32, 128)
 LATENCY_REQUESTS = 20
 
 Body = dict[str, Any]
 Bodies = Sequence[Body]
-# Of each workload the requests of the first round, which is for the shapes, and of all others.
+# The requests of each round, by workload. The first round warms up and is not measured.
 Texts = Mapping[str, Sequence[Bodies]]
 
 
 @dataclass
 class Row:
-    """What came of one contender on one model: of each workload the documents a second of each round."""
+    """One contender on one model: documents per second of each round, by workload."""
 
     contender: str
     start_seconds: float = 0.0
@@ -50,23 +52,23 @@ class Row:
 
 @asynccontextmanager
 async def serving(engine: TorchEngine) -> AsyncIterator[Reranker]:
-    """The service around the engine, in this process and without HTTP."""
+    """Run the service with this engine, in this process and without HTTP."""
     settings = Settings(prediction_cache=False, max_parallel=CLIENTS, max_queue=10_000, queue_timeout=3600)
     app = create_app(settings, engine)
     async with app.router.lifespan_context(app):
         while not app.state.reranker:
             if app.state.lifecycle.phase is Phase.FAILED:
-                raise RuntimeError("The engine could not be started: the log has the reason")
+                raise RuntimeError("The engine did not start. The log has the reason.")
             await asyncio.sleep(0.01)
         reranker: Reranker = app.state.reranker
         yield reranker
-    # Something keeps the application; the model is to leave the card.
+    # Other references keep the application alive; the model must still leave the GPU.
     app.state.given_engine = None
     del reranker.engine, reranker.batcher
 
 
 async def rank(reranker: Reranker, bodies: Bodies) -> float:
-    """Seconds to rank all, from so many clients."""
+    """Seconds to rank all requests with CLIENTS concurrent clients."""
     queue = iter(bodies)
 
     async def send_one_after_another() -> None:
@@ -81,7 +83,7 @@ async def rank(reranker: Reranker, bodies: Bodies) -> float:
 
 
 def ours(folder: Path, device: str, **options: Any) -> TorchEngine:
-    """A warm engine with the batches that the service would choose."""
+    """A warm engine with the batch size that the service would choose."""
     engine = TorchEngine(locate_model(str(folder), None), device, WINDOW, cpu_limit(), **options)
     arrange(engine, {})
     engine.warm_up()
@@ -89,7 +91,7 @@ def ours(folder: Path, device: str, **options: Any) -> TorchEngine:
 
 
 def measure_ours(row: Row, folder: Path, device: str, workloads: Texts, **options: Any) -> None:
-    """Every round of every workload through the engine; the first is for the shapes."""
+    """Measure every round of every workload; the first round warms up."""
     started = time.perf_counter()
     engine = ours(folder, device, **options)
     row.start_seconds, row.precision = time.perf_counter() - started, engine.info.precision
@@ -109,7 +111,7 @@ def measure_ours(row: Row, folder: Path, device: str, workloads: Texts, **option
 
 
 def measure_predict(row: Row, folder: Path, device: str, workloads: Texts, precision: str) -> None:
-    """All pairs of a round in one call, which sorts them by length."""
+    """Measure `predict` with all pairs of a round in one call, which sorts them by length."""
     started = time.perf_counter()
     model = CrossEncoder(str(folder), device=device, max_length=WINDOW, model_kwargs={"dtype": DTYPES[precision]})
     row.start_seconds, row.precision = time.perf_counter() - started, precision
@@ -128,7 +130,7 @@ def predict(model: CrossEncoder, bodies: Bodies, batch_size: int) -> float:
 
 
 def measure_http(row: Row, folder: Path, device: str, workloads: Texts) -> None:
-    """The whole service, with as many clients on the loopback."""
+    """Measure the whole service over HTTP, with the same number of clients."""
     settings = {"RERANKER_MODEL": str(folder), "RERANKER_BACKEND": "torch", "RERANKER_DEVICE": device}
     settings |= {"RERANKER_MAX_PARALLEL": str(CLIENTS), "RERANKER_QUEUE_TIMEOUT": "3600"}
     with service(**settings) as (url, row.start_seconds):
@@ -152,5 +154,5 @@ CONTENDERS: dict[str, Callable[[Row, Path, str, Texts], None]] = {
 
 
 def new(count: int, workload: str) -> Iterator[Body]:
-    """Requests that never were."""
+    """New requests that no cache has seen."""
     return requests(count, DOCUMENTS, WORKLOADS[workload], time.time_ns())

@@ -1,6 +1,6 @@
-"""What each dialect costs over the native route: `scripts/bench dialects`.
+"""What each API dialect adds to the latency of the native route: `scripts/bench dialects`.
 
-All scores are known, so that what is left of a request is the service's own work on it; dialects take turns.
+All scores come from the cache, so only the work on the request itself is measured. Dialects take turns.
 """
 
 import json
@@ -13,13 +13,13 @@ import typer
 from rich.table import Table
 
 from benchmarks.load import make_bodies, print_table, progress_bar
-from benchmarks.service import service
+from benchmarks.process import service
 
 NATIVE = "/rerank/query"
 
 
 def bodies(query: str, documents: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """By name: the path, and the same request in that dialect."""
+    """The path and the body of the same request in each dialect, by name."""
     plain = {"query": query, "documents": documents}
     passages = [{"text": document} for document in documents]
     return {
@@ -32,10 +32,10 @@ def bodies(query: str, documents: list[str]) -> dict[str, tuple[str, dict[str, A
 
 
 def main(
-    requests: Annotated[int, typer.Option(min=10, help="Of each dialect")] = 500,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+    requests: Annotated[int, typer.Option(min=10, help="Requests per dialect")] = 500,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
-    """Print the median time of a request whose 20 scores are known, in each dialect."""
+    """Measure the median latency of a fully cached request of 20 documents in each dialect."""
     [body] = make_bodies(1, 20, "20-300", cached=True)
     dialects = bodies(body["query"], body["documents"])
     times: dict[str, list[float]] = {name: [] for name in dialects}
@@ -53,7 +53,7 @@ def main(
     if as_json:
         print(json.dumps(figures, indent=2))
         return
-    table = Table("20 documents of 20-300 words, all known", "p50 ms", "over native, ms")
+    table = Table("20 documents of 20-300 words, all cached", "p50 ms", "more than native, ms")
     for name, figure in figures.items():
         table.add_row(name, f"{figure['p50_ms']:.2f}", f"{figure['added_ms']:+.2f}")
     print_table(table)

@@ -1,4 +1,4 @@
-"""What the machine's cores can multiply at most."""
+"""The peak speed of the CPU: what an engine could reach at best."""
 
 import numpy as np
 import openvino as ov
@@ -10,7 +10,7 @@ KINDS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 
 
 def matmul_ceiling(kind: str, threads: int) -> float:
-    """GFLOP/s of the best of a few products of two matrices of 4096 × 4096, on all threads."""
+    """GFLOP/s of the fastest of a few products of two 4096 × 4096 matrices, on `threads` threads."""
     left = ops.parameter([SIZE, SIZE], np.float32)
     if kind == "int8":
         rounded = ops.fake_quantize(left, *map(np.float32, (-4, 4, -4, 4)), 256)

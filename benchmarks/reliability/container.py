@@ -1,6 +1,6 @@
-"""The slim image with a large model inside the limits of the Compose file: `scripts/bench container`.
+"""Serve a large model in a container with the limits of the Compose file: `scripts/bench container`.
 
-Is it killed for memory, and how near does it come? The figures are those of the container's own cgroup.
+Reports whether the container is killed for memory, and its peak memory, as its cgroup counts it.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from typing import IO, Annotated, Any
 import typer
 from rich.table import Table
 
-from benchmarks.compare import LONG_TOKENS, LONG_WORDS
-from benchmarks.contenders import HERE, WORK, exported
 from benchmarks.load import make_bodies, print_table, run
-from benchmarks.service import is_ready
+from benchmarks.process import is_ready
 from benchmarks.shapes import make_shape
+from benchmarks.texts import LONG_TOKENS, LONG_WORDS
+from benchmarks.workspace import ROOT, WORK, exported
 
 IMAGE, SHAPE = "reranker:slim", "xlm-roberta-large"
 DOCUMENTS = 20
-# As in the Compose file; what the service writes into its volume goes with it.
+# As in the Compose file. The volume is removed with the container.
 OPTIONS = ("--read-only", "--tmpfs=/tmp", "--volume=/home/reranker/.cache", "--publish=127.0.0.1::8000")
 STOP_SECONDS = 40
-# Of either version of cgroups: the most memory so far, and what is anonymous now.
+# Prints the peak of all memory and the current anonymous memory, with cgroups v2 and v1.
 WATCH = """
 cd /sys/fs/cgroup/memory 2>/dev/null || cd /sys/fs/cgroup
 while cat memory.peak 2>/dev/null || cat memory.max_usage_in_bytes; do
@@ -40,29 +40,29 @@ done
 
 
 def docker(*arguments: str) -> str:
-    """What it prints. Raises RuntimeError with what it says of a failure."""
+    """Run docker; returns its output. Raises RuntimeError with its error message."""
     try:
         found = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise RuntimeError("there is no program docker") from None
+        raise RuntimeError("docker is not installed") from None
     if found.returncode != 0:
         raise RuntimeError(found.stderr.strip())
     return found.stdout.strip()
 
 
 def require_engine() -> None:
-    """Ends the program in one line where there is none."""
+    """Exit with a one-line message if no Docker engine is available."""
     try:
         docker("version")
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        typer.echo(f"No Docker engine answers: {reason}", err=True)
+        typer.echo(f"Cannot reach a Docker engine: {reason}", err=True)
         raise typer.Exit(1) from None
 
 
 @contextmanager
 def container(image: str, model: Path, *limits: str) -> Iterator[str]:
-    """The id of one that serves the model; removed afterwards."""
+    """Start a container that serves the model; yields its id and removes it afterwards."""
     mount = ("--volume", f"{model.resolve()}:/model:ro", "--env=RERANKER_MODEL=/model")
     name = docker("run", "--detach", *OPTIONS, *mount, *limits, image)
     try:
@@ -73,14 +73,14 @@ def container(image: str, model: Path, *limits: str) -> Iterator[str]:
 
 @contextmanager
 def watching(name: str, log: IO[str]) -> Iterator[None]:
-    """Its memory goes to `log` while it runs."""
+    """Write the memory of the container to `log` while it runs."""
     with subprocess.Popen(["docker", "exec", name, "sh", "-c", WATCH], stdout=log, stderr=subprocess.DEVNULL) as watch:
         yield
         watch.terminate()
 
 
 def peaks(log: IO[str]) -> tuple[int | None, int | None]:
-    """Peaks in MB: of all memory, the page cache included, and of the anonymous."""
+    """Peaks in MB: all memory (with the page cache), and anonymous memory."""
     log.seek(0)
     lines = [line.split() for line in log]
     total, anonymous = (max((int(line[-1]) for line in lines if len(line) == n), default=None) for n in (1, 2))
@@ -88,13 +88,13 @@ def peaks(log: IO[str]) -> tuple[int | None, int | None]:
 
 
 def state(name: str) -> dict[str, Any]:
-    """As the engine tells it."""
+    """The state of the container, from `docker inspect`."""
     found: dict[str, Any] = json.loads(docker("inspect", "--format={{json .State}}", name))
     return found
 
 
 def starts(name: str, url: str) -> bool:
-    """True once it is ready; false when it ends before."""
+    """Wait until the service is ready; returns false if the container exits first."""
     while state(name)["Running"]:
         if is_ready(url):
             return True
@@ -104,7 +104,7 @@ def starts(name: str, url: str) -> bool:
 
 
 def measure(image: str, model: Path, requests: int, *limits: str) -> dict[str, Any]:
-    """All figures of one container's life; None for what it did not come to."""
+    """Measure one container from start to stop. Figures that it did not reach are None."""
     figures: dict[str, Any] = {"ready_seconds": None, "request_seconds": None, "errors": {}}
     started = time.perf_counter()
     with container(image, model, *limits) as name, tempfile.TemporaryFile("w+") as log:
@@ -120,7 +120,7 @@ def measure(image: str, model: Path, requests: int, *limits: str) -> dict[str, A
 
 
 def load(url: str, requests: int) -> dict[str, Any]:
-    """Seconds of a request, and what went wrong; the first request is not counted."""
+    """Median seconds per request after a warm-up, and the errors by status."""
     asyncio.run(run(url, make_bodies(1, DOCUMENTS, str(LONG_WORDS)), 1, "warm-up"))
     found = asyncio.run(run(url, make_bodies(requests, DOCUMENTS, str(LONG_WORDS)), 1, "requests"))
     seconds = round(median(found.latencies), 2) if found.latencies else None
@@ -128,33 +128,31 @@ def load(url: str, requests: int) -> dict[str, Any]:
 
 
 def rows(figures: dict[str, Any], requests: int) -> Iterator[tuple[str, Any]]:
-    """By name."""
+    """The rows of the table: name and figure."""
     yield "image, MB", figures["image_mb"]
     yield "start to ready, s", figures["ready_seconds"]
-    yield f"a request, median of {requests}, s", figures["request_seconds"]
-    yield "requests that failed", sum(figures["errors"].values())
-    yield "peak memory, page cache included, MB", figures["peak_memory_mb"]
-    yield "peak memory, anonymous, MB", figures["peak_anonymous_mb"]
+    yield f"median of {requests} requests, s", figures["request_seconds"]
+    yield "failed requests", sum(figures["errors"].values())
+    yield "peak memory with page cache, MB", figures["peak_memory_mb"]
+    yield "peak anonymous memory, MB", figures["peak_anonymous_mb"]
     yield "killed for memory", "YES" if figures["oom_killed"] else "no"
     yield "exit status after SIGTERM", figures["exit_status"]
 
 
 def main(
-    image: Annotated[
-        str | None, typer.Option(help="One that is there; else docker/build.sh makes the slim one")
-    ] = None,
+    image: Annotated[str | None, typer.Option(help="Existing image; default: build the slim image")] = None,
     artefact: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help=f"Exported model; else {SHAPE} in int8 is made")
+        Path | None, typer.Option(exists=True, file_okay=False, help=f"Exported model; default: {SHAPE} in int8")
     ] = None,
-    cpus: Annotated[float, typer.Option(min=0.1, help="Of the container")] = 2,
-    memory: Annotated[str, typer.Option(help="Of the container, as Docker spells it; swap there is none")] = "4g",
-    requests: Annotated[int, typer.Option(min=1, help="After the first, one after the other")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+    cpus: Annotated[float, typer.Option(min=0.1, help="CPUs of the container")] = 2,
+    memory: Annotated[str, typer.Option(help="Memory of the container in Docker's notation; it has no swap")] = "4g",
+    requests: Annotated[int, typer.Option(min=1, help="Requests to measure, one at a time")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
-    """Serve a large model in a container with little memory. Exit status 1 if it is killed or a request fails."""
+    """Serve a large model in a small container. Exits with status 1 if it is killed or a request fails."""
     require_engine()
     if image is None:
-        subprocess.run([HERE.parent / "docker" / "build.sh", "slim"], stdout=sys.stderr, check=True)
+        subprocess.run([ROOT / "docker" / "build.sh", "slim"], stdout=sys.stderr, check=True)
         image = IMAGE
     model = artefact or exported(make_shape(SHAPE, WORK / "models" / SHAPE), "openvino", "int8")
     size = int(docker("image", "inspect", "--format={{.Size}}", image))

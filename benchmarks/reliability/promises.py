@@ -1,6 +1,7 @@
-"""Fairness and deadlines, measured: `scripts/bench promises`.
+"""Fairness and deadlines: `scripts/bench promises`.
 
-Fairness: what a request of 10 documents waits while others of 1,000 are in work. Deadlines: how late a 504 comes.
+Fairness: the latency of a request of 10 documents while requests of 1,000 are being scored. Deadlines: how long after
+its deadline a request gets its 504.
 """
 
 import asyncio
@@ -16,21 +17,21 @@ import typer
 from rich.table import Table
 
 from benchmarks.load import make_bodies, print_table, progress_bar
-from benchmarks.service import service
+from benchmarks.process import service
 
 SMALL, LARGE, WORDS = 10, 1000, "20-300"
 TIMES_IDLE, LATE_MS = 2.5, 50.0
-# Long enough for the engine alone, too short beside the large requests.
+# Long enough on an idle service, too short during the large requests.
 DEADLINES_MS = (150, 200, 250, 300)
 
-# What is answered at once, because it cannot be done in time, is not late.
+# A request that is rejected at once, because it cannot meet its deadline, does not count as late.
 EARLY = "cannot be met"
 
 Bodies = Sequence[dict[str, Any]]
 
 
 async def latencies(client: httpx.AsyncClient, bodies: Bodies, title: str) -> list[float]:
-    """Milliseconds of each, one after the other."""
+    """Milliseconds of each request, sent one at a time."""
     times = []
     with progress_bar(title) as progress:
         for body in progress.track(bodies, description=title):
@@ -41,19 +42,19 @@ async def latencies(client: httpx.AsyncClient, bodies: Bodies, title: str) -> li
 
 
 async def keep_busy(client: httpx.AsyncClient, bodies: Bodies) -> None:
-    """Large requests, one always in work, until cancelled."""
+    """Send large requests one after the other until cancelled."""
     while True:
         for body in bodies:
             await client.post("/rerank/query", json=body)
 
 
 async def fairness(client: httpx.AsyncClient, requests: int) -> dict[str, float]:
-    """Small requests alone, and beside large ones."""
+    """Latency of small requests on an idle service and during large requests."""
     small = make_bodies(2 * requests, SMALL, WORDS)
     idle = await latencies(client, small[:requests], f"{SMALL} documents, idle")
     large = asyncio.create_task(keep_busy(client, make_bodies(3, LARGE, WORDS)))
     await asyncio.sleep(1.0)
-    beside = await latencies(client, small[requests:], f"{SMALL} documents beside {LARGE}")
+    beside = await latencies(client, small[requests:], f"{SMALL} documents during {LARGE}")
     large.cancel()
     with suppress(asyncio.CancelledError):
         await large
@@ -69,13 +70,13 @@ async def fairness(client: httpx.AsyncClient, requests: int) -> dict[str, float]
 
 
 async def micro_batch_ms(client: httpx.AsyncClient) -> float:
-    """The average so far."""
+    """Average milliseconds of a micro-batch so far."""
     figures = (await client.get("/metrics?format=json")).json()
     return float(figures["average_inference_seconds"] * 1000)
 
 
 async def deadlines(client: httpx.AsyncClient, requests: int) -> dict[str, float]:
-    """How late the answer to a request that misses its deadline comes, with the engine busy."""
+    """How long after its deadline a request gets its 504 while the engine is busy."""
     bodies = make_bodies(requests, SMALL, WORDS)
     large = asyncio.create_task(keep_busy(client, make_bodies(3, LARGE, WORDS)))
     await asyncio.sleep(1.0)
@@ -94,17 +95,17 @@ async def deadlines(client: httpx.AsyncClient, requests: int) -> dict[str, float
 
 
 async def measure(url: str, requests: int) -> dict[str, dict[str, float]]:
-    """Both, of a service without a cache."""
+    """Fairness and deadlines of a service without a cache."""
     async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
         await latencies(client, make_bodies(10, SMALL, WORDS), "warm-up")
         return {"fairness": await fairness(client, requests), "deadlines": await deadlines(client, requests)}
 
 
 def main(
-    requests: Annotated[int, typer.Option(min=20, help="Small requests in each state")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table")] = False,
+    requests: Annotated[int, typer.Option(min=20, help="Small requests per measurement")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
-    """Print what a small request waits beside large ones, and how late the answer to a missed deadline comes."""
+    """Measure how large requests delay a small one, and how late a 504 arrives after the deadline."""
     with service(ENABLE_PREDICTION_CACHE="false") as (url, _):
         figures = asyncio.run(measure(url, requests))
     if as_json:
@@ -113,14 +114,14 @@ def main(
     fair, late = figures["fairness"], figures["deadlines"]
     table = Table("promise", "figure", "bound", "kept")
     rows = (
-        (f"p95 of {SMALL} documents beside {LARGE}, ms", fair["beside_p95_ms"], fair["bound_ms"]),
+        (f"p95 of {SMALL} documents during {LARGE}, ms", fair["beside_p95_ms"], fair["bound_ms"]),
         ("504 after the deadline, p95, ms", late["late_p95_ms"], LATE_MS),
     )
     for name, figure, bound in rows:
         table.add_row(name, f"{figure:.1f}", f"{bound:.1f}", "yes" if figure <= bound else "NO")
     print_table(table)
     print(
-        f"{SMALL} documents alone: p50 {fair['idle_p50_ms']:.1f} ms; a micro-batch: {fair['micro_batch_ms']:.1f} ms; "
-        f"the bound is {TIMES_IDLE} times the one plus the other. {late['missed']:.0f} deadlines missed, "
-        f"the latest answer {late['late_max_ms']:.1f} ms after."
+        f"{SMALL} documents on an idle service: p50 {fair['idle_p50_ms']:.1f} ms. "
+        f"A micro-batch: {fair['micro_batch_ms']:.1f} ms. The bound is {TIMES_IDLE} × idle + a micro-batch. "
+        f"Missed deadlines: {late['missed']:.0f}, the latest 504 {late['late_max_ms']:.1f} ms after its deadline."
     )

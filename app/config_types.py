@@ -1,0 +1,48 @@
+"""Types of settings: which values of an environment variable are valid."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+
+def split(values: str) -> list[str]:
+    """Comma-separated values; empty ones are dropped."""
+    return [value.strip() for value in values.split(",") if value.strip()]
+
+
+def _known_device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _redis_url(value: SecretStr | None) -> SecretStr | None:
+    if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return value
+
+
+def _web_origins(value: str) -> str:
+    """Reject what browsers never send as an origin: a value without a scheme, or with a path."""
+    for origin in split(value):
+        if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
+    return value
+
+
+def _as_status(value: Any) -> Any:
+    """The environment holds strings, and pydantic does not convert a string to an integer `Literal`."""
+    return int(value) if value in ("429", "503") else value
+
+
+def _lower_case(value: Any) -> Any:
+    """Accept Python's upper-case names of log levels."""
+    return value.lower() if isinstance(value, str) else value
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
+OverloadStatus = Annotated[Literal[429, 503], BeforeValidator(_as_status)]
+RedisUrl = Annotated[SecretStr | None, AfterValidator(_redis_url)]
+WebOrigins = Annotated[str, AfterValidator(_web_origins)]

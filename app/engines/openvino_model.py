@@ -1,0 +1,109 @@
+"""An exported model, compiled by OpenVINO's CPU plugin in one of several configurations."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import openvino as ov
+
+from app.engines.models.artefact import MODEL_FILES, Manifest, Precision
+from app.engines.models.shared_weights import joined
+from app.errors import StartupError
+from app.machine.hardware import cpu_features
+
+log = logging.getLogger(__name__)
+
+Arithmetic = Literal["bf16", "f16", "f32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """How the plugin computes a model."""
+
+    arithmetic: Arithmetic
+    """The arithmetic of all operations that are not int8."""
+    fused: bool = True
+    """Whether attention and the operations around it are compiled into fused kernels."""
+
+    def __str__(self) -> str:
+        return f"{self.arithmetic} arithmetic{'' if self.fused else ', attention not fused'}"
+
+    def options(self) -> dict[str, str]:
+        """Properties of the plugin."""
+        fusing = {} if self.fused else {"SNIPPETS_MODE": "DISABLE"}
+        return {"INFERENCE_PRECISION_HINT": self.arithmetic, **fusing}
+
+
+# The slowest configuration. It depends on the fewest kernels.
+EXACT = Configuration("f32", fused=False)
+
+
+def configurations(weights: Precision) -> list[Configuration]:
+    """The configurations that this CPU has instructions for, probably the fastest first. Raises `StartupError`."""
+    plain = [Configuration("f32"), EXACT]
+    if weights == "fp32":
+        return plain
+    return [Configuration(half, fused) for half in _halves(weights) for fused in (True, False)] + plain
+
+
+def _halves(weights: Precision) -> Iterator[Arithmetic]:
+    capabilities = _capabilities(_core())
+    if "BF16" in capabilities:
+        yield "bf16"
+    # On a CPU with bf16, f16 is more exact, but only as fast if the CPU has f16 tiles (AMX).
+    if "FP16" in capabilities and weights != "int8" and ("BF16" not in capabilities or "amx_fp16" in cpu_features()):
+        yield "f16"
+
+
+def compile_model(
+    folder: Path, manifest: Manifest, configuration: Configuration, threads: int, cache: Path | None, streams: int
+) -> ov.CompiledModel:
+    """Compile the model in `folder`. `cache` is a folder for compiled code. Raises `StartupError`."""
+    core = _core()
+    options = {
+        **configuration.options(),
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_NUM_THREADS": str(threads),
+        # With pinning, all replicas on one host would use the same cores.
+        "ENABLE_CPU_PINNING": "NO",
+        # Compiled operations that each stream keeps. More of them are no faster and take tens of megabytes.
+        "CPU_RUNTIME_CACHE_CAPACITY": "100",
+    }
+    file = folder / MODEL_FILES["openvino"]
+    try:
+        model = _read(core, file, manifest.weights) if manifest.weights else str(file)
+        if cache is not None:
+            try:
+                return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache)})
+            except RuntimeError as error:
+                # Another process may be compiling the same model, or the folder may be read-only. This start is slower.
+                log.info("Compiling without the cache %s: %s", cache, _last_line(error))
+        return core.compile_model(model, "CPU", options)
+    except (RuntimeError, OSError) as error:
+        raise StartupError(f"{file} cannot be compiled: {_last_line(error)}") from error
+
+
+def _core() -> ov.Core:
+    try:
+        return ov.Core()
+    except RuntimeError as error:
+        raise StartupError(f"OpenVINO cannot be loaded: {_last_line(error)}") from error
+
+
+def _capabilities(core: ov.Core) -> list[str]:
+    try:
+        return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    except RuntimeError as error:
+        raise StartupError(f"OpenVINO's CPU plugin cannot be loaded: {_last_line(error)}") from error
+
+
+def _read(core: ov.Core, file: Path, weights: str) -> ov.Model:
+    """A model that shares the weights of a checkpoint: see `app.engines.models.shared_weights`."""
+    data = joined(file.parent / weights, file.with_suffix(".bin"))
+    return core.read_model(file.read_bytes(), ov.Tensor(data))
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

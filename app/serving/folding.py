@@ -1,0 +1,30 @@
+"""From the scores of passages to one logit for each document."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from app.types import Passage, Score
+
+ScoredPassage = tuple[Passage, Score]
+
+# Documents that the model has not read get lower logits than this, so that nobody takes them for relevant.
+UNREAD = -10.0
+
+
+def best_passages(scored: Iterable[ScoredPassage]) -> dict[int, ScoredPassage]:
+    """The passage with the highest logit of each document, by document index. The first one wins a tie."""
+    best: dict[int, ScoredPassage] = {}
+    for passage, score in scored:
+        rival = best.get(passage.document)
+        if rival is None or score.logit > rival[1].logit:
+            best[passage.document] = passage, score
+    return best
+
+
+def place_unscored(logits: Mapping[int, float], places: Sequence[float], count: int) -> list[float]:
+    """A logit for each of `count` documents: its own from `logits`, or one below all of these and below `UNREAD`.
+
+    `places` orders the documents without a logit: higher is better, from 0 to less than 1. It may be empty if all
+    documents have a logit.
+    """
+    floor = min([UNREAD, *logits.values()]) - 1
+    return [logits[index] if index in logits else floor + places[index] for index in range(count)]

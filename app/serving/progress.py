@@ -1,0 +1,51 @@
+"""The record of one request that survives a failure half way."""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from app.serving.folding import ScoredPassage
+from app.types import Choice, LongDocuments, Pair, Passage, RerankQuery, Score, Timings
+
+KeyedPassage = tuple[bytes, Passage]
+"""A passage and its cache key. Passages with equal texts share a key."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known about one request so far. If the request fails, the degraded answer is made from this."""
+
+    query: RerankQuery
+    long_documents: LongDocuments
+    """The request's choice, or else the service's default."""
+    deadline: float | None = None
+    """On the event loop's clock."""
+    choice: Choice | None = None
+    """The first stage's answer, once it has run."""
+    keyed: Sequence[KeyedPassage] = ()
+    """The passages to score. Windows replace the long documents that they are part of."""
+    known: dict[bytes, Score] = field(default_factory=dict)
+    scored: int = 0
+    """Pairs that the model read for this request."""
+    timings: Timings = field(default_factory=Timings)
+
+    def missing(self) -> dict[bytes, Passage]:
+        """The passages without a score, by key."""
+        return {key: passage for key, passage in self.keyed if key not in self.known}
+
+    def scored_passages(self) -> list[ScoredPassage]:
+        return [(passage, self.known[key]) for key, passage in self.keyed if key in self.known]
+
+    def truncated(self, pairs: Mapping[bytes, Pair]) -> list[Passage]:
+        """The passages that do not fit the window, judged by their scores and by the tokenised `pairs`."""
+        found: dict[bytes, Pair | Score] = {**pairs, **self.known}
+        return [passage for key, passage in self.keyed if key in found and found[key].truncated]
+
+    def is_complete(self) -> bool:
+        """Whether every passage has a score, and no document must be split into windows first."""
+        return not self.missing() and not (self.long_documents == "chunk_max" and self.truncated({}))
+
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+        return math.inf if self.deadline is None else self.deadline - asyncio.get_running_loop().time()

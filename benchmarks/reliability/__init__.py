@@ -1,0 +1,1 @@
+"""How the service behaves under load, at its limits and for a long time."""

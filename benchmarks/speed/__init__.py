@@ -1,0 +1,1 @@
+"""How fast the service ranks, and how well its faster variants rank."""

@@ -1,0 +1,1 @@
+"""Tools for maintaining the repository. The service does not use them."""

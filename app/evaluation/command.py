@@ -24,7 +24,9 @@ from rich.table import Table
 
 from app.config import Settings, load_settings, unknown_variables
 from app.errors import StartupError
-from app.evaluation.collection import Topic, UnusableCollection, read_collection
+from app.evaluation.collection import read_collection
+from app.evaluation.lines import UnusableCollection
+from app.evaluation.topic import Topic
 from app.serving.lifecycle import Phase
 from app.telemetry.logs import configure_logging
 from reranker_client import AsyncClient, RerankError

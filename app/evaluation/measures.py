@@ -8,7 +8,7 @@ import numpy as np
 from ir_measures import RR, R, nDCG
 from scipy.stats import bootstrap
 
-from app.evaluation.collection import MAX_GRADE
+from app.evaluation.topic import MAX_GRADE
 
 CONFIDENCE = 0.95
 # Of resamples that are drawn at a time: for thousands of queries all of them would be much memory.

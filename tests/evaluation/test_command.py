@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.evaluation.chart import draw
-from app.evaluation.collection import UnusableCollection, read_collection
+from app.evaluation.collection import read_collection
+from app.evaluation.lines import UnusableCollection
 from app.evaluation.measures import interval, measure
 from tests.conftest import Serve, free_port
 
@@ -181,7 +182,7 @@ GOOD = json.dumps(ROWS[0])
         ({"query": "a", "documents": ["x"], "qrels": [1, 0]}, "line 2: qrels: Value error, 2 grades for 1 documents"),
         ({"query": "a", "documents": ["x"], "qrels": {"0": 16}}, "line 2: qrels.0: "),
         ({"query": "a", "documents": ["x"], "qrels": {"0": 0.5}}, "line 2: qrels.0: "),
-        ({"qid": "q1", "query": "a", "documents": ["x"], "qrels": {}}, "line 2: qid: 'q1' is there twice"),
+        ({"qid": "q1", "query": "a", "documents": ["x"], "qrels": {}}, "line 2: qid: 'q1' is used twice"),
     ],
 )
 def test_a_wrong_line_is_named_with_its_field(tmp_path: Path, line: Any, message: str) -> None:
@@ -195,10 +196,10 @@ def test_a_wrong_line_is_named_with_its_field(tmp_path: Path, line: Any, message
     [
         ("corpus.jsonl", '{"text": "x"}', "corpus.jsonl: line 1: _id: Field required"),
         ("queries.jsonl", '{"_id": "1", "text": "a"}', "test.tsv: query-id: '2' is not in queries.jsonl"),
-        ("qrels/test.tsv", "1\td1\n", "test.tsv: line 1: has 2 columns"),
+        ("qrels/test.tsv", "1\td1\n", "test.tsv: line 1: expected 3 columns (query-id, corpus-id, score), found 2"),
         ("qrels/test.tsv", "1\td1\t1\n1\td1\tx\n", "test.tsv: line 2: score: 'x' is not a whole number"),
         ("qrels/test.tsv", "1\td1\t99\n", "test.tsv: line 1: score: 99 is more than 15"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "has no queries"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "contains no queries"),
         ("run.trec", "1 Q0 d9 1 9 mine", "run.trec: line 1: docid: 'd9' is not in the corpus"),
         ("run.trec", "1 Q0 d1 1 high mine", "run.trec: line 1: score: 'high' is not a number"),
     ],
@@ -219,8 +220,8 @@ def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
     jsonl(tmp_path / "others.jsonl", [{"query": "a", "documents": [{"id": "d1", "text": "x"}], "qrels": {"1": 1}}])
     wrong = {
         "broken.jsonl.gz": "cannot be read",
-        "latin.jsonl": "is not UTF-8",
-        "empty.jsonl": "has no queries",
+        "latin.jsonl": "not valid UTF-8",
+        "empty.jsonl": "contains no queries",
         "nothing.jsonl": "no query has a relevant document",
         "others.jsonl": "of no query a judged id is among",
         "missing.jsonl": "does not exist",

@@ -1,14 +1,14 @@
-"""Composition only: which parts there are and how they are joined."""
+"""Composition: builds the application, and loads and runs the service while the application lives."""
 
 import asyncio
-import gc
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -24,21 +24,24 @@ from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
-from app.api.service import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
+from app.api.ranking import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
+from app.api.service import Defaults, Service
 from app.config import Settings, load_settings, traces_exporter
 from app.engines.load import load_engine
-from app.engines.protocol import Engine, EngineInfo
+from app.engines.protocol import Engine
 from app.errors import EngineBroken, StartupError
 from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.machine.garbage import freeze_loaded_objects
 from app.machine.gpu import Gpu
-from app.machine.hardware import cpu_limit
-from app.machine.threads import start_threads
+from app.machine.threads import running_threads
 from app.serving.admission import Admission
+from app.serving.announcement import announce_address, announce_engine, warn_about_length, warn_about_threads
 from app.serving.batcher import Batcher
 from app.serving.cache import ScoreCache
 from app.serving.gauges import watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.lifecycle import Lifecycle
+from app.serving.loops import clear_memory_regularly, run_until_broken
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.metrics import Metrics
@@ -50,37 +53,93 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The first load may download and export a model; later ones find it on the disk, and what takes longer hangs.
+# The first load may download and export a model. Later loads find it on the disk: one that takes longer hangs.
 RELOAD_SECONDS = 300
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the lifespan runs."""
+
+    settings: Settings
+    service: Service
+    engine: Engine | None
+    """None: the settings' model is loaded."""
+    tracing: "Tracing | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is kept when the engine is reloaded."""
+
+    tokenizers: Executor
+    prefilter: Prefilter
+    shared_cache: "SharedCache | None"
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
-    """The service as an ASGI application; without an engine the settings' model is loaded once it runs."""
+    """The service as an ASGI application. Without an engine the settings' model is loaded once the application runs."""
     settings = settings or load_settings()
-    # Its documentation pages need no network.
+    service, tracing = _service(settings), _tracing()
+    # The offline variant serves the documentation pages without a network.
     make = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
-    tracing = _tracing()
     app = make(
         title="Reranker",
         version=__version__,
-        summary="Puts passages in the order of their relevance to a query.",
-        lifespan=_lifespan,
+        summary="Ranks passages by their relevance to a query.",
+        lifespan=partial(_lifespan, Plan(settings, service, engine, tracing)),
         telemetry=tracing.telemetry if tracing else NO_TELEMETRY,
     )
-    app.state.settings = settings
-    app.state.given_engine = engine
-    app.state.tracing = tracing
-    app.state.metrics = Metrics()
-    app.state.lifecycle = Lifecycle()
-    app.state.reranker = None
-    app.state.gpu = None
-    app.state.bodies = bodies = Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout)
-    app.state.metrics.buffered_bytes.set_function(lambda: bodies.held)
+    app.state.service = service
+    _add_middleware(app, settings, service, tracing)
+    add_error_handlers(app, settings.overload_status)
+    # Documents the keys in OpenAPI; RequestGuard checks them.
+    documented_keys = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
+    for routes in (tei, native, vllm, nim, operations):
+        app.include_router(routes.router, dependencies=documented_keys)
+    return app
+
+
+def _service(settings: Settings) -> Service:
+    service = Service(
+        lifecycle=Lifecycle(),
+        metrics=Metrics(),
+        bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
+        defaults=Defaults(
+            on_overload=settings.on_overload,
+            prefilter=settings.prefilter,
+            prefilter_top_k=settings.prefilter_top_k,
+            priorities=settings.priorities,
+            log_texts=settings.log_texts,
+        ),
+    )
+    service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
+    service.metrics.ready.set_function(lambda: float(service.problem is None))
+    return service
+
+
+def _tracing() -> "Tracing | None":
+    """Tracing, if the variables of OpenTelemetry ask for it. A failure is logged and the service runs without."""
+    exporter = traces_exporter()
+    if exporter is None:
+        return None
+    try:
+        from app.telemetry.tracing import Tracing
+
+        return Tracing(exporter)
+    except ImportError as error:
+        log.warning("Tracing is disabled: %s. Install the extra: pip install '.[otel]'", error)
+    except StartupError as error:
+        log.warning("Tracing is disabled: %s", error)
+    return None
+
+
+def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing: "Tracing | None") -> None:
+    """The innermost first."""
     keys = ApiKeys(settings.keys(), settings.protect_metrics)
     quota = Quota(settings.key_max_parallel, settings.key_per_minute, settings.key_burst)
-    app.add_middleware(RequestGuard, keys=keys, quota=quota, bodies=bodies, metrics=app.state.metrics)
+    app.add_middleware(RequestGuard, keys=keys, quota=quota, bodies=service.bodies, metrics=service.metrics)
     if origins := settings.origins():
         app.add_middleware(
             CORSMiddleware,
@@ -93,141 +152,108 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         from app.telemetry.tracing import SpanDetails
 
         app.add_middleware(SpanDetails, provider=tracing.provider)
-    add_error_handlers(app, settings.overload_status)
-    # Said in the OpenAPI document; RequestGuard is who checks it.
-    keys_wanted = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
-    for dialect in (tei, native, vllm, nim, operations):
-        app.include_router(dialect.router, dependencies=keys_wanted)
-    return app
-
-
-def _tracing() -> "Tracing | None":
-    """Where the variables of OpenTelemetry ask for traces. The service goes on where they cannot be had."""
-    exporter = traces_exporter()
-    if exporter is None:
-        return None
-    try:
-        from app.telemetry.tracing import Tracing
-
-        return Tracing(exporter)
-    except ImportError as error:
-        log.warning("No traces, although OTEL_* asks for them: %s; the extra 'otel' has what is missing", error)
-    except StartupError as error:
-        log.warning("No traces, although OTEL_* asks for them: %s", error)
-    return None
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Serve at once, load meanwhile: health answers 503 until the model is there."""
-    serving = asyncio.create_task(_serve(app), name="serve")
+async def _lifespan(plan: Plan, _: FastAPI) -> AsyncIterator[None]:
+    """Listen at once and load in the background: health answers 503 until the model is loaded."""
+    serving = asyncio.create_task(_serve(plan), name="serve")
     try:
         yield
     finally:
-        app.state.lifecycle.drain()
+        plan.service.lifecycle.drain()
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
-        if app.state.tracing:
-            await app.state.tracing.close()
+        plan.engine = None  # frees the model even if something keeps the application
+        if plan.tracing:
+            await plan.tracing.close()
 
 
-async def _serve(app: FastAPI) -> None:
-    """Load, assemble, run the loops; ends when cancelled. What is final is told on stderr and to the lifecycle."""
-    settings: Settings = app.state.settings
-    supervisor = Supervisor(settings.max_reloads, app.state.lifecycle, app.state.metrics)
+async def _serve(plan: Plan) -> None:
+    """Run until cancelled. A final failure is logged and ends the process through the lifecycle."""
+    settings, service = plan.settings, plan.service
+    supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
     try:
         async with AsyncExitStack() as stack:
-            tokenizers = _threads(stack, settings.tokenizer_workers, "tokenizer")
-            app.state.prefilter = await _prefilter(settings, tokenizers)
-            shared = await _shared_cache(settings, stack, app.state.metrics)
-            await supervisor.run(partial(_run_engine, app, tokenizers, shared))
+            tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
+            prefilter = await _prefilter(settings, tokenizers)
+            parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
+            await supervisor.run(partial(_run_engine, plan, parts))
     except StartupError as error:
         log.debug("Start failed", exc_info=True)
         log.error("Cannot start: %s", error)
     except EngineBroken as error:
         log.error("Giving up: %s", error)
     except Exception:
-        log.exception("Stopped by a failure this service does not know")
-    app.state.lifecycle.fail()
+        log.exception("Stopped by an unexpected error")
+    service.lifecycle.fail()
 
 
-async def _run_engine(app: FastAPI, tokenizers: Executor, shared: "SharedCache | None") -> None:
+async def _run_engine(plan: Plan, parts: Parts) -> None:
     """Load an engine and serve with it until it breaks. Raises `StartupError` or `EngineBroken`."""
-    settings: Settings = app.state.settings
+    settings, service = plan.settings, plan.service
     started = perf_counter()
     async with AsyncExitStack() as stack:
-        threads = _threads(stack, 1, "inference")
-        loading = asyncio.get_running_loop().run_in_executor(threads, _load, app.state.given_engine, settings)
-        try:
-            engine = await asyncio.wait_for(loading, RELOAD_SECONDS if app.state.reranker else None)
-        except TimeoutError:
-            raise EngineBroken(f"Loading it again took more than {RELOAD_SECONDS} s.") from None
+        threads = stack.enter_context(running_threads(1, "inference"))
+        engine = await _load(plan, threads)
         if engine.info.batches_at_once > 1:
-            threads = _threads(stack, engine.info.batches_at_once, "inference")
+            threads = stack.enter_context(running_threads(engine.info.batches_at_once, "inference"))
         budget = settings.batch_tokens or engine.schedule.batch_tokens
-        batcher = Batcher(engine, threads, budget, app.state.metrics, settings.inference_timeout)
-        probe = await asyncio.get_running_loop().run_in_executor(tokenizers, engine.encode, "probe", ["probe"])
-        if app.state.reranker is None:
-            app.state.reranker = _build_reranker(app, engine, batcher, tokenizers, shared)
-            app.state.gpu = _find_gpu(engine.info)
-            watch_reranker(app.state.metrics, app.state.reranker, app.state.lifecycle)
-            if engine.info.device.startswith("cuda"):
-                watch_gpu(app.state.metrics, app.state.gpu)
-        app.state.reranker.take_engine(engine, batcher)
-        _spare_the_collector()
-        app.state.lifecycle.ready()
-        _announce(settings, app.state.reranker, perf_counter() - started)
-        await _until_broken(
+        batcher = Batcher(engine, threads, budget, service.metrics, settings.inference_timeout)
+        probe = await asyncio.get_running_loop().run_in_executor(parts.tokenizers, engine.encode, "probe", ["probe"])
+        reranker = service.reranker or _assemble(plan, parts, engine, batcher)
+        reranker.take_engine(engine, batcher)
+        freeze_loaded_objects()
+        service.lifecycle.ready()
+        _announce(settings, engine, perf_counter() - started)
+        await run_until_broken(
             batcher.run(),
             watch(batcher, *probe),
-            _clear_memory_regularly(app.state.reranker, threads, settings.clear_cache_interval),
+            clear_memory_regularly(reranker, threads, settings.clear_cache_interval),
         )
 
 
-def _find_gpu(info: EngineInfo) -> Gpu | None:
-    """The card that the model is on; None on a CPU, and where the driver reports nothing."""
-    name, _, index = info.device.partition(":")
-    return Gpu.find(int(index or 0), info.device_uuid) if name == "cuda" else None
+async def _load(plan: Plan, thread: Executor) -> Engine:
+    """The given engine, or that of the settings, warmed up. Raises `StartupError` or `EngineBroken`."""
 
+    def load() -> Engine:
+        engine = plan.engine or load_engine(plan.settings)
+        engine.warm_up()
+        return engine
 
-def _spare_the_collector() -> None:
-    """What was loaded stays: the collector need not look through it with every thousand requests."""
-    gc.unfreeze()  # what an engine before left behind
-    gc.collect()
-    gc.freeze()
-
-
-async def _until_broken(*loops: Coroutine[Any, Any, None]) -> None:
-    """Run the loops; an engine that broke is told without the groups of tasks around it."""
-    broken: BaseException | None = None
+    loading = asyncio.get_running_loop().run_in_executor(thread, load)
     try:
-        async with asyncio.TaskGroup() as group:
-            for loop in loops:
-                group.create_task(loop)
-    except* EngineBroken as errors:
-        broken = errors
-    while isinstance(broken, BaseExceptionGroup):
-        broken = broken.exceptions[0]
-    if broken is not None:
-        raise broken
+        return await asyncio.wait_for(loading, RELOAD_SECONDS if plan.service.reranker else None)
+    except TimeoutError:
+        raise EngineBroken(f"Reloading took more than {RELOAD_SECONDS} s.") from None
 
 
-def _threads(stack: AsyncExitStack, count: int, name: str) -> Executor:
-    """Threads that nobody waits for in the end: a load or an inference that hangs must not hold up the exit."""
-    executor = start_threads(count, name)
-    stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-    return executor
-
-
-def _load(engine: Engine | None, settings: Settings) -> Engine:
-    engine = engine or load_engine(settings)
-    engine.warm_up()
-    return engine
+def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Reranker:
+    """Complete the service, once: it outlives its engines."""
+    settings, service, info = plan.settings, plan.service, engine.info
+    capacity = settings.capacity(info.device)
+    service.reranker = reranker = Reranker(
+        engine=engine,
+        tokenizers=parts.tokenizers,
+        cache=ScoreCache(info.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache),
+        admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
+        batcher=batcher,
+        metrics=service.metrics,
+        limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
+        prefilter=parts.prefilter,
+        long_documents=None if settings.long_documents == "auto" else settings.long_documents,
+        shared_cache=parts.shared_cache,
+    )
+    watch_reranker(service.metrics, reranker)
+    if info.device.startswith("cuda"):
+        service.gpu = Gpu.of_device(info.device, info.device_uuid)
+        watch_gpu(service.metrics, service.gpu)
+    return reranker
 
 
 async def _prefilter(settings: Settings, threads: Executor) -> Prefilter:
-    """The first stage. Its embeddings are loaded now where the settings use them, else for the first who asks."""
+    """The first stage. Its embeddings are loaded now if the settings use them, else by the first request that does."""
     prefilter = Prefilter(partial(load_embeddings, settings.prefilter_model))
     if settings.prefilter_model or settings.prefilter in ("embedding", "hybrid"):
         await asyncio.get_running_loop().run_in_executor(threads, prefilter.warm_up)
@@ -245,65 +271,10 @@ async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metr
     return shared
 
 
-def _build_reranker(
-    app: FastAPI, engine: Engine, batcher: Batcher, tokenizers: Executor, shared: "SharedCache | None"
-) -> Reranker:
-    settings: Settings = app.state.settings
-    capacity = settings.capacity(engine.info.device)
-    return Reranker(
-        engine=engine,
-        tokenizers=tokenizers,
-        cache=ScoreCache(
-            engine.info.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache
-        ),
-        admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
-        batcher=batcher,
-        metrics=app.state.metrics,
-        limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
-        prefilter=app.state.prefilter,
-        long_documents=None if settings.long_documents == "auto" else settings.long_documents,
-        shared_cache=shared,
-    )
-
-
-async def _clear_memory_regularly(reranker: Reranker, inference: Executor, interval: float) -> None:
-    """Drop expired scores and the accelerator's unused blocks every `interval` seconds."""
-    while True:
-        await asyncio.sleep(interval)
-        reranker.cache.sweep()
-        await asyncio.get_running_loop().run_in_executor(inference, reranker.engine.clear_memory)
-
-
-def _announce(settings: Settings, reranker: Reranker, seconds: float) -> None:
-    info = reranker.engine.info
-    if settings.max_length and info.max_length < settings.max_length:
-        log.warning("RERANKER_MAX_LENGTH=%d: the model reads %d tokens", settings.max_length, info.max_length)
-    elif settings.max_length and info.declared_length and settings.max_length < info.declared_length:
-        log.warning(
-            "RERANKER_MAX_LENGTH=%d cuts pairs that the model could read: its window is %d tokens",
-            settings.max_length,
-            info.declared_length,
-        )
-    if settings.threads > cpu_limit():
-        log.warning("RERANKER_THREADS=%d: there are %d CPUs, more threads are slower", settings.threads, cpu_limit())
-    log.info(
-        "Ready in %.1f s: model %s, device %s, backend %s, precision %s%s, %d threads, window %d tokens",
-        seconds,
-        info.model,
-        info.device,
-        info.backend + (" compiled" if info.compiled else ""),
-        info.precision,
-        info.configuration and f" ({info.configuration})",
-        info.threads,
-        info.max_length,
-    )
-    if test := reranker.engine.self_test:
-        log.info("Self-test: %s; %d pairs in %.2f s", test, test.pairs, test.seconds)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{settings.port}"
-    log.info("Listening on %s%s", url, ", API documentation at /docs" if settings.docs else "")
-    if not settings.keys():
-        level = logging.INFO if settings.host in LOOPBACK else logging.WARNING
-        log.log(level, "No API key is set: everybody who reaches %s may use it (RERANKER_API_KEYS)", url)
+def _announce(settings: Settings, engine: Engine, seconds: float) -> None:
+    warn_about_length(settings.max_length, engine.info)
+    warn_about_threads(settings.threads)
+    announce_engine(engine, seconds)
+    announce_address(settings.host, settings.port, settings.docs, bool(settings.keys()))
     if settings.log_texts:
         log.warning("The queries of all requests are written to this log (RERANKER_LOG_TEXTS)")

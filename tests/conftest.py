@@ -13,8 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.server import server_config
+from app.api.service import Service, service_of
 from app.config import Settings
 from app.main import create_app
+from app.serving.reranker import Reranker
 from tests.fakes import FakeEngine
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -46,15 +48,15 @@ class QuietServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(app: FastAPI, max_connections: int = 1024) -> AsyncIterator[httpx.AsyncClient]:
     """A real HTTP server in this event loop, and a client for it."""
     port = free_port()
-    server = QuietServer(server_config(app, app.state.settings.max_connections, port=port, timeout_graceful_shutdown=1))
+    server = QuietServer(server_config(app, max_connections, port=port, timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            await until(lambda: app.state.lifecycle.phase != "loading")
+            await until(lambda: service_of(app).lifecycle.phase != "loading")
             yield client
     finally:
         server.should_exit = True
@@ -79,13 +81,24 @@ class Serve:
     """`async with serve(max_parallel=1) as client:` a service over the fake engine, with these settings."""
 
     app: FastAPI
+    settings: Settings
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
 
     def __call__(self, **settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        self.app = create_app(Settings(**settings), self._engine)
-        return serving(self.app)
+        self.settings = Settings(**settings)
+        self.app = create_app(self.settings, self._engine)
+        return serving(self.app, self.settings.max_connections)
+
+    @property
+    def service(self) -> Service:
+        return service_of(self.app)
+
+    @property
+    def reranker(self) -> Reranker:
+        assert self.service.reranker is not None
+        return self.service.reranker
 
 
 @pytest.fixture

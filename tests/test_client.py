@@ -110,4 +110,4 @@ async def test_a_full_queue_is_retried_after_the_time_it_gives(serve: Serve, eng
 
 def rejected(serve: Serve) -> float:
     labels = {"reason": "queue_full"}
-    return serve.app.state.metrics.registry.get_sample_value("reranker_rejections_total", labels) or 0.0
+    return serve.service.metrics.registry.get_sample_value("reranker_rejections_total", labels) or 0.0

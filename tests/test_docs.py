@@ -39,7 +39,7 @@ def test_the_configuration_page_names_the_variables_of_scripts() -> None:
 
 async def test_the_readme_names_every_metric(serve: Serve) -> None:
     async with serve():
-        families = list(serve.app.state.metrics.registry.collect())
+        families = list(serve.service.metrics.registry.collect())
     endings = {"counter": "_total", "info": "_info"}  # as they are in `/metrics`
     ours = [family for family in families if family.name.startswith("reranker_")]
     names = {family.name + endings.get(family.type, "") for family in ours}

@@ -7,19 +7,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
+from app.api.service import service_of
 from app.config import Settings
 from app.machine.hardware import cpu_limit
 from app.main import create_app
+from app.serving.batcher import Batcher
 from app.serving.lifecycle import Phase
 from tests.conftest import Serve, until
 from tests.fakes import FakeEngine
 
 
+def batcher_of(app: FastAPI) -> Batcher:
+    reranker = service_of(app).reranker
+    assert reranker is not None
+    return reranker.batcher
+
+
 async def test_a_model_that_cannot_be_loaded_is_one_line_and_final(caplog: pytest.LogCaptureFixture) -> None:
     app = create_app(Settings(model="/no/such/model"))
     async with app.router.lifespan_context(app):
-        await until(lambda: app.state.lifecycle.phase is Phase.FAILED)
+        await until(lambda: service_of(app).lifecycle.phase is Phase.FAILED)
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage() == "Cannot start: RERANKER_MODEL='/no/such/model': no such folder"
     assert record.exc_info is None
@@ -40,22 +49,22 @@ async def test_the_address_in_the_log_can_be_clicked(serve: Serve, caplog: pytes
     assert "Listening on http://[::1]:8000," in caplog.text
 
 
-async def test_more_threads_than_there_are_cpus_are_told(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_more_threads_than_cpus_are_warned_about(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     async with serve(threads=cpu_limit()):
         pass
     assert "RERANKER_THREADS" not in caplog.text
     async with serve(threads=cpu_limit() + 1):
         pass
-    assert f"RERANKER_THREADS={cpu_limit() + 1}: there are {cpu_limit()} CPUs" in caplog.text
+    assert f"RERANKER_THREADS={cpu_limit() + 1}: only {cpu_limit()} CPUs" in caplog.text
 
 
 async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(engine: FakeEngine) -> None:
     app = create_app(Settings(batch_tokens=16), engine)
     async with app.router.lifespan_context(app):
-        await until(lambda: app.state.lifecycle.phase is Phase.READY)
+        await until(lambda: service_of(app).lifecycle.phase is Phase.READY)
         engine.gate.clear()
-        futures = app.state.reranker.batcher.submit(engine.encode("a b c", ["a b c"] * 20))
-        await until(lambda: app.state.reranker.batcher.pending < 20)
+        futures = batcher_of(app).submit(engine.encode("a b c", ["a b c"] * 20))
+        await until(lambda: batcher_of(app).pending < 20)
     engine.gate.set()
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     assert all("stopped" in str(outcome) for outcome in outcomes)
@@ -65,12 +74,12 @@ async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(engine: Fa
 async def test_a_loop_that_dies_stops_the_service(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(Settings(), engine)
     async with app.router.lifespan_context(app):
-        await until(lambda: app.state.lifecycle.phase is Phase.READY)
+        await until(lambda: service_of(app).lifecycle.phase is Phase.READY)
         monkeypatch.setattr("app.serving.batcher.take_batch", lambda *_: 1 / 0)
-        [future] = app.state.reranker.batcher.submit(engine.encode("a", ["a"]))
+        [future] = batcher_of(app).submit(engine.encode("a", ["a"]))
         with pytest.raises(Exception, match="stopped"):
             await future
-        await until(lambda: app.state.lifecycle.phase is Phase.FAILED)
+        await until(lambda: service_of(app).lifecycle.phase is Phase.FAILED)
 
 
 async def test_the_sweep_runs_regularly(engine: FakeEngine) -> None:

@@ -1,18 +1,13 @@
-"""Request bodies: how many bytes of them are held, how long they may take to come, how they are parsed."""
+"""Request bodies: limits on their size, on the memory of all of them, and on the time they take to arrive."""
 
 import asyncio
-import gc
-import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
-from app.errors import BodyTimeout, BufferFull, TooLarge, UnsupportedMedia
+from app.errors import BodyTimeout, BufferFull, TooLarge
 
 # A body that is refused is read on and thrown away for this long, so that its sender gets to read the answer.
 DISCARD_SECONDS = 5.0
@@ -20,8 +15,6 @@ DISCARD_SECONDS = 5.0
 VALUE_BYTES, CONTAINER_BYTES = 64, 128
 # Of ASCII, the bytes and the texts; a text with one character beyond takes up to four bytes for each of them.
 ASCII_COPIES, UNICODE_COPIES = 2, 5
-# Larger ones are parsed one after the other, with a turn of the event loop for all others in between.
-SMALL_BYTES = 65_536
 
 
 class Bodies:
@@ -131,55 +124,3 @@ async def discard(scope: Scope, receive: Receive) -> None:
         async with asyncio.timeout(DISCARD_SECONDS):
             while (await receive()).get("more_body", False):
                 pass
-
-
-class JsonRoute(APIRoute):
-    """A route whose body is JSON, parsed without holding up the event loop for longer than one body takes."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """FastAPI's own, over a request that parses its body here."""
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            encoding = request.headers.get("content-encoding", "identity")
-            if encoding.strip().lower() not in ("", "identity"):
-                raise UnsupportedMedia(f"Content-Encoding: a body must not be compressed, got {encoding!r}")
-            return await handler(_JsonRequest(request.scope, request.receive))
-
-        return handle
-
-
-class _JsonRequest(Request):
-    async def json(self) -> Any:
-        content = await self.body()
-        if len(content) <= SMALL_BYTES:
-            return _parse(content)
-        async with self.app.state.bodies.turn:
-            await asyncio.sleep(0)
-            return _parse(content)
-
-
-def _parse(content: bytes) -> Any:
-    """The value. Raises `JSONDecodeError`, also for what Python cannot take of JSON that is otherwise right."""
-    try:
-        with _no_garbage_collection():
-            return json.loads(content)
-    except json.JSONDecodeError:
-        raise
-    except RecursionError:
-        problem = "nested too deeply"
-    except UnicodeDecodeError:
-        problem = "not UTF-8"
-    except ValueError:
-        problem = "a number has too many digits"
-    raise json.JSONDecodeError(problem, "", 0)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Nothing that is being parsed is garbage, and looking through it over and over takes most of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

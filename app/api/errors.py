@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from app import errors
+from app.api.service import service_of
+from app.telemetry.record import record_of
 
 log = logging.getLogger(__name__)
 
@@ -96,38 +98,38 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
     """Make every failure an `ErrorBody`. `overload_status` is what a full queue answers: 429 or 503."""
 
     async def on_domain_error(request: Request, error: Exception) -> JSONResponse:
-        error = cast(errors.RerankerError, error)
+        error, record = cast(errors.RerankerError, error), record_of(request.scope)
         status, reason = STATUSES.get(type(error), INTERNAL)
         if isinstance(error, errors.QueueFull):
             status = overload_status
-        request.app.state.metrics.rejections.labels(reason).inc()
-        request.state.details["error"] = error.code
+        service_of(request.app).metrics.rejections.labels(reason).inc()
+        record.error = error.code
         headers = {}
         if isinstance(error, errors.Refused):
             headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, errors.Unavailable):
             headers["Connection"] = "close"  # a client or proxy that keeps connections should look elsewhere
         tei = getattr(request.state, "tei", False)
-        return error_response(request.state.request_id, status, error.code, str(error), headers, tei=tei)
+        return error_response(record.id, status, error.code, str(error), headers, tei=tei)
 
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
-        error = cast(RequestValidationError, error)
-        request.app.state.metrics.rejections.labels("invalid").inc()
-        request.state.details["error"] = "invalid_request"
+        error, record = cast(RequestValidationError, error), record_of(request.scope)
+        service_of(request.app).metrics.rejections.labels("invalid").inc()
+        record.error = "invalid_request"
         status, message = explain(error.errors(), request.headers.get("content-type", ""))
         tei = speaks_tei(request.url.path, error.body)
-        return error_response(request.state.request_id, status, "invalid_request", message, tei=tei)
+        return error_response(record.id, status, "invalid_request", message, tei=tei)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-        error = cast(HTTPException, error)
-        request.state.details["error"] = "http_error"
+        error, record = cast(HTTPException, error), record_of(request.scope)
+        record.error = "http_error"
         message = error.detail
         if error.status_code == NOT_FOUND:
             message = f"There is no route {_shorten(request.url.path)}"
         if error.status_code == BAD_REQUEST:
-            request.app.state.metrics.rejections.labels("invalid").inc()
+            service_of(request.app).metrics.rejections.labels("invalid").inc()
             message = UNREADABLE
-        return error_response(request.state.request_id, error.status_code, "http_error", message, error.headers)
+        return error_response(record.id, error.status_code, "http_error", message, error.headers)
 
     app.add_exception_handler(errors.RerankerError, on_domain_error)
     app.add_exception_handler(RequestValidationError, on_invalid_body)

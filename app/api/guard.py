@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -21,6 +20,7 @@ from app.api.quota import Quota
 from app.errors import RateLimited, Refused, RerankerError, Unauthorized
 from app.telemetry.logs import request_id as logged_id
 from app.telemetry.metrics import Metrics
+from app.telemetry.record import RequestRecord, record_of
 
 log = logging.getLogger("app.access")
 
@@ -47,17 +47,16 @@ class RequestGuard:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(scope)
-        logged_id.set(request_id)
-        state["details"] = {}
+        record = RequestRecord(_request_id(scope))
+        scope.setdefault("state", {})["record"] = record
+        logged_id.set(record.id)
         status = CLIENT_GONE
 
         async def send_numbered(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                numbered = (b"x-request-id", request_id.encode())
+                numbered = (b"x-request-id", record.id.encode())
                 message["headers"] = [*message["headers"], numbered, *security_headers(scope["path"])]
             for piece in _pieces(message):
                 await send(piece)
@@ -71,7 +70,7 @@ class RequestGuard:
             if status != CLIENT_GONE:
                 raise
             await self._refuse(None, scope, receive, send_numbered)
-        self._account(scope, status, state, time.perf_counter() - started)
+        self._account(scope, status, record, time.perf_counter() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, have its body read, handle it. What is raised here is not the handler's."""
@@ -88,18 +87,18 @@ class RequestGuard:
         """Answer in place of the handler, and close: the rest of the body is not wanted. None: the handler failed."""
         if isinstance(error, RateLimited):  # before its body was read
             await discard(scope, receive)
-        state = scope["state"]
+        record = record_of(scope)
         status, reason = STATUSES[type(error)] if error else INTERNAL
         kind = error.code if error else RerankerError.code
-        message = str(error) if error else f"Internal error; the log has it under {state['request_id']}"
+        message = str(error) if error else f"Internal error; the log has it under {record.id}"
         self._metrics.rejections.labels(reason).inc()
-        state["details"]["error"] = kind
+        record.error = kind
         headers = {"Connection": "close"}
         if isinstance(error, Refused):
             headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"
-        await error_response(state["request_id"], status, kind, message, headers)(scope, receive, send)
+        await error_response(record.id, status, kind, message, headers)(scope, receive, send)
 
     async def _handle(self, content: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         handler = asyncio.ensure_future(self.app(scope, _replay(content), send))
@@ -112,14 +111,14 @@ class RequestGuard:
         with suppress(asyncio.CancelledError):
             await handler
 
-    def _account(self, scope: Scope, status: str, state: dict[str, Any], seconds: float) -> None:
+    def _account(self, scope: Scope, status: str, record: RequestRecord, seconds: float) -> None:
         fields = {
             "method": scope["method"],
             "path": quote(scope["path"])[:LOGGED_PATH_CHARS],
             "status": int(status),
             "ms": round(seconds * 1000, 1),
-            "id": state["request_id"],
-        } | state["details"]
+            "id": record.id,
+        } | record.log_fields()
         level = logging.INFO if scope["method"] == "POST" else logging.DEBUG
         log.log(level, "%(method)s %(path)s status=%(status)d", fields, extra=fields)
         if scope["method"] == "POST" and status not in NOT_OURS:

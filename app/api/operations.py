@@ -9,10 +9,8 @@ from prometheus_client.exposition import choose_encoder
 
 from app import __version__
 from app.api.errors import ErrorBody
-from app.api.service import unreadiness
-from app.machine.gpu import Gpu
+from app.api.service import service_of
 from app.serving.reranker import Reranker
-from app.telemetry.metrics import Metrics
 
 router = APIRouter(tags=["operations"])
 
@@ -29,17 +27,14 @@ async def root(request: Request) -> Response:
 @router.get("/health", summary="Status and concurrency", responses={503: {"description": "Not ready"}})
 async def health(request: Request) -> JSONResponse:
     """Status, engine and concurrency figures; 503 while the service's own state makes it refuse requests."""
-    problem = unreadiness(request)
-    metrics: Metrics = request.app.state.metrics
-    reranker: Reranker | None = request.app.state.reranker
+    service = service_of(request.app)
+    problem, reranker = service.problem, service.reranker
     body: dict[str, Any] = {
-        "status": "ok" if problem is None else request.app.state.lifecycle.phase,
+        "status": service.status,
         "reason": problem,
         "version": __version__,
-        "uptime_seconds": round(metrics.uptime, 3),
+        "uptime_seconds": round(service.metrics.uptime, 3),
     }
-    if problem is not None and request.app.state.lifecycle.phase == "ready":
-        body["status"] = "unhealthy"
     if reranker is not None:
         admission = reranker.admission
         body |= reranker.engine.info.summary() | {
@@ -53,8 +48,7 @@ async def health(request: Request) -> JSONResponse:
             "tokens_per_second": round(reranker.batcher.speed),
             "self_test": self_test_summary(reranker),
         }
-        gpu: Gpu | None = request.app.state.gpu
-        if gpu and (figures := gpu.read()):
+        if service.gpu and (figures := service.gpu.read()):
             body["gpu"] = {"name": reranker.engine.info.device_name, **figures._asdict()}
     return JSONResponse(body, 200 if problem is None else 503)
 
@@ -70,16 +64,16 @@ async def live() -> dict[str, str]:
 @router.get("/health/ready", summary="Requests are served", responses={503: {"description": "Not ready"}})
 async def ready(request: Request) -> JSONResponse:
     """503 while loading, draining or unhealthy."""
-    problem = unreadiness(request)
+    problem = service_of(request.app).problem
     return JSONResponse({"status": problem or "ready"}, 200 if problem is None else 503)
 
 
 @router.get("/info", summary="What runs here", responses={503: {"description": "Still loading"}})
 async def info(request: Request) -> JSONResponse:
     """Model, engine and limits, in the shape of text-embeddings-inference, plus ours."""
-    reranker: Reranker | None = request.app.state.reranker
-    if reranker is None:
-        return JSONResponse({"status": unreadiness(request)}, 503)
+    service = service_of(request.app)
+    if (reranker := service.reranker) is None:
+        return JSONResponse({"status": service.problem}, 503)
     about, admission = reranker.engine.info, reranker.admission
     labels = {str(index): label for index, label in about.labels.items()}
     return JSONResponse(
@@ -117,10 +111,10 @@ def self_test_summary(reranker: Reranker) -> dict[str, Any] | None:
 @router.get("/models", summary="The same, where Infinity has it", responses={503: {"description": "Still loading"}})
 async def models(request: Request) -> JSONResponse:
     """A list of one."""
-    reranker: Reranker | None = request.app.state.reranker
-    if reranker is None:
-        return JSONResponse({"status": unreadiness(request)}, 503)
-    started = int(time.time() - request.app.state.metrics.uptime)
+    service = service_of(request.app)
+    if (reranker := service.reranker) is None:
+        return JSONResponse({"status": service.problem}, 503)
+    started = int(time.time() - service.metrics.uptime)
     model = {"id": reranker.engine.info.model, "object": "model", "created": started, "owned_by": "reranker"}
     return JSONResponse({"object": "list", "data": [model]})
 
@@ -130,7 +124,7 @@ async def metrics(
     request: Request, format: Literal["prometheus", "json"] | None = None, accept: str = Header("")
 ) -> Response:
     """Prometheus text, or JSON for `Accept: application/json` or `?format=json`."""
-    figures: Metrics = request.app.state.metrics
+    figures = service_of(request.app).metrics
     if format == "json" or (format is None and "application/json" in accept):
         return JSONResponse(figures.summary())
     try:

@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.connections import SPARE_CONNECTIONS, Connection
+from app.api.service import service_of
 from app.serving.lifecycle import Lifecycle, Phase
-from app.serving.reranker import Reranker
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,12 @@ class Server(uvicorn.Server):
 
     @property
     def _lifecycle(self) -> Lifecycle:
-        lifecycle: Lifecycle = self._app.state.lifecycle
-        return lifecycle
+        return service_of(self._app).lifecycle
 
     def _drained(self) -> bool:
         if self._drain_started is None:
             return False
-        reranker: Reranker | None = self._app.state.reranker
+        reranker = service_of(self._app).reranker
         if reranker is None or not (left := reranker.admission.active + reranker.admission.waiting):
             return True
         if time.monotonic() - self._drain_started < self._shutdown_timeout:
@@ -70,7 +69,7 @@ class Server(uvicorn.Server):
 
 def server_config(app: FastAPI, max_connections: int, **options: Any) -> uvicorn.Config:
     """How uvicorn serves the application."""
-    connection = partial(Connection, max_connections=max_connections, metrics=app.state.metrics)
+    connection = partial(Connection, max_connections=max_connections, metrics=service_of(app).metrics)
     return uvicorn.Config(
         app,
         http=connection,  # type: ignore[arg-type] # called as the class would be

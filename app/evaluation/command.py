@@ -163,14 +163,16 @@ async def _ask_all(topics: Sequence[Topic], settings: Settings | None, url: str 
 @asynccontextmanager
 async def _own_service(settings: Settings) -> AsyncIterator[AsyncClient]:
     """The service that these settings make, asked without a socket."""
+    from app.api.service import service_of
     from app.main import create_app
 
     app = create_app(settings)
+    lifecycle = service_of(app).lifecycle
     async with app.router.lifespan_context(app):
         with errors.status("Loading the model ..."):
-            while app.state.lifecycle.phase is Phase.LOADING:  # noqa: ASYNC110 (it has no event)
+            while lifecycle.phase is Phase.LOADING:  # noqa: ASYNC110 (it has no event)
                 await asyncio.sleep(0.05)
-        if app.state.lifecycle.phase is Phase.FAILED:
+        if lifecycle.phase is Phase.FAILED:
             raise StartupError("Nothing was measured: the model could not be loaded")
         async with AsyncClient("http://own", transport=httpx.ASGITransport(app)) as client:
             yield client

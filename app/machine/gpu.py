@@ -36,6 +36,11 @@ class Gpu:
         except pynvml.NVMLError:
             return None
 
+    @classmethod
+    def of_device(cls, device: str, uuid: str | None) -> "Gpu | None":
+        """The card of a torch device such as `cuda:1`; None if the driver reports nothing."""
+        return cls.find(int(device.partition(":")[2] or 0), uuid)
+
     def read(self) -> GpuFigures | None:
         """The current figures. None if the driver does not report them."""
         try:

@@ -4,17 +4,15 @@ import asyncio
 from functools import partial
 
 from app.machine.gpu import Gpu
-from app.serving.lifecycle import Lifecycle, Phase
 from app.serving.reranker import Reranker
 from app.telemetry.metrics import Metrics
 
 
-def watch_reranker(metrics: Metrics, reranker: Reranker, lifecycle: Lifecycle) -> None:
+def watch_reranker(metrics: Metrics, reranker: Reranker) -> None:
     """Publish the state of the reranker and its parts."""
     admission, cache = reranker.admission, reranker.cache
     loop = asyncio.get_running_loop()
     metrics.engine.info({name: str(value) for name, value in reranker.engine.info.summary().items()})
-    metrics.ready.set_function(lambda: float(lifecycle.phase is Phase.READY and reranker.batcher.alive))
     for name, meaning, read in (
         ("active_requests", "Running requests", lambda: admission.active),
         ("waiting_requests", "Requests waiting for a slot", lambda: admission.waiting),

@@ -8,24 +8,22 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from app import __version__
 from app.errors import StartupError
+from app.telemetry.record import RequestRecord, record_of
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNTRACED = {"/health", "/health/live", "/health/ready", "/metrics"}
-ATTRIBUTES = ("documents", "prefiltered", "cached", "tokens", "error")
-STAGES = ("inference", "tokenize", "prefilter", "queue")
 # How long the end of the process waits for a collector that does not take the last spans.
 CLOSE_SECONDS = 3.0
 
@@ -66,7 +64,7 @@ class Tracing:
 
 
 class SpanDetails:
-    """ASGI middleware inside FastAPI's span: adds to it what `request.state` has when the answer starts."""
+    """ASGI middleware inside FastAPI's span: adds the request's record to the span when the answer starts."""
 
     def __init__(self, app: "ASGIApp", provider: TracerProvider) -> None:
         self.app = app
@@ -79,25 +77,15 @@ class SpanDetails:
             return
 
         async def send_noted(message: "Message") -> None:
-            if message["type"] == "http.response.start":
-                self._note(span, scope.get("state", {}))
+            # A CORS preflight is answered before it has a record.
+            if message["type"] == "http.response.start" and "record" in scope.get("state", {}):
+                self._add_record(span, record_of(scope))
             await send(message)
 
         await self.app(scope, receive, send_noted)
 
-    def _note(self, span: trace.Span, state: dict[str, Any]) -> None:
-        details = state.get("details", {})
-        span.set_attributes({f"reranker.{name}": details[name] for name in ATTRIBUTES if name in details})
-        span.set_attribute("reranker.request_id", state.get("request_id", ""))
-        if "ranked" in state:
-            end, timings = state["ranked"]
-            self._add_stages(trace.set_span_in_context(span), end, timings)
-
-    def _add_stages(self, parent: Context, end: int, timings: Any) -> None:
-        """Children of the request's span, the last first; `end` in nanoseconds since the epoch, timings in seconds."""
-        for stage in STAGES:
-            seconds = getattr(timings, stage)
-            if seconds:
-                start = end - round(seconds * 1e9)
-                self._tracer.start_span(stage, parent, start_time=start).end(end)
-                end = start
+    def _add_record(self, span: trace.Span, record: RequestRecord) -> None:
+        span.set_attributes(record.span_attributes())
+        parent = trace.set_span_in_context(span)
+        for name, start, end in record.stages():
+            self._tracer.start_span(name, parent, start_time=start).end(end)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sentence_transformers import CrossEncoder
 
+from app.api.service import service_of
 from app.config import Settings
 from app.engines.models.source import locate_model
 from app.engines.schedule import arrange
@@ -55,15 +56,15 @@ async def serving(engine: TorchEngine) -> AsyncIterator[Reranker]:
     """Run the service with this engine, in this process and without HTTP."""
     settings = Settings(prediction_cache=False, max_parallel=CLIENTS, max_queue=10_000, queue_timeout=3600)
     app = create_app(settings, engine)
+    service = service_of(app)
     async with app.router.lifespan_context(app):
-        while not app.state.reranker:
-            if app.state.lifecycle.phase is Phase.FAILED:
+        while not service.reranker:
+            if service.lifecycle.phase is Phase.FAILED:
                 raise RuntimeError("The engine did not start. The log has the reason.")
             await asyncio.sleep(0.01)
-        reranker: Reranker = app.state.reranker
+        reranker = service.reranker
         yield reranker
     # Other references keep the application alive; the model must still leave the GPU.
-    app.state.given_engine = None
     del reranker.engine, reranker.batcher
 
 

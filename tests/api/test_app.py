@@ -148,7 +148,7 @@ async def test_hits_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
         await client.post("/rerank", json=BODY)
         engine.gate.clear()
         busy = asyncio.create_task(client.post("/rerank", json=BODY | {"query": "another"}))
-        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        await until(lambda: serve.reranker.admission.active == 1)
         assert indices(await client.post("/rerank", json=BODY)) == [2, 1, 0, 3]
         assert (await client.post("/rerank", json=BODY | {"query": "a third"})).status_code == 429
         engine.gate.set()
@@ -159,7 +159,7 @@ async def test_concurrent_requests_for_the_same_pairs_score_them_once(serve: Ser
     async with serve(max_parallel=8) as client:
         engine.gate.clear()
         requests = [asyncio.create_task(client.post("/rerank", json=BODY)) for _ in range(5)]
-        await until(lambda: serve.app.state.reranker.admission.active == 5)
+        await until(lambda: serve.reranker.admission.active == 5)
         engine.gate.set()
         assert all(indices(response) == [2, 1, 0, 3] for response in await asyncio.gather(*requests))
     assert sum(map(len, engine.batches)) == 4
@@ -257,7 +257,7 @@ async def test_bodies_that_are_not_json(
         response = await client.post("/rerank", content=content, headers={"content-type": content_type})
         assert response.status_code == status
         assert message in response.json()["message"]
-        refused = serve.app.state.metrics.registry.get_sample_value("reranker_rejections_total", {"reason": "invalid"})
+        refused = serve.service.metrics.registry.get_sample_value("reranker_rejections_total", {"reason": "invalid"})
         assert refused == 1
 
 
@@ -278,7 +278,7 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, engine: FakeEng
         accepted = [
             asyncio.create_task(client.post("/rerank", json=BODY | {"query": f"tides {number}"})) for number in range(2)
         ]
-        await until(lambda: serve.app.state.reranker.admission.waiting == 1)
+        await until(lambda: serve.reranker.admission.waiting == 1)
         refused = await client.post("/rerank", json=BODY | {"query": "tides 9"})
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
@@ -298,7 +298,7 @@ async def test_retry_after_is_the_time_that_the_work_in_hand_takes(serve: Serve,
     async with serve(max_parallel=1, max_queue=0) as client:
         engine.seconds_per_token = 0.0005
         assert (await client.post("/rerank", json=BODY)).status_code == 200  # its speed is known from now on
-        speed, before = serve.app.state.reranker.batcher.speed, engine.entered
+        speed, before = serve.reranker.batcher.speed, engine.entered
         engine.gate.clear()
         large = {"query": "tides", "documents": [f"{number} " * 500 for number in range(40)]}
         accepted = asyncio.create_task(client.post("/rerank", json=large))
@@ -309,14 +309,14 @@ async def test_retry_after_is_the_time_that_the_work_in_hand_takes(serve: Serve,
         engine.seconds_per_token = 0.0
         engine.gate.set()
         assert (await accepted).status_code == 200
-        assert serve.app.state.reranker.batcher.backlog == 0
+        assert serve.reranker.batcher.backlog == 0
 
 
 async def test_the_overload_status_is_a_setting(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0, overload_status=503) as client:
         engine.gate.clear()
         accepted = asyncio.create_task(client.post("/rerank", json=BODY))
-        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        await until(lambda: serve.reranker.admission.active == 1)
         assert (await client.post("/rerank", json=BODY | {"query": "x"})).status_code == 503
         engine.gate.set()
         await accepted
@@ -326,7 +326,7 @@ async def test_waiting_too_long_is_503_with_retry_after(serve: Serve, engine: Fa
     async with serve(max_parallel=1, queue_timeout=0.05) as client:
         engine.gate.clear()
         accepted = asyncio.create_task(client.post("/rerank", json=BODY))
-        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        await until(lambda: serve.reranker.admission.active == 1)
         response = await client.post("/rerank", json=BODY | {"query": "x"})
         assert response.status_code == 503
         assert "retry-after" in response.headers
@@ -344,7 +344,7 @@ async def test_past_the_deadline_is_504_and_leaves_nothing(
         response = await client.post("/rerank", json=BODY | body)
         assert response.status_code == 504
         assert "0.04 s" in response.json()["message"]
-        reranker = serve.app.state.reranker
+        reranker = serve.reranker
         assert (reranker.admission.active, reranker.batcher.pending) == (0, 0)
         engine.gate.set()
 
@@ -380,7 +380,7 @@ async def test_a_bug_of_ours_is_500_with_an_id_and_the_next_request_served(
 
 async def test_a_dead_loop_flips_readiness(serve: Serve) -> None:
     async with serve() as client:
-        serve.app.state.reranker.batcher.close()
+        serve.reranker.batcher.close()
         for path in ("/health", "/health/ready"):
             assert (await client.get(path)).status_code == 503
         assert (await client.get("/health")).json()["status"] == "unhealthy"
@@ -390,9 +390,9 @@ async def test_a_dead_loop_flips_readiness(serve: Serve) -> None:
 
 async def test_loading_and_draining_are_told(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
-        app = serve.app
+        service = serve.service
         for phase in ("loading", "draining"):
-            app.state.lifecycle.phase = phase
+            service.lifecycle.phase = phase
             assert (await client.get("/health/ready")).status_code == 503
             assert (await client.get("/health")).json()["status"] == phase
             refused = await client.post("/rerank", json=BODY)
@@ -485,7 +485,7 @@ async def test_priorities_count_where_they_are_allowed(
             documents = ["word " * (2 + number)]
             body = {"query": "a", "documents": documents, "priority": priority}
             tasks.append(asyncio.create_task(client.post("/rerank", json=body)))
-            await until(lambda: engine.entered == 1 and serve.app.state.reranker.admission.waiting == number)  # noqa: B023
+            await until(lambda: engine.entered == 1 and serve.reranker.admission.waiting == number)  # noqa: B023
         engine.gate.set()
         assert {(await task).status_code for task in tasks} == {200}
     assert [length for [length] in engine.batches[1:]] == expected

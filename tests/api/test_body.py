@@ -96,7 +96,7 @@ async def test_bodies_of_requests_in_work_are_counted_and_bounded(serve: Serve, 
     async with serve(max_buffered_bytes=10_000) as client:
         engine.gate.clear()
         held = asyncio.create_task(client.post("/rerank", content=content, headers=headers))
-        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        await until(lambda: serve.reranker.admission.active == 1)
         figures = (await client.get("/metrics")).text
         assert f"reranker_buffered_bytes {float(parsed_bytes(content))}" in figures
         for body in (content, chunks()):
@@ -105,5 +105,5 @@ async def test_bodies_of_requests_in_work_are_counted_and_bounded(serve: Serve, 
             assert "RERANKER_MAX_BUFFERED_BYTES" in refused.json()["message"]
         engine.gate.set()
         assert (await held).status_code == 200
-        assert serve.app.state.bodies.held == 0
+        assert serve.service.bodies.held == 0
         assert (await client.post("/rerank", content=content, headers=headers)).status_code == 200

@@ -28,12 +28,12 @@ async def connect(client: httpx.AsyncClient) -> tuple[asyncio.StreamReader, asyn
 
 
 def open_connections(serve: Serve) -> float:
-    return float(serve.app.state.metrics.registry.get_sample_value("reranker_open_connections") or 0)
+    return float(serve.service.metrics.registry.get_sample_value("reranker_open_connections") or 0)
 
 
 def rejections(serve: Serve, reason: str) -> float | None:
     labels = {"reason": reason}
-    value: float | None = serve.app.state.metrics.registry.get_sample_value("reranker_rejections_total", labels)
+    value: float | None = serve.service.metrics.registry.get_sample_value("reranker_rejections_total", labels)
     return value
 
 
@@ -87,7 +87,7 @@ async def test_a_head_that_trickles_behind_a_request_in_work_ends_both(serve: Se
         writer.write(POST + b"content-length: %d\r\n\r\n" % len(content) + content + GET)
         assert await reader.read() == b""
         writer.close()
-        await until(lambda: serve.app.state.reranker.admission.active == 0)
+        await until(lambda: serve.reranker.admission.active == 0)
         engine.gate.set()
 
 
@@ -102,18 +102,18 @@ async def test_a_client_that_never_reads_its_answer_is_left(serve: Serve) -> Non
         reader, writer = await connect(client)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(big(echo=True))
-        await until(lambda: serve.app.state.bodies.held > 12_000_000)
+        await until(lambda: serve.service.bodies.held > 12_000_000)
         # What it has not taken is not all in a buffer: its request is held until it has.
         sizes: set[int] = set()
 
         def left() -> bool:
             for connection in _connections():
                 sizes.add(connection.transport.get_write_buffer_size())
-            return rejections(serve, "slow_reader") == 1 and serve.app.state.bodies.held == 0
+            return rejections(serve, "slow_reader") == 1 and serve.service.bodies.held == 0
 
         await until(left)
         assert 0 < max(sizes) < 200_000
-        assert serve.app.state.reranker.admission.active == 0
+        assert serve.reranker.admission.active == 0
         writer.transport.abort()
         await until(lambda: open_connections(serve) == 0)
 
@@ -199,7 +199,7 @@ async def test_what_follows_a_request_has_its_time_when_that_is_answered(
         engine.gate.clear()
         reader, writer = await connect(client)
         writer.write(WHOLE)
-        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        await until(lambda: serve.reranker.admission.active == 1)
         writer.write(after)
         await asyncio.sleep(3 * connections.HEAD_SECONDS)
         engine.gate.set()
@@ -224,12 +224,12 @@ async def test_a_half_closed_connection_has_left(serve: Serve, engine: FakeEngin
         engine.gate.clear()
         reader, writer = await connect(client)
         writer.write(POST + b"content-length: %d\r\n\r\n" % len(content) + content)
-        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        await until(lambda: serve.reranker.admission.active == 1)
         writer.write_eof()
         assert await reader.read() == b""
         writer.close()
-        await until(lambda: serve.app.state.reranker.admission.active == 0)
-        assert serve.app.state.bodies.held == 0
+        await until(lambda: serve.reranker.admission.active == 0)
+        assert serve.service.bodies.held == 0
         engine.gate.set()
 
 

@@ -55,7 +55,7 @@ async def test_others_stay_out(serve: Serve, headers: dict[str, Any]) -> None:
             assert "API key" in response.json()["message"]
             assert response.json()["error"]["type"] == "unauthorized"
             assert SECRET not in response.text
-        rejected = serve.app.state.metrics.registry.get_sample_value(
+        rejected = serve.service.metrics.registry.get_sample_value(
             "reranker_rejections_total", {"reason": "unauthorized"}
         )
         assert rejected == 4

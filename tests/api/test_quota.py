@@ -18,10 +18,10 @@ async def test_a_key_has_so_many_requests_at_a_time(serve: Serve, engine: FakeEn
     async with serve(**KEYS, key_max_parallel=2) as client:
         engine.gate.clear()
         running = [asyncio.create_task(client.post("/rerank", json=BODY, headers=FIRST)) for _ in range(2)]
-        await until(lambda: serve.app.state.reranker.admission.active == 2)
+        await until(lambda: serve.reranker.admission.active == 2)
         refused = await client.post("/rerank", json=BODY, headers=FIRST)
         other = asyncio.create_task(client.post("/rerank", json=BODY | {"query": "moon"}, headers=SECOND))
-        await until(lambda: serve.app.state.reranker.admission.active == 3)
+        await until(lambda: serve.reranker.admission.active == 3)
         assert (await client.get("/info", headers=FIRST)).status_code == 200
         engine.gate.set()
         answers = await asyncio.gather(*running, other)

@@ -205,7 +205,7 @@ async def test_a_client_that_leaves_takes_its_work_with_it(serve: Serve, engine:
         waiting = asyncio.create_task(client.post("/rerank/query", json=TWO))
         await until(lambda: engine.entered == 1)
         waiting.cancel()
-        await until(lambda: serve.app.state.reranker.admission.active == 0)
+        await until(lambda: serve.reranker.admission.active == 0)
         engine.gate.set()
         assert (await client.post("/rerank/query", json=TWO)).json()["meta"]["prefiltered"] == 3
 

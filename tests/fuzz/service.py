@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from app.api.service import service_of
 from app.config import Settings
 from app.main import create_app
 from tests.fakes import FakeEngine
@@ -71,9 +72,10 @@ class Service:
         return status
 
     def _check_left(self) -> None:
-        state = self._app.state
-        admission = state.reranker.admission
-        left = state.bodies.held, admission.active, admission.waiting, state.reranker.batcher.pending
+        service = service_of(self._app)
+        assert service.reranker is not None
+        admission = service.reranker.admission
+        left = service.bodies.held, admission.active, admission.waiting, service.reranker.batcher.pending
         assert left == (0, 0, 0, 0), left
         assert len(asyncio.all_tasks(self._loop)) <= self._tasks, asyncio.all_tasks(self._loop)
         if self.statuses.total() == SETTLED:
@@ -87,7 +89,7 @@ class Service:
 
     async def _start(self) -> None:
         await self._lifespan.__aenter__()
-        while self._app.state.lifecycle.phase == "loading":  # noqa: ASYNC110 (what is waited for has no event)
+        while service_of(self._app).lifecycle.phase == "loading":  # noqa: ASYNC110 (what is waited for has no event)
             await asyncio.sleep(0.001)
 
     async def _exchange(self, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> tuple[int, bytes]:

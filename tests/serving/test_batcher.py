@@ -279,7 +279,7 @@ async def test_splitting_engines_and_gpus_get_the_next_batch_while_one_runs(
         body = {"query": "a b c", "documents": [f"a b c d {index}" for index in range(6)]}
         request = asyncio.create_task(client.post("/rerank", json=body))
         await until(lambda: engine.entered == at_once)
-        assert serve.app.state.reranker.batcher.pending == 6 - 2 * at_once
+        assert serve.reranker.batcher.pending == 6 - 2 * at_once
         engine.gate.set()
         assert (await request).status_code == 200
     assert engine.batches == [[8, 8], [8, 8], [8, 8]]

@@ -34,7 +34,7 @@ async def leave(client: httpx.AsyncClient, body: Any, when: Any) -> None:
 
 async def test_a_client_that_leaves_frees_its_slot_and_its_pairs(serve: Serve, engine: FakeEngine) -> None:
     async with serve(batch_tokens=16) as client:
-        reranker = serve.app.state.reranker
+        reranker = serve.reranker
         engine.gate.clear()
         await leave(client, BODY, lambda: 0 < reranker.batcher.pending < 50)
         await until(lambda: (reranker.admission.active, reranker.batcher.pending) == (0, 0))
@@ -51,7 +51,7 @@ async def test_a_client_that_leaves_frees_its_slot_and_its_pairs(serve: Serve, e
 
 async def test_a_client_that_leaves_the_queue_frees_its_place(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=1) as client:
-        admission = serve.app.state.reranker.admission
+        admission = serve.reranker.admission
         engine.gate.clear()
         active = asyncio.create_task(client.post("/rerank", json=BODY | {"query": "moon"}))
         await until(lambda: admission.active == 1)
@@ -63,7 +63,7 @@ async def test_a_client_that_leaves_the_queue_frees_its_place(serve: Serve, engi
 
 async def test_a_request_that_shares_the_pairs_still_gets_them(serve: Serve, engine: FakeEngine) -> None:
     async with serve(batch_tokens=16) as client:
-        reranker = serve.app.state.reranker
+        reranker = serve.reranker
         engine.gate.clear()
         leaving = asyncio.create_task(leave(client, BODY, lambda: reranker.admission.active == 2))
         await until(lambda: reranker.batcher.pending > 0)
@@ -81,7 +81,7 @@ async def test_a_request_that_shares_the_pairs_still_gets_them(serve: Serve, eng
 
 async def test_clients_that_leave_at_any_moment_leave_nothing(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=2, max_queue=100, batch_tokens=32) as client:
-        reranker = serve.app.state.reranker
+        reranker = serve.reranker
 
         async def impatient(number: int) -> None:
             with pytest.raises(httpx.TimeoutException):
@@ -106,5 +106,5 @@ async def test_a_client_that_leaves_while_sending_is_no_error(serve: Serve, capl
         await writer.drain()
         writer.close()
         await until(lambda: "status=499" in caplog.text)
-        assert idle(serve.app.state.reranker)
+        assert idle(serve.reranker)
         assert "ERROR" not in caplog.text

@@ -95,7 +95,7 @@ async def test_every_request_gets_one_correct_answer(seed: int) -> None:
     engine, dice = UnsteadyEngine(seed), random.Random(seed)
     serve = Serve(engine)
     async with serve(max_parallel=8, max_queue=30, batch_tokens=64) as client:
-        reranker = serve.app.state.reranker
+        reranker = serve.reranker
         bodies = [request(number, dice) for number in range(REQUESTS)]
         answers = await asyncio.gather(*(ask(client, body, dice) for body in bodies))
         await until(lambda: idle(reranker))

@@ -63,7 +63,7 @@ async def test_a_request_that_cannot_meet_its_deadline_is_rejected_at_once(serve
     async with serve() as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200  # its speed is known from now on
         response = await client.post("/rerank", json=many | {"timeout_ms": 5000})
-        assert serve.app.state.reranker.batcher.pending == 0
+        assert serve.reranker.batcher.pending == 0
         assert (await client.post("/rerank", json={"query": "sun", "documents": ["sun"]})).status_code == 200
     assert response.status_code == 504
     assert "The deadline cannot be met: scoring 1000 pairs takes about" in response.json()["detail"]

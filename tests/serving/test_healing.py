@@ -37,7 +37,7 @@ async def test_a_hung_engine_is_reloaded_and_serves_again(serve: Serve, engine: 
         engine.gate.set()
         assert {hung.status_code, waiting.status_code} <= {500, 503}
         assert "no answer within 0.2 s (RERANKER_INFERENCE_TIMEOUT)" in hung.text + waiting.text
-        await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
+        await until(lambda: serve.service.lifecycle.phase is Phase.READY)
         assert (await client.get("/health/ready")).status_code == 200
         assert (await client.post("/rerank", json=other(3))).status_code == 200
         again = await client.post("/rerank", json=BODY)
@@ -45,7 +45,7 @@ async def test_a_hung_engine_is_reloaded_and_serves_again(serve: Serve, engine: 
     assert again.json()["results"] == known.json()["results"]
     assert again.json()["meta"]["cached"] == 1
     assert "reranker_reloads_total 1.0" in figures
-    assert serve.app.state.reranker.admission.active == 0
+    assert serve.reranker.admission.active == 0
 
 
 async def test_during_a_reload_health_reports_it_and_cached_requests_are_served(
@@ -57,9 +57,9 @@ async def test_during_a_reload_health_reports_it_and_cached_requests_are_served(
         engine.gate.clear()
         await client.post("/rerank", json=other(1))
         await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
-        await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
+        await until(lambda: serve.service.lifecycle.phase is Phase.READY)
         await client.post("/rerank", json=other(2))  # the second failure in a row: the reload starts after a pause
-        await until(lambda: serve.app.state.lifecycle.phase is Phase.RELOADING)
+        await until(lambda: serve.service.lifecycle.phase is Phase.RELOADING)
         health, ready = await client.get("/health"), await client.get("/health/ready")
         refused = await client.post("/rerank", json=other(3))
         degraded = await client.post("/rerank", json=other(4) | {"on_overload": "lexical"})
@@ -79,7 +79,7 @@ async def test_an_engine_that_only_fails_is_reloaded(serve: Serve, engine: FakeE
         assert {answer.status_code for answer in answers} == {500}
         await until(lambda: "reranker_reloads_total 0.0" not in _figures(serve))
         engine.failure = None
-        await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
+        await until(lambda: serve.service.lifecycle.phase is Phase.READY)
         assert (await client.post("/rerank", json=other(9))).status_code == 200
 
 
@@ -90,7 +90,7 @@ async def test_an_engine_that_reports_it_is_broken_is_reloaded_at_once(serve: Se
         engine.failure = None
         assert (answer.status_code, answer.json()["error"]["type"]) == (500, "scoring_failed")
         await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
-        await until(lambda: serve.app.state.lifecycle.phase is Phase.READY)
+        await until(lambda: serve.service.lifecycle.phase is Phase.READY)
         assert (await client.post("/rerank", json=BODY)).status_code == 200
 
 
@@ -111,7 +111,7 @@ async def test_an_idle_engine_is_checked(serve: Serve, engine: FakeEngine, monke
     async with serve():
         await until(lambda: len(engine.batches) >= 3)
         engine.failure = RuntimeError("device lost")
-        await until(lambda: serve.app.state.lifecycle.phase is Phase.FAILED)
+        await until(lambda: serve.service.lifecycle.phase is Phase.FAILED)
         assert "reranker_reloads_total 3.0" in _figures(serve)
 
 
@@ -119,7 +119,7 @@ async def test_the_service_fails_after_too_many_reloads(serve: Serve, engine: Fa
     async with serve(inference_timeout=0.05, max_reloads=1, max_parallel=1) as client:
         engine.gate.clear()
         answers = [await client.post("/rerank", json=other(number)) for number in range(2)]
-        await until(lambda: serve.app.state.lifecycle.phase is Phase.FAILED)
+        await until(lambda: serve.service.lifecycle.phase is Phase.FAILED)
         assert {answer.status_code for answer in answers} <= {500, 503}
         last = await client.post("/rerank", json=other(3))
         assert last.status_code == 503
@@ -179,7 +179,7 @@ async def test_only_pairs_that_cannot_fit_fail(serve: Serve, engine: FakeEngine)
         bodies = [{"query": f"moon {number}", "documents": ["tides " * 45, "moons " * 45]} for number in range(3)]
         bodies.insert(0, {"query": "moon", "documents": ["tides " * 51]})
         answers = [asyncio.create_task(client.post("/rerank", json=body)) for body in bodies]
-        await until(lambda: serve.app.state.reranker.batcher.pending == 7)
+        await until(lambda: serve.reranker.batcher.pending == 7)
         engine.gate.set()
         statuses = [(await answer).status_code for answer in (blocker, *answers)]
         failed = (await answers[0]).json()
@@ -189,4 +189,4 @@ async def test_only_pairs_that_cannot_fit_fail(serve: Serve, engine: FakeEngine)
 
 
 def _figures(serve: Serve) -> str:
-    return generate_latest(serve.app.state.metrics.registry).decode()
+    return generate_latest(serve.service.metrics.registry).decode()

@@ -147,7 +147,7 @@ async def test_cached_documents_that_fit_take_no_slot(serve: Serve, engine: Fake
         await client.post("/v1/rerank", json=NATIVE)
         engine.gate.clear()
         busy = asyncio.create_task(client.post("/v1/rerank", json=fitting | {"query": "another"}))
-        await until(lambda: serve.app.state.reranker.admission.active == 1)
+        await until(lambda: serve.reranker.admission.active == 1)
         known = await client.post("/v1/rerank", json=fitting)
         assert (known.status_code, known.json()["meta"]["cached"]) == (200, 2)
         # A long document needs a slot: its windows are unknown before it is split.

@@ -171,7 +171,7 @@ async def test_the_password_of_redis_is_never_logged(serve: Serve, read: Read) -
         log = "\n".join(read())
         assert "does not answer" in log
         assert "secret" not in log
-        assert "secret" not in repr(serve.app.state.settings)
+        assert "secret" not in repr(serve.settings)
 
 
 @pytest.mark.parametrize("url", ["redis://:sec/ret@localhost", "http://:secret@localhost", "redis://:secret@h:port"])

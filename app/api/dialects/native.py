@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from app.api.body import JsonRoute
 from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
-from app.api.service import answer, milliseconds, rank, usage
+from app.api.json_route import JsonRoute
+from app.api.ranking import answer, rank, usage
+from app.telemetry.record import milliseconds, record_of
 from app.types import LongDocuments, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
@@ -262,7 +263,7 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     # Rendering takes its time, and it is Python: on a thread it lets others have their turn.
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     ranking, info = await rank(request, body, query)
-    return answer(ranking, RerankResponse.of(body, ranking, info.model, request.state.request_id))
+    return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id))
 
 
 for path in ROUTES:

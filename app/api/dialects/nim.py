@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, FailFast, Field
 
-from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
-from app.api.service import answer, rank, usage
+from app.api.json_route import JsonRoute
+from app.api.ranking import answer, rank, usage
 from app.types import MAX_DOCUMENTS, LongDocuments, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
 
-from app.api.body import JsonRoute
 from app.api.dialects import native
 from app.api.errors import ERROR_RESPONSES, ErrorBody, TeiErrorBody, speaks_tei
 from app.api.fields import Query, RequestBody, Texts
-from app.api.service import answer, rank
+from app.api.json_route import JsonRoute
+from app.api.ranking import answer, rank
 from app.types import RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)

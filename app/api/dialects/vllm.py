@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
-from app.api.body import JsonRoute
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Texts, TokenLimit, Usage
-from app.api.service import answer, rank, usage
+from app.api.json_route import JsonRoute
+from app.api.ranking import answer, rank, usage
+from app.telemetry.record import record_of
 from app.types import RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
@@ -71,7 +72,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     ranking, info = await rank(request, body, body.to_query())
     scores = ranking.logits if body.raw_scores else ranking.scores
     response = ScoreResponse(
-        id=request.state.request_id,
+        id=record_of(request.scope).id,
         created=int(time.time()),
         model=info.model,
         data=[ScoreData(index=index, score=score) for index, score in enumerate(scores)],

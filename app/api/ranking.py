@@ -1,0 +1,96 @@
+"""What the dialects share: rank a request, and answer with its figures in the headers."""
+
+import re
+from dataclasses import replace
+
+from fastapi import Request, Response
+from pydantic import BaseModel
+
+from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
+from app.api.service import Defaults, service_of
+from app.engines.protocol import EngineInfo
+from app.errors import InvalidRequest
+from app.telemetry.record import RequestRecord, record_of
+from app.types import Method, Ranking, RerankQuery
+
+TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
+DEGRADED_HEADER = "x-reranker-degraded"
+PREFILTERED_HEADER = "x-reranker-prefiltered"
+TIMEOUT_HEADER = "x-request-timeout-ms"
+DIGITS = re.compile("[0-9]{1,20}")
+LOGGED_CHARS = 80
+LOGGED_TEXT_CHARS = 200
+
+
+async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, EngineInfo]:
+    """Rank, and fill in the request's record. Raises what `Reranker.rerank` raises, and `Unavailable`."""
+    service, record = service_of(request.app), record_of(request.scope)
+    _record(record, body, query, service.defaults.log_texts)
+    reranker = service.usable_reranker()
+    ranking = await reranker.rerank(_with_options(query, request, body, service.defaults))
+    record.set_ranking(ranking)
+    return ranking, reranker.engine.info
+
+
+def _record(record: RequestRecord, body: RequestBody, query: RerankQuery, log_texts: bool) -> None:
+    record.model = (body.model or "")[:LOGGED_CHARS] or None
+    record.user = (body.user or "")[:LOGGED_CHARS] or None
+    record.documents = len(query.documents)
+    if log_texts:
+        first = query.query if isinstance(query.query, str) else "".join(query.query[:1])
+        record.query = first[:LOGGED_TEXT_CHARS]
+
+
+def _with_options(query: RerankQuery, request: Request, body: RequestBody, defaults: Defaults) -> RerankQuery:
+    """The query with the options that all dialects have."""
+    method, top_k = _first_stage(body, defaults)
+    return replace(
+        query,
+        timeout=_timeout(request, body),
+        on_overload=body.on_overload or defaults.on_overload,
+        priority=body.priority if defaults.priorities else 0,
+        prefilter=method,
+        prefilter_top_k=top_k,
+    )
+
+
+def _first_stage(body: RequestBody, defaults: Defaults) -> tuple[Method, int]:
+    """The method and the number of documents to keep. `prefilter` may be a method, a switch or the number."""
+    asked, method = body.prefilter, defaults.prefilter
+    if isinstance(asked, str):
+        method = asked
+    elif asked is not None:
+        method = "off" if not asked else "hybrid" if method == "off" else method
+    number = asked if type(asked) is int else None
+    return method, body.prefilter_top_k or number or defaults.prefilter_top_k
+
+
+def answer(ranking: Ranking, content: BaseModel) -> Response:
+    """The content as JSON, with the timing headers of text-embeddings-inference: whole milliseconds, and tokens."""
+    timings = ranking.timings
+    times = (_whole(seconds) for seconds in (timings.total, timings.queue, timings.tokenize, timings.inference))
+    headers = dict(zip(TIMING_HEADERS, (*times, str(ranking.tokens)), strict=True))
+    if ranking.degraded:
+        headers[DEGRADED_HEADER] = ranking.degraded
+    if ranking.prefiltered:
+        headers[PREFILTERED_HEADER] = str(len(ranking.prefiltered))
+    return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
+
+
+def _timeout(request: Request, body: RequestBody) -> float | None:
+    """Seconds of the caller's deadline, by the body or the header: the shorter one."""
+    given = [body.timeout_ms] if body.timeout_ms else []
+    if header := request.headers.get(TIMEOUT_HEADER):
+        if not DIGITS.fullmatch(header) or not 1 <= int(header) <= MAX_TIMEOUT_MS:
+            raise InvalidRequest(f"X-Request-Timeout-Ms: must be from 1 to {MAX_TIMEOUT_MS} milliseconds")
+        given.append(int(header))
+    return min(given) / 1000 if given else None
+
+
+def usage(ranking: Ranking) -> Usage:
+    """Everything is prompt."""
+    return Usage(prompt_tokens=ranking.tokens, total_tokens=ranking.tokens)
+
+
+def _whole(seconds: float) -> str:
+    return str(round(seconds * 1000))

@@ -1,0 +1,22 @@
+"""The garbage collector."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def freeze_loaded_objects() -> None:
+    """Exclude all living objects from collection: scanning a loaded model again and again costs time."""
+    gc.unfreeze()  # so that a replaced engine can be collected
+    gc.collect()
+    gc.freeze()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Without collections: while a large body is parsed they find nothing and take most of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

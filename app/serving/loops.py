@@ -1,0 +1,32 @@
+"""The loops that run while an engine serves."""
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Executor
+from typing import Any
+
+from app.errors import EngineBroken
+from app.serving.reranker import Reranker
+
+
+async def run_until_broken(*loops: Coroutine[Any, Any, None]) -> None:
+    """Run the loops together. Raises a plain `EngineBroken`, without the exception groups of the task group."""
+    broken: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for loop in loops:
+                group.create_task(loop)
+    except* EngineBroken as errors:
+        broken = errors
+    while isinstance(broken, BaseExceptionGroup):
+        broken = broken.exceptions[0]
+    if broken is not None:
+        raise broken
+
+
+async def clear_memory_regularly(reranker: Reranker, inference: Executor, interval: float) -> None:
+    """Drop expired scores and the accelerator's unused blocks every `interval` seconds."""
+    while True:
+        await asyncio.sleep(interval)
+        reranker.cache.sweep()
+        await asyncio.get_running_loop().run_in_executor(inference, reranker.engine.clear_memory)

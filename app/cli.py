@@ -1,4 +1,4 @@
-"""The command `reranker`: serve, export, evaluate, and ask a running service."""
+"""The command `reranker`: serve, export, evaluate, and query a running service."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from app import __version__
 from app.__main__ import run
 from app.evaluation.command import main as evaluate
 from app.export.command import main as export
-from reranker_client import Client, Ranking, RerankError
+from reranker_client import Client, Ranking, RerankError, Result
 from reranker_client.client import DEFAULT_URL
 
 cli = typer.Typer(
@@ -23,9 +23,9 @@ cli = typer.Typer(
 )
 Answer = TypeVar("Answer")
 
-Url = Annotated[str, typer.Option(help="Where the service is", envvar="RERANKER_URL")]
-ApiKey = Annotated[str | None, typer.Option(help="The service's API key", envvar="RERANKER_API_KEY", show_envvar=True)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+Url = Annotated[str, typer.Option(help="URL of the service", envvar="RERANKER_URL")]
+ApiKey = Annotated[str | None, typer.Option(help="API key of the service", envvar="RERANKER_API_KEY", show_envvar=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
 
 def _print_version(asked: bool) -> None:
@@ -37,17 +37,17 @@ def _print_version(asked: bool) -> None:
 @cli.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print it", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Put passages in the order of their relevance to a query."""
+    """Rank documents by their relevance to a query."""
 
 
 @cli.command()
 def serve(
-    check: Annotated[bool, typer.Option("--check", help="Only validate the settings")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Validate the settings and exit")] = False,
 ) -> None:
-    """Start the service. Its settings are environment variables.
+    """Start the service. Settings are read from environment variables (RERANKER_*).
 
     Example: `RERANKER_PORT=9000 reranker serve`
     """
@@ -56,23 +56,24 @@ def serve(
 
 cli.command(
     name="export",
-    help="Export a cross-encoder for serving without torch, and compare it with the original.\n\n"
+    help="Export a cross-encoder for serving without torch and compare it with the original.\n\n"
     "Example: `reranker export BAAI/bge-reranker-base --output exported`",
 )(export)
 
 cli.command(
     name="evaluate",
-    help="Measure ranking on your own data before and after reranking: nDCG, MRR, recall, and the time of a query.\n\n"
-    "A line of the file is a JSON object of `query`, `documents` in the order of your search (texts, or objects with "
-    "`id` and `text`) and `qrels` (grades by document id, or a list of them), and if you like `qid`. A folder has "
-    "`corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. The RERANKER_* variables say what is measured.\n\n"
+    help="Measure nDCG, MRR, recall and query time on your own data, before and after reranking.\n\n"
+    "Each line of the file is a JSON object with `query`, `documents` (in the order of your search; texts, or objects "
+    "with `id` and `text`), `qrels` (relevance grades by document id, or a list with one grade per document) and an "
+    "optional `qid`. A BEIR folder contains `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. The RERANKER_* "
+    "variables configure the service that is measured.\n\n"
     "Example: `RERANKER_PRECISION=fp32 reranker evaluate judged.jsonl`",
 )(evaluate)
 
 
 @cli.command()
 def info(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """Say what runs there.
+    """Print the model, engine and limits of a running service.
 
     Example: `reranker info --url http://127.0.0.1:8000`
     """
@@ -89,12 +90,14 @@ def info(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False
 def rerank(
     file: Annotated[
         typer.FileText,
-        typer.Argument(encoding="utf-8-sig", help="One document a line: text, or JSON; - is the standard input"),
+        typer.Argument(encoding="utf-8-sig", help="One document per line, as text or JSON; - reads standard input"),
     ],
-    query: Annotated[str, typer.Option("--query", "-q", help="The question or search text")],
-    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to print")] = None,
+    query: Annotated[str, typer.Option("--query", "-q", help="The query")],
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=1, help="Number of results to print (default: all)")
+    ] = None,
     prefilter: Annotated[
-        str | None, typer.Option(help="First stage for many lines: off, lexical, embedding or hybrid")
+        str | None, typer.Option(help="First stage for large files: off, lexical, embedding or hybrid")
     ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -102,7 +105,8 @@ def rerank(
 ) -> None:
     """Rank the lines of a file with a running service.
 
-    A line is a document: a plain text, or a JSON string or object with `text` and, if you like, `id` and `metadata`.
+    Each line is one document: plain text, a JSON string, or a JSON object with `text` and optional `id` and
+    `metadata`.
 
     Examples:
 
@@ -113,12 +117,14 @@ def rerank(
     try:
         lines = dict(_documents(file))
     except UnicodeDecodeError as error:
-        raise typer.BadParameter(f"is not UTF-8: {error}", param_hint="FILE") from None
+        raise typer.BadParameter(f"not valid UTF-8: {error}", param_hint="FILE") from None
     if not lines:
-        raise typer.BadParameter("has no lines", param_hint="FILE")
+        raise typer.BadParameter("no documents: every line is empty", param_hint="FILE")
     with Client(url, api_key) as client:
-        options: dict[str, Any] = {"top_k": top_k, "return_documents": True, "prefilter": prefilter}
-        ranking = _or_exit(lambda: client.rerank(query, list(lines.values()), **options))
+        documents = list(lines.values())
+        ranking = _or_exit(
+            lambda: client.rerank(query, documents, top_k=top_k, return_documents=True, prefilter=prefilter)
+        )
     if as_json:
         print(ranking.model_dump_json(indent=2, exclude_none=True))
         return
@@ -126,19 +132,23 @@ def rerank(
 
 
 def _documents(lines: Iterable[str]) -> Iterator[tuple[int, str | dict[str, Any]]]:
-    """Those that are not empty, with their numbers."""
+    """Yield (line number, document) of each line that is not empty."""
     for number, line in enumerate(lines, 1):
         text = line.strip()
-        if text.startswith(("{", '"')):
-            try:
-                yield number, json.loads(text)
-            except ValueError as error:
-                if text.startswith('"'):  # a sentence
-                    yield number, text
-                    continue
-                raise typer.BadParameter(f"line {number} is not JSON: {error}", param_hint="FILE") from None
-        elif text:
-            yield number, text
+        if text:
+            yield number, _document(text, number)
+
+
+def _document(text: str, number: int) -> str | dict[str, Any]:
+    if not text.startswith(("{", '"')):
+        return text
+    try:
+        document: str | dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        if text.startswith('"'):  # plain text may begin with a quotation
+            return text
+        raise typer.BadParameter(f"line {number}: invalid JSON: {error}", param_hint="FILE") from None
+    return document
 
 
 def _or_exit(call: Callable[[], Answer]) -> Answer:
@@ -155,12 +165,15 @@ def _print_table(ranking: Ranking, numbers: Sequence[int]) -> None:
         column.justify = "right"
     table.columns[4].overflow = "fold"
     for rank, result in enumerate(ranking, 1):
-        document = result.document
-        text = (document.text if document else None) or (
-            document.model_dump_json(exclude_none=True) if document else ""
-        )
+        score, line = f"{result.relevance_score:.4f}", str(numbers[result.index])
         identifier = "" if result.id is None else str(result.id)
-        table.add_row(
-            str(rank), f"{result.relevance_score:.4f}", str(numbers[result.index]), Text(identifier), Text(text)
-        )
+        # Text, because a plain string would be read as rich's markup: [bold].
+        table.add_row(str(rank), score, line, Text(identifier), Text(_written(result)))
     Console().print(table)
+
+
+def _written(result: Result) -> str:
+    """The document's text, or all of the document as JSON if it has other fields only."""
+    if result.document is None:
+        return ""
+    return result.document.text or result.document.model_dump_json(exclude_none=True)

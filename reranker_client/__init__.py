@@ -1,4 +1,4 @@
-"""A client for the reranker service: `Client`, and `AsyncClient` with the same methods.
+"""The Python client of the reranker service: `Client`, and `AsyncClient` with the same methods.
 
     from reranker_client import Client
 
@@ -6,7 +6,7 @@
         for result in client.rerank("what causes tides", ["The moon.", "A market."], top_k=1):
             print(result.index, result.relevance_score)
 
-The name says what it is: `reranker` alone belongs to another package of the registry, and `app` is the service.
+A call that fails raises `RerankError`.
 """
 
 from reranker_client.client import AsyncClient, Client, RerankError

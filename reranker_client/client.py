@@ -1,4 +1,4 @@
-"""The two clients, which share all but the waiting."""
+"""The synchronous and the asynchronous client."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from reranker_client.models import Info, Ranking
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-# A full queue, a replica that starts or drains, a proxy without one. Not 504: the deadline was the caller's own.
+# 429: queue full or rate limited. 502 and 503: a replica is starting, draining or gone. 504 is not retried: the
+# caller's own deadline has passed.
 RETRIED_STATUSES = (429, 502, 503)
 
 Documents = Sequence[str | Mapping[str, Any]]
@@ -20,36 +21,35 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 class RerankError(Exception):
-    """The service refused or failed, or could not be reached."""
+    """The service rejected the request, failed, or could not be reached."""
 
     def __init__(self, message: str, status: int | None = None, request_id: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """The HTTP status; None when there was no answer."""
+        """The HTTP status; None if there was no usable response."""
         self.request_id = request_id
-        """What to look for in the log of the service."""
+        """The request's id in the log of the service; None if there was no usable response."""
 
 
 class Client:
-    """Calls the service and waits. Keeps connections open: use one for many calls, and `close` it or use `with`."""
+    """A synchronous client. It keeps connections open: reuse one client, and close it with `close` or `with`."""
 
     def __init__(
         self, url: str = DEFAULT_URL, api_key: str | None = None, timeout: float = 60.0, retries: int = 3
     ) -> None:
-        """`timeout` in seconds for one try; retries wait as long as `Retry-After` says."""
+        """`timeout` is in seconds and applies to each try. Retries wait as long as `Retry-After` says."""
         transport = RetryTransport(httpx.HTTPTransport(), retry=_retry(retries))
         self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout, transport=transport)
 
     def rerank(self, query: str, documents: Documents, *, top_k: int | None = None, **options: Any) -> Ranking:
-        """Rank the documents. `options` are further fields of the request. Raises `RerankError`."""
+        """Rank the documents. `options` are other fields of the request. Raises `RerankError`."""
         return _parsed(Ranking, self._call("POST", "/rerank/query", _body(query, documents, top_k, options)))
 
     def info(self) -> Info:
-        """What runs there. Raises `RerankError`."""
+        """Describe the model and engine of the service. Raises `RerankError`."""
         return _parsed(Info, self._call("GET", "/info"))
 
     def close(self) -> None:
-        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class Client:
 
 
 class AsyncClient:
-    """Calls the service; the methods of `Client`, to be awaited."""
+    """An asynchronous client with the methods of `Client`."""
 
     def __init__(
         self,
@@ -76,24 +76,23 @@ class AsyncClient:
         retries: int = 3,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`timeout` in seconds for one try; retries wait as long as `Retry-After` says.
+        """`timeout` is in seconds and applies to each try. Retries wait as long as `Retry-After` says.
 
-        `transport` is another way to the service than the network, such as `httpx.ASGITransport`.
+        `transport` replaces the network, for example with `httpx.ASGITransport`.
         """
         retrying = RetryTransport(transport or httpx.AsyncHTTPTransport(), retry=_retry(retries))
         self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout, transport=retrying)
 
     async def rerank(self, query: str, documents: Documents, *, top_k: int | None = None, **options: Any) -> Ranking:
-        """Rank the documents. `options` are further fields of the request. Raises `RerankError`."""
+        """Rank the documents. `options` are other fields of the request. Raises `RerankError`."""
         body = _body(query, documents, top_k, options)
         return _parsed(Ranking, await self._call("POST", "/rerank/query", body))
 
     async def info(self) -> Info:
-        """What runs there. Raises `RerankError`."""
+        """Describe the model and engine of the service. Raises `RerankError`."""
         return _parsed(Info, await self._call("GET", "/info"))
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -112,7 +111,7 @@ class AsyncClient:
 
 
 def _retry(retries: int) -> Retry:
-    """Ranking changes nothing, so a POST may be sent again."""
+    # Ranking changes nothing on the service, so it is safe to retry a POST.
     return Retry(total=retries, allowed_methods=["GET", "POST"], status_forcelist=RETRIED_STATUSES, backoff_factor=0.25)
 
 
@@ -123,19 +122,19 @@ def _headers(api_key: str | None) -> dict[bytes, bytes]:
 
 def _body(query: str, documents: Documents, top_k: int | None, options: dict[str, Any]) -> bytes:
     if isinstance(documents, str):
-        raise TypeError("documents is one text; a list of them is needed")
-    # As ASCII: what cannot be written in UTF-8 is for the service to refuse.
+        raise TypeError("documents must be a list of texts, not a single text")
+    # json.dumps escapes to ASCII, so a lone surrogate is rejected by the service and not by `encode` here.
     plain = [document if isinstance(document, str) else dict(document) for document in documents]
     return json.dumps({"query": query, "documents": plain, "top_k": top_k, **options}).encode()
 
 
 def _content(response: httpx.Response) -> Any:
-    """The answer's JSON. Raises `RerankError` for a status that is none of success."""
+    """Return the JSON of the response. Raises `RerankError` unless the status is a success."""
     try:
         content = response.json()
     except ValueError:
         content = None
-    if not isinstance(content, dict):  # of something in between
+    if not isinstance(content, dict):  # from a proxy
         content = {}
     if response.is_success and content:
         return content
@@ -144,12 +143,15 @@ def _content(response: httpx.Response) -> Any:
 
 
 def _parsed(form: type[Form], content: Any) -> Form:
-    """Raises `RerankError` where another service has answered."""
     try:
         return form.model_validate(content)
     except ValidationError as error:
-        raise RerankError(f"The answer is none of this service: {error.error_count()} fields are wrong") from error
+        count = error.error_count()
+        fields = "field" if count == 1 else "fields"
+        raise RerankError(
+            f"Unexpected response (is this a reranker service?): {count} {fields} failed validation"
+        ) from error
 
 
 def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> RerankError:
-    return RerankError(f"No answer from {url}: {error or type(error).__name__}")
+    return RerankError(f"No response from {url}: {error or type(error).__name__}")

@@ -1,4 +1,4 @@
-"""What the service answers. Fields that a newer service adds are kept and do no harm."""
+"""The responses of the service. Fields that a newer service adds are kept."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,13 +7,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Answer(BaseModel):
-    """Frozen, and open to fields that are not known here."""
-
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
 
 class Document(Answer):
-    """A document as it was sent."""
+    """A document as the request sent it."""
 
     text: str | None = None
     id: Any = None
@@ -21,14 +19,14 @@ class Document(Answer):
 
 
 class Window(Answer):
-    """The part of a long document that matched best, in characters: `text[start:end]`."""
+    """The best-scoring part of a long document, in characters: `text[start:end]`."""
 
     start: int
     end: int
 
 
 class Result(Answer):
-    """One ranked document: its index in the request, and its score."""
+    """One ranked document. `index` is its position in the request."""
 
     index: int
     relevance_score: float
@@ -40,14 +38,14 @@ class Result(Answer):
 
 
 class Usage(Answer):
-    """Tokens of all pairs."""
+    """Tokens of all query-document pairs."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class Meta(Answer):
-    """What was done for the request; times in milliseconds."""
+    """How the request was handled. Times are in milliseconds."""
 
     documents: int
     scored: int
@@ -58,7 +56,7 @@ class Meta(Answer):
 
 
 class Ranking(Answer):
-    """The results, best first; iterating goes over them."""
+    """The results, best first. Iterating, indexing and `len` work on them."""
 
     id: str
     model: str
@@ -77,7 +75,7 @@ class Ranking(Answer):
 
 
 class Info(Answer):
-    """What runs there."""
+    """The model and engine of a running service, and its limits."""
 
     model_id: str
     device: str

@@ -36,7 +36,7 @@ async def test_the_client_ranks(serve: Serve, engine: FakeEngine) -> None:
             assert few.meta.prefiltered == 1
             assert client.info().model_id == "fake"
             assert ranking[0] == best
-            with pytest.raises(TypeError, match="list of them"):
+            with pytest.raises(TypeError, match="must be a list"):
                 client.rerank(QUERY, "bread")
             with pytest.raises(RerankError, match=r"surrogate|[Uu]nicode|UTF-8") as refused:
                 client.rerank(QUERY, ["\ud800"])
@@ -53,7 +53,7 @@ async def test_the_async_client_ranks(serve: Serve) -> None:
         assert (await client.info()).max_input_length == 512
 
 
-async def test_errors_say_what_the_service_says(serve: Serve) -> None:
+async def test_errors_carry_the_message_of_the_service(serve: Serve) -> None:
     async with serve(api_keys="k") as http:
         async with AsyncClient(str(http.base_url), api_key="k") as client:
             with pytest.raises(RerankError, match="documents: at least one is required") as refused:
@@ -72,10 +72,10 @@ async def test_errors_say_what_the_service_says(serve: Serve) -> None:
         (502, "bad gateway", "answered 502"),
         (404, {"detail": "Not Found"}, "Not Found"),
         (200, [1], "answered 200"),
-        (200, {"a": 1}, "none of this service"),
+        (200, {"a": 1}, "is this a reranker service"),
     ],
 )
-async def test_another_services_answer_is_an_error(status: int, content: object, message: str) -> None:
+async def test_an_unexpected_response_is_an_error(status: int, content: object, message: str) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, json=content))
     async with AsyncClient(retries=0, transport=transport) as client:
         with pytest.raises(RerankError, match=message):
@@ -83,12 +83,12 @@ async def test_another_services_answer_is_an_error(status: int, content: object,
 
 
 async def test_an_unreachable_service_is_an_error() -> None:
-    with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(RerankError, match="No answer from") as error:
+    with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(RerankError, match="No response") as error:
         client.rerank(QUERY, ["bread"])
     assert error.value.status is None
 
 
-async def test_a_full_queue_is_tried_again_when_it_says(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_full_queue_is_retried_after_the_time_it_gives(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0) as http:
         url = str(http.base_url)
         engine.gate.clear()
@@ -104,7 +104,7 @@ async def test_a_full_queue_is_tried_again_when_it_says(serve: Serve, engine: Fa
             await until(lambda: rejected(serve) == 2)
             engine.gate.set()
             assert (await again).results[0].index == 0
-            assert time.monotonic() - started > 0.9  # Retry-After was one second
+            assert time.monotonic() - started > 0.9  # Retry-After is one second
         await first
 
 

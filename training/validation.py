@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.evaluation.collection import Topic, read_collection
+from app.evaluation.collection import read_collection
 from app.evaluation.measures import measure
+from app.evaluation.topic import Topic
 from training.candidates import Words
 from training.corpora import Corpus, Question
 from training.judge import Judge

@@ -1,1 +1,1 @@
-"""`reranker evaluate`: how well a service ranks queries with judged documents."""
+"""`reranker evaluate`: measure how well a service ranks documents that people have judged."""

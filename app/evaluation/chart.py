@@ -1,4 +1,4 @@
-"""The figures of `reranker evaluate` as a picture. Needs the extra `eval`."""
+"""Draw the figures of `reranker evaluate` as a chart. Needs the extra `eval`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ GAINED, LOST = "tab:blue", "tab:orange"
 
 
 def draw(figures: Mapping[str, Any], file: Path) -> None:
-    """The measures before and after with their intervals, and what each query gained, in the format of `file`."""
+    """Draw the measures before and after reranking, and the difference of each query. `file` gives the format."""
     figure = Figure(figsize=(11, 4.5), dpi=150, layout="constrained")
     means, gains = figure.subplots(1, 2)
     engine = figures["engine"]
@@ -25,7 +25,7 @@ def draw(figures: Mapping[str, Any], file: Path) -> None:
     _draw_means(means, figures["measures"])
     _draw_gains(gains, figures)
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
-    with rc_context({"svg.fonttype": "none"}):  # text that can be found and copied
+    with rc_context({"svg.fonttype": "none"}):  # keeps the text searchable
         figure.savefig(file)
 
 
@@ -38,9 +38,9 @@ def _draw_means(axes: Any, measures: Mapping[str, Any]) -> None:
         axes.bar_label(bars, [f"{mean:.4f}" for mean in means], label_type="center", color="white")
         if found[0]["low"] is not None:
             around = [[each["mean"] - each["low"] for each in found], [each["high"] - each["mean"] for each in found]]
-            # Where all queries have one value, the bounds may be off it by a rounding.
+            # If all queries have one value, rounding may put the bounds on the wrong side of the mean.
             axes.errorbar(places + shift, means, np.maximum(around, 0), fmt="none", ecolor="black", capsize=4)
-    axes.set(title="mean of all queries, 95 % interval", ylim=(0, 1))
+    axes.set(title="mean over all queries, 95 % interval", ylim=(0, 1))
     axes.set_xticks(places, list(measures))
 
 
@@ -50,5 +50,5 @@ def _draw_gains(axes: Any, figures: Mapping[str, Any]) -> None:
     better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     axes.bar(range(len(gains)), gains, 1, color=[GAINED if gain > 0 else LOST for gain in gains])
     axes.axhline(0, color="black", linewidth=0.8)
-    title = f"{name} of each query, difference: {better} better, {worse} worse"
-    axes.set(title=title, xlabel="queries, by difference", ylim=(-1, 1))
+    title = f"{name} per query: {better} better, {worse} worse"
+    axes.set(title=title, xlabel="queries, sorted by difference", ylabel="difference", ylim=(-1, 1))

@@ -1,4 +1,4 @@
-"""How good a ranking is, by the measures of the field, and how sure that is. Needs the extra `eval`."""
+"""nDCG, MRR and recall of rankings, with confidence intervals. Needs the extra `eval`."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,21 +8,21 @@ import numpy as np
 from ir_measures import RR, R, nDCG
 from scipy.stats import bootstrap
 
-from app.evaluation.collection import MAX_GRADE
+from app.evaluation.topic import MAX_GRADE
 
 CONFIDENCE = 0.95
-# Of resamples that are drawn at a time: for thousands of queries all of them would be much memory.
+# Bootstrap resamples drawn at a time. All at once would need much memory for thousands of queries.
 RESAMPLES_AT_ONCE = 1000
 GAINS = {grade: 2**grade - 1 for grade in range(1, MAX_GRADE + 1)}
 
 Rankings = Mapping[str, Sequence[str]]
-"""Of each query, by its id, the ids of the documents from the best on."""
+"""Document ids, best first, by query id."""
 Qrels = Mapping[str, Mapping[str, int]]
-"""Of each query the grades of its documents."""
+"""Grades by document id, by query id."""
 
 
 class Interval(NamedTuple):
-    """A mean over queries, and where 95 % of the means of such queries would lie; None for a single query."""
+    """A mean over queries and its 95 % confidence interval. The bounds are None for a single query."""
 
     mean: float
     low: float | None
@@ -30,9 +30,9 @@ class Interval(NamedTuple):
 
 
 def measure(rankings: Rankings, qrels: Qrels, cutoff: int) -> dict[str, dict[str, float]]:
-    """nDCG, MRR and recall at the cutoff, of each query in `qrels`; 0 for one without a ranking.
+    """nDCG, MRR and recall at the cutoff, for each query in `qrels`. A query without a ranking gets 0.
 
-    nDCG has gain 2^grade - 1, discount log2(rank + 1), and as its ideal the best order of all judged documents.
+    nDCG uses the gain 2^grade - 1 and the discount log2(rank + 1). The ideal is the best order of all judged documents.
     """
     names = {
         nDCG(gains=GAINS) @ cutoff: f"nDCG@{cutoff}",
@@ -47,9 +47,9 @@ def measure(rankings: Rankings, qrels: Qrels, cutoff: int) -> dict[str, dict[str
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean, and its interval by bootstrap over the queries: percentiles, the same in every run."""
+    """The mean and its percentile bootstrap interval over the queries. The fixed seed makes runs repeatable."""
     mean = float(np.mean(values))
-    if len(values) < 2:  # noqa: PLR2004 (of one there is no spread)
+    if len(values) < 2:  # noqa: PLR2004 (one value has no spread)
         return Interval(mean, None, None)
     found = bootstrap(
         (values,),

@@ -25,7 +25,7 @@ from app.engines.models.source import locate_model
 from app.engines.models.store import UNUSABLE_MODEL
 from app.engines.probes import make_probes
 from app.errors import StartupError, UnusableModel
-from app.evaluation.collection import UnusableCollection
+from app.evaluation.lines import UnusableCollection
 from app.export.parity import Group, compare, own_entries, own_texts, read_groups
 from app.telemetry.logs import configure_logging
 

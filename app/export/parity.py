@@ -12,7 +12,8 @@ from rich.progress import track
 
 from app.engines.models.artefact import Parity
 from app.engines.protocol import Engine
-from app.evaluation.collection import Row, UnusableCollection, read_rows
+from app.evaluation.collection import Row, read_rows
+from app.evaluation.lines import UnusableCollection
 
 CALIBRATION = Path(__file__).parent / "calibration.jsonl"
 # Of a large model a part of the own texts tells enough: so long, but not fewer groups.
@@ -53,7 +54,7 @@ def read_groups(file: Path) -> list[Group]:
     """Groups of a JSONL file, whose `qrels` may be missing. Raises `UnusableCollection`."""
     groups = [_group(row) for _, row in read_rows(file)]
     if not groups:
-        raise UnusableCollection(f"{file}: has no queries")
+        raise UnusableCollection(f"{file}: contains no queries")
     return groups
 
 

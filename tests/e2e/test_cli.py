@@ -42,7 +42,7 @@ def test_lines_are_ranked(url: str, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
     rows = [line.split() for line in found.stdout.splitlines() if line.startswith("│")]
     assert [row[1] for row in rows] == ["1", "2"]
-    assert (rows[0][5], rows[0][8]) == ("5", "Saturn")  # its line in the file, empty ones counted
+    assert (rows[0][5], rows[0][8]) == ("5", "Saturn")  # the line number counts empty lines
 
 
 def test_brackets_and_quotes_are_text(url: str) -> None:
@@ -69,9 +69,9 @@ def test_info(url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "status", "message"),
     [
-        (("rerank", "-q", "a", "-"), "b", 1, "No answer from http://127.0.0.1"),
-        (("rerank", "-q", "a", "-"), "\n\n", 2, "has no lines"),
-        (("rerank", "-q", "a", "-"), '{"text"', 2, "line 1 is not JSON"),
+        (("rerank", "-q", "a", "-"), "b", 1, "No response from http://127.0.0.1"),
+        (("rerank", "-q", "a", "-"), "\n\n", 2, "no documents"),
+        (("rerank", "-q", "a", "-"), '{"text"', 2, "line 1: invalid JSON"),
         (("rerank", "-q", "a", "no-such-file"), "", 2, "no-such-file"),
         (("rerank", "-"), "b", 2, "--query"),
         (("serve", "--check"), "", 1, "RERANKER_PORT"),
@@ -84,11 +84,11 @@ def test_mistakes(arguments: tuple[str, ...], stdin: str, status: int, message: 
     assert "Traceback" not in found.stderr
 
 
-def test_a_file_that_is_not_utf_8_is_said_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "latin"
     file.write_bytes("Montréal".encode("latin-1"))
     found = run("rerank", "-q", "a", str(file))
-    assert (found.returncode, "is not UTF-8" in found.stderr) == (2, True), found.stderr
+    assert (found.returncode, "not valid UTF-8" in found.stderr) == (2, True), found.stderr
 
 
 def test_version_and_check() -> None:

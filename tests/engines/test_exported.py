@@ -25,7 +25,7 @@ from app.engines.openvino import PART_TOKENS, OpenVinoEngine, bucket_length, par
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
 from app.errors import EngineBroken, StartupError, UnusableModel
-from app.evaluation.collection import UnusableCollection
+from app.evaluation.lines import UnusableCollection
 from app.export.command import export_model
 from app.export.parity import Group, logits, ndcg, read_groups
 from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
@@ -424,11 +424,11 @@ def test_judged_queries_may_be_compressed_and_bad_files_give_short_errors(tmp_pa
     file.write_bytes(gzip.compress(json.dumps(row).encode()))
     assert read_groups(file) == [Group("what causes tides", ["the moon"], [2.0])]
     damaged = file.rename(tmp_path / "judged.jsonl")
-    with pytest.raises(UnusableCollection, match=r"judged\.jsonl: is not UTF-8") as raised:
+    with pytest.raises(UnusableCollection, match=r"judged\.jsonl: not valid UTF-8") as raised:
         read_groups(damaged)
     assert len(str(raised.value)) < 300
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(UnusableCollection, match=r"empty\.jsonl: has no queries"):
+    with pytest.raises(UnusableCollection, match=r"empty\.jsonl: contains no queries"):
         read_groups(tmp_path / "empty.jsonl")
     found = subprocess.run(
         [sys.executable, "-m", "app.export", "--output", str(tmp_path / "out"), "--calibration", str(damaged)],
@@ -438,7 +438,7 @@ def test_judged_queries_may_be_compressed_and_bad_files_give_short_errors(tmp_pa
         check=False,
     )
     assert found.returncode == 1
-    assert found.stderr.splitlines()[-1].startswith(f"Not exported: {damaged}: is not UTF-8")
+    assert found.stderr.splitlines()[-1].startswith(f"Not exported: {damaged}: not valid UTF-8")
 
 
 def rounded(folder: Path) -> int:

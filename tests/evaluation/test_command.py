@@ -1,4 +1,4 @@
-"""`reranker evaluate`: what it reads, what it computes, what it prints."""
+"""`reranker evaluate`: reading collections, computing measures, printing reports."""
 
 import asyncio
 import gzip
@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.evaluation.chart import draw
-from app.evaluation.collection import UnusableCollection, read_collection
+from app.evaluation.collection import read_collection
+from app.evaluation.lines import UnusableCollection
 from app.evaluation.measures import interval, measure
 from tests.conftest import Serve, free_port
 
@@ -38,14 +39,14 @@ ROWS = [
 
 
 def jsonl(path: Path, rows: Iterable[Any]) -> Path:
-    """Written there, compressed when the name says so."""
+    """Write rows to the path; a name that ends with .gz is compressed."""
     text = "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
 def beir(folder: Path, ending: str = "") -> Path:
-    """Three documents and two queries; a third one is not judged."""
+    """Three documents, two judged queries, and one query without judgments."""
     texts = {"d1": ("Bread", "flour and water"), "d2": ("", "the moon causes tides"), "d3": ("Moon", "a rock")}
     folder.joinpath("qrels").mkdir()
     corpus = [{"_id": name, "title": title, "text": text} for name, (title, text) in texts.items()]
@@ -61,7 +62,7 @@ def evaluate(*arguments: object) -> Result:
 
 
 def own_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command as it is started from a shell, with these variables and no others."""
+    """Run the command as from a shell, with only these environment variables."""
     return subprocess.run(
         [sys.executable, "-c", "from app.cli import cli; cli()", "evaluate", *map(str, arguments)],
         capture_output=True,
@@ -73,20 +74,20 @@ def own_process(*arguments: object, **environment: str) -> subprocess.CompletedP
     )
 
 
-def test_the_measures_are_those_of_the_definitions() -> None:
+def test_measures_follow_their_definitions() -> None:
     qrels = {"q": {"x": 3, "y": 1, "unseen": 2, "z": 0}}
     found = measure({"q": ["y", "x", "z", "not judged"]}, qrels, 10)["q"]
     gained, ideal = 1 + 7 / math.log2(3), 7 + 3 / math.log2(3) + 1 / math.log2(4)
     assert found == pytest.approx({"nDCG@10": gained / ideal, "MRR@10": 1, "recall@10": 2 / 3})
 
 
-def test_the_measures_look_at_so_many_ranks() -> None:
+def test_measures_ignore_ranks_after_the_cutoff() -> None:
     rankings = {"q": ["n1", "n2", "x"]}
     assert measure(rankings, {"q": {"x": 1}}, 2) == {"q": {"nDCG@2": 0, "MRR@2": 0, "recall@2": 0}}
     assert measure(rankings, {"q": {"x": 1}}, 3)["q"] == pytest.approx({"nDCG@3": 0.5, "MRR@3": 1 / 3, "recall@3": 1})
 
 
-def test_a_query_without_a_ranking_counts_as_nothing_found() -> None:
+def test_a_query_without_a_ranking_counts_as_zero() -> None:
     assert measure({}, {"q": {"x": 1}}, 10) == {"q": {"nDCG@10": 0, "MRR@10": 0, "recall@10": 0}}
 
 
@@ -101,7 +102,7 @@ def test_an_interval_lies_around_its_mean_and_narrows_with_more_queries() -> Non
     assert interval([0.0, 1.0] * 10) == few, "not the same in every run"
 
 
-def test_an_interval_of_equal_values_has_no_width_and_one_of_one_value_is_not_known() -> None:
+def test_equal_values_have_an_empty_interval_and_a_single_value_has_none() -> None:
     assert interval([0.25] * 5) == (0.25, 0.25, 0.25)
     assert interval([0.25]) == (0.25, None, None)
 
@@ -129,12 +130,12 @@ def test_bare_documents_and_lists_of_grades_are_read(tmp_path: Path) -> None:
 
 
 def test_only_the_first_queries_and_documents_are_read(tmp_path: Path) -> None:
-    file = jsonl(tmp_path / "rows.jsonl", [*ROWS, "this is not looked at"])
+    file = jsonl(tmp_path / "rows.jsonl", [*ROWS, "this line is not read"])
     assert [list(topic.documents) for topic in read_collection(file, depth=1, queries=2)] == [["a"], ["a"]]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_of_a_beir_folder_bm25_finds_the_documents(tmp_path: Path, ending: str) -> None:
+def test_bm25_finds_the_documents_of_a_beir_folder(tmp_path: Path, ending: str) -> None:
     first, second = read_collection(beir(tmp_path, ending))
     assert (first.qid, first.qrels, next(iter(first.documents))) == ("1", {"d2": 2}, "d2")
     assert list(second.documents) == ["d3", "d2", "d1"]
@@ -142,7 +143,7 @@ def test_of_a_beir_folder_bm25_finds_the_documents(tmp_path: Path, ending: str) 
     assert list(read_collection(tmp_path, depth=1)[1].documents) == ["d3"]
 
 
-def test_of_a_large_corpus_bm25_reads_all(tmp_path: Path) -> None:
+def test_bm25_reads_all_of_a_large_corpus(tmp_path: Path) -> None:
     folder = beir(tmp_path)
     others = [{"_id": f"o{number}", "text": "bread " * 800} for number in range(1000)]
     jsonl(
@@ -153,7 +154,7 @@ def test_of_a_large_corpus_bm25_reads_all(tmp_path: Path) -> None:
     assert [list(topic.documents) for topic in read_collection(folder, depth=1)] == [["d2"], ["d3"]]
 
 
-def test_of_a_beir_folder_with_a_run_the_documents_are_the_runs(tmp_path: Path) -> None:
+def test_a_run_gives_the_documents_of_a_beir_folder(tmp_path: Path) -> None:
     run = tmp_path / "run.trec"
     run.write_text("1 Q0 d1 2 0.5 mine\n1 Q0 d3 1 9 mine\n1 Q0 d2 3 0.1 mine\n")
     first, second = read_collection(beir(tmp_path), run)
@@ -181,10 +182,10 @@ GOOD = json.dumps(ROWS[0])
         ({"query": "a", "documents": ["x"], "qrels": [1, 0]}, "line 2: qrels: Value error, 2 grades for 1 documents"),
         ({"query": "a", "documents": ["x"], "qrels": {"0": 16}}, "line 2: qrels.0: "),
         ({"query": "a", "documents": ["x"], "qrels": {"0": 0.5}}, "line 2: qrels.0: "),
-        ({"qid": "q1", "query": "a", "documents": ["x"], "qrels": {}}, "line 2: qid: 'q1' is there twice"),
+        ({"qid": "q1", "query": "a", "documents": ["x"], "qrels": {}}, "line 2: qid: 'q1' is used twice"),
     ],
 )
-def test_a_wrong_line_is_named_with_its_field(tmp_path: Path, line: Any, message: str) -> None:
+def test_an_invalid_line_is_reported_with_its_field(tmp_path: Path, line: Any, message: str) -> None:
     file = jsonl(tmp_path / "rows.jsonl", [GOOD, line])
     found = evaluate(file, "--url", "http://127.0.0.1:9")
     assert (found.exit_code, "rows.jsonl: " in found.stderr, message in found.stderr) == (2, True, True), found.stderr
@@ -195,15 +196,15 @@ def test_a_wrong_line_is_named_with_its_field(tmp_path: Path, line: Any, message
     [
         ("corpus.jsonl", '{"text": "x"}', "corpus.jsonl: line 1: _id: Field required"),
         ("queries.jsonl", '{"_id": "1", "text": "a"}', "test.tsv: query-id: '2' is not in queries.jsonl"),
-        ("qrels/test.tsv", "1\td1\n", "test.tsv: line 1: has 2 columns"),
+        ("qrels/test.tsv", "1\td1\n", "test.tsv: line 1: expected 3 columns (query-id, corpus-id, score), found 2"),
         ("qrels/test.tsv", "1\td1\t1\n1\td1\tx\n", "test.tsv: line 2: score: 'x' is not a whole number"),
         ("qrels/test.tsv", "1\td1\t99\n", "test.tsv: line 1: score: 99 is more than 15"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "has no queries"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "contains no queries"),
         ("run.trec", "1 Q0 d9 1 9 mine", "run.trec: line 1: docid: 'd9' is not in the corpus"),
         ("run.trec", "1 Q0 d1 1 high mine", "run.trec: line 1: score: 'high' is not a number"),
     ],
 )
-def test_a_wrong_file_of_a_folder_is_named(tmp_path: Path, file: str, content: str, message: str) -> None:
+def test_an_invalid_file_of_a_folder_is_reported(tmp_path: Path, file: str, content: str, message: str) -> None:
     beir(tmp_path).joinpath(file).write_text(content)
     run = tmp_path / "run.trec"
     with pytest.raises(UnusableCollection) as refused:
@@ -211,7 +212,7 @@ def test_a_wrong_file_of_a_folder_is_named(tmp_path: Path, file: str, content: s
     assert message in str(refused.value)
 
 
-def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
+def test_unusable_files_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl.gz").write_bytes(b"not gzip")
     (tmp_path / "latin.jsonl").write_bytes('{"query": "é"}'.encode("latin-1"))
     jsonl(tmp_path / "empty.jsonl", [])
@@ -219,10 +220,10 @@ def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
     jsonl(tmp_path / "others.jsonl", [{"query": "a", "documents": [{"id": "d1", "text": "x"}], "qrels": {"1": 1}}])
     wrong = {
         "broken.jsonl.gz": "cannot be read",
-        "latin.jsonl": "is not UTF-8",
-        "empty.jsonl": "has no queries",
+        "latin.jsonl": "not valid UTF-8",
+        "empty.jsonl": "contains no queries",
         "nothing.jsonl": "no query has a relevant document",
-        "others.jsonl": "of no query a judged id is among",
+        "others.jsonl": "none of the judged document ids appear among the candidates",
         "missing.jsonl": "does not exist",
         "": "queries.jsonl",
     }
@@ -235,16 +236,16 @@ def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
     assert (found.exit_code, "needs a BEIR folder" in found.stderr) == (2, True), found.stderr
 
 
-def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_contradicting_options_are_rejected(tmp_path: Path) -> None:
     found = evaluate(jsonl(tmp_path / "rows.jsonl", ROWS), "--url", "http://127.0.0.1:9", "--precision", "fp32")
     assert (found.exit_code, "has its own model" in found.stderr) == (2, True), found.stderr
 
 
-def test_a_service_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_reported_in_one_line(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     found = evaluate(jsonl(tmp_path / "rows.jsonl", ROWS), "--url", url)
     assert (found.exit_code, found.stdout) == (1, "")
-    assert found.stderr.startswith(f"No answer from {url}")
+    assert found.stderr.startswith(f"No response from {url}")
     assert found.stderr.count("\n") == 1
 
 
@@ -270,20 +271,20 @@ async def test_a_running_service_is_measured(serve: Serve, tmp_path: Path) -> No
     assert [row["qid"] for row in figures["per_query"]] == ["q1", "q2"]
     assert figures["per_query"][0]["after"] == pytest.approx({"nDCG@10": after, "MRR@10": 1, "recall@10": 0.5})
     assert (figures["queries"], figures["documents"], figures["left_out"]) == (2, 5, 1)
-    # The fifth has the text of the fourth.
+    # The fifth document has the text of the fourth.
     assert (figures["engine"]["model_id"], figures["scored"] + figures["cached"]) == ("fake", 5)
     assert 0 < figures["p50_ms"] <= figures["p95_ms"]
     assert figures["documents_per_second"] > 0
     assert again.exit_code == 0, again.stderr
-    assert "5 scores were known, from the service's cache" in again.stdout
-    assert "1 more queries have no relevant document" in again.stdout
+    assert "Scores from the service's cache or from an equal document: 5." in again.stdout
+    assert "Queries without a relevant document, left out: 1" in again.stdout
     rows = [line for line in again.stdout.splitlines() if line.startswith("│")]
     assert [row.split()[1] for row in rows if "@10" in row] == ["nDCG@10", "MRR@10", "recall@10"]
     assert len({len(row) for row in rows}) == 1
     assert (refused.exit_code, "API key" in refused.stderr) == (1, True)
 
 
-async def test_the_figures_are_drawn(serve: Serve, tmp_path: Path) -> None:
+async def test_a_chart_is_drawn(serve: Serve, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "rows.jsonl", ROWS)
     async with serve() as http:
         for name in ("chart.svg", "chart.png"):
@@ -296,7 +297,7 @@ async def test_the_figures_are_drawn(serve: Serve, tmp_path: Path) -> None:
     for words in (
         "fake, fake fp32 on cpu: 2 queries",
         "0.7500",
-        "nDCG@10 of each query, difference: 1 better, 0 worse",
+        "nDCG@10 per query: 1 better, 0 worse",
     ):
         assert words in drawing
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
@@ -304,7 +305,7 @@ async def test_the_figures_are_drawn(serve: Serve, tmp_path: Path) -> None:
     assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_queries_of_one_value_are_drawn(tmp_path: Path) -> None:
+def test_a_chart_is_drawn_for_queries_with_equal_values(tmp_path: Path) -> None:
     found = {"mean": 0.3, "low": math.nextafter(0.3, 1), "high": math.nextafter(0.3, 0)}
     row = {when: {"nDCG@10": 0.3} for when in ("before", "after")}
     engine = {"model_id": "fake", "backend": "fake", "precision": "fp32", "device": "cpu"}
@@ -316,14 +317,14 @@ def test_queries_of_one_value_are_drawn(tmp_path: Path) -> None:
     assert "0.3000" in (tmp_path / "chart.svg").read_text()
 
 
-def test_what_cannot_be_drawn_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+def test_an_unusable_plot_file_is_rejected_before_ranking(tmp_path: Path) -> None:
     file, url = jsonl(tmp_path / "rows.jsonl", ROWS), "http://127.0.0.1:9"
-    for name, message in {"chart.doc": "ends with none of .png, .svg, .pdf", "none/chart.png": "be written"}.items():
+    for name, message in {"chart.doc": "must end with one of .png, .svg, .pdf", "none/chart.png": "be written"}.items():
         found = evaluate(file, "--url", url, "--plot", tmp_path / name)
         assert (found.exit_code, message in found.stderr) == (2, True), found.stderr
 
 
-async def test_the_query_that_is_refused_is_named(serve: Serve, tmp_path: Path) -> None:
+async def test_a_rejected_query_is_named(serve: Serve, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "rows.jsonl", ROWS)
     async with serve(max_documents=2) as http:
         found = await asyncio.to_thread(evaluate, file, "--url", http.base_url)
@@ -331,7 +332,7 @@ async def test_the_query_that_is_refused_is_named(serve: Serve, tmp_path: Path) 
         assert (await asyncio.to_thread(evaluate, file, "--url", http.base_url, "--depth", 2)).exit_code == 0
 
 
-async def test_queries_for_which_nothing_was_found_count_as_that(serve: Serve, tmp_path: Path) -> None:
+async def test_queries_without_documents_count_as_zero(serve: Serve, tmp_path: Path) -> None:
     run = tmp_path / "run.trec"
     run.write_text("1 Q0 d1 1 9 mine\n1 Q0 d2 2 8 mine\n")
     async with serve() as http:
@@ -342,7 +343,7 @@ async def test_queries_for_which_nothing_was_found_count_as_that(serve: Serve, t
     assert figures["per_query"][1]["ms"] is None
 
 
-def test_without_a_url_the_environments_own_service_is_measured(tmp_path: Path) -> None:
+def test_without_a_url_a_service_with_the_settings_of_the_environment_is_measured(tmp_path: Path) -> None:
     question = "Which planet has the most moons?"
     documents = ["Mars has two small moons.", "Saturn has 146 confirmed moons, more than any other planet.", "Bread."]
     row = {"query": question, "documents": documents, "qrels": [0, 1, 0]}
@@ -356,7 +357,7 @@ def test_without_a_url_the_environments_own_service_is_measured(tmp_path: Path) 
     assert figures["measures"]["nDCG@10"]["before"]["mean"] == pytest.approx(1 / math.log2(3))
     assert figures["measures"]["nDCG@10"]["after"]["mean"] == 1
     assert (figures["engine"]["model_id"], figures["engine"]["backend"]) == ("reranker-minilm-l6-v1", "openvino")
-    assert (figures["scored"], figures["cached"]) == (6, 0), "what is measured must not come from a cache"
+    assert (figures["scored"], figures["cached"]) == (6, 0), "measured scores must not come from a cache"
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ def test_without_a_url_the_environments_own_service_is_measured(tmp_path: Path) 
         (("--model", "/no/such/model"), {"RERANKER_MODEL": "/another"}, "/no/such/model"),
     ],
 )
-def test_options_and_settings_say_what_is_measured(
+def test_options_and_settings_configure_the_measured_service(
     tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], message: str
 ) -> None:
     found = own_process(jsonl(tmp_path / "rows.jsonl", ROWS), *arguments, **environment)
@@ -375,7 +376,9 @@ def test_options_and_settings_say_what_is_measured(
     assert "Traceback" not in found.stderr
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "app.evaluation.measures")
     monkeypatch.setitem(sys.modules, "ir_measures", None)
     found = evaluate(jsonl(tmp_path / "rows.jsonl", ROWS), "--url", "http://127.0.0.1:9")

@@ -96,6 +96,16 @@ def anchors(file: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_messages_in_troubleshooting_exist() -> None:
+    files = [*(ROOT / "app").rglob("*.py"), *(ROOT / "reranker_client").rglob("*.py"), *ROOT.glob("*.sh")]
+    text = "\n".join(file.read_text() for file in [*files, ROOT / "docker" / "nginx" / "nginx.conf"])
+    text = re.sub(r'"\s*\n\s*f?"', "", text)  # strings over several lines
+    messages = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", page("troubleshooting"), re.MULTILINE)))
+    parts = [part.strip(" :;,.=") for message in messages for part in re.split("…|FIELD|FILE", message)]
+    assert len(parts) > 100
+    assert [part for part in parts if part not in text] == []
+
+
 def test_the_threat_model_names_settings_defaults_and_tests_that_there_are() -> None:
     text = (ROOT / "SECURITY.md").read_text()
     known = set(environment_names()) | {"RERANKER_URL"}

@@ -9,16 +9,16 @@ from starlette.types import Receive, Scope
 
 from app.errors import BodyTimeout, BufferFull, TooLarge
 
-# A body that is refused is read on and thrown away for this long, so that its sender gets to read the answer.
+# A rejected body is read and discarded for this long: some clients read the answer only after sending all of it.
 DISCARD_SECONDS = 5.0
-# What a parsed body takes beside its texts: a comma ends a value, a bracket or brace opens a list or an object.
+# Memory of a parsed body in addition to its texts: a comma ends a value, a bracket or brace opens a list or an object.
 VALUE_BYTES, CONTAINER_BYTES = 64, 128
-# Of ASCII, the bytes and the texts; a text with one character beyond takes up to four bytes for each of them.
+# ASCII: the bytes and the texts. A text with one other character takes up to four bytes per character.
 ASCII_COPIES, UNICODE_COPIES = 2, 5
 
 
 class Bodies:
-    """Owns the count of bytes that the bodies of all requests in work take, parsed copies included."""
+    """Owns the number of bytes that the bodies of running requests use, parsed copies included."""
 
     def __init__(self, max_bytes: int, max_held: int, timeout: float) -> None:
         """At most `max_bytes` for one body and `max_held` for all; `timeout` seconds for one to arrive."""
@@ -27,7 +27,7 @@ class Bodies:
         self.timeout = timeout
         self.held = 0
         self.turn = asyncio.Lock()
-        """Whose large body is parsed now: many that arrive together would hold up the loop for as long as all take."""
+        """Held while a large body is parsed: parsing many at once would block the event loop for the sum of their times."""
 
     @contextmanager
     def hold(self) -> Iterator["Body"]:

@@ -1,6 +1,6 @@
-"""Connections: how many there are, how long each may take for what, and how much it may send that is no body.
+"""Limits of connections: their number, the size and time of a request's head, and the time to read an answer.
 
-uvicorn bounds neither the number nor the size of headers, nor the time that they or the reading of an answer take.
+uvicorn limits none of these.
 """
 
 import asyncio
@@ -16,25 +16,25 @@ from app.api.body import discard
 from app.api.errors import error_response
 from app.telemetry.metrics import Metrics
 
-# Of the head of a request, and of what surrounds the chunks of a body.
+# Of the head of a request, and of the framing of chunks.
 MAX_HEAD_BYTES = 65_536
-# Requests that a client sent before it has the answer to the first.
+# Requests that a client may send before it has the answer to the first.
 MAX_PIPELINED = 8
-# Connections over the limit on which health checks are answered, and all else is told that it is too many.
+# Extra connections over the limit. They answer health checks, and reject everything else.
 SPARE_CONNECTIONS = 128
-# What says where a body ends.
+# Headers that define where a body ends.
 FRAMING = {b"content-length", b"transfer-encoding"}
 HEALTH_PATHS = {"/health", "/health/live", "/health/ready"}
 HEAD_SECONDS, SPARE_HEAD_SECONDS = 10.0, 2.0
-# An answer must be taken within this time.
+# A client must read an answer within this time.
 ANSWER_SECONDS = 60.0
-# After a refusal what still comes is thrown away for this long, so that its sender gets to read the answer.
+# After a rejection, input is discarded for this long: some clients read the answer only after sending everything.
 LINGER_SECONDS = 2.0
 TICK_SECONDS = 1.0
-# Of one answer that wait for more of it.
+# Bytes of one answer that wait for the rest of it.
 MAX_GATHERED_BYTES = 65_536
-MALFORMED = (400, "malformed", "What was sent is not a request of HTTP/1.1")
-HEAD_TOO_LARGE = (431, "head_too_large", f"The head of a request may have {MAX_HEAD_BYTES} bytes")
+MALFORMED = (400, "malformed", "The input is not an HTTP/1.1 request")
+HEAD_TOO_LARGE = (431, "head_too_large", f"The head of a request exceeds {MAX_HEAD_BYTES} bytes")
 HEAD_TIMEOUT = (408, "head_timeout", f"The head of the request did not arrive within {HEAD_SECONDS:g} s")
 TOO_PIPELINED = (429, "pipelined", f"At most {MAX_PIPELINED} requests may wait for the answer to another")
 
@@ -81,7 +81,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless the client was already told that it is wrong."""
+        """Feed the parser, unless the request was already rejected."""
         if self._refused:
             return
         if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):

@@ -33,7 +33,7 @@ ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RequestGuard:
-    """ASGI middleware. A handler whose client leaves is cancelled: its slot and its unscored pairs come free."""
+    """ASGI middleware. When a client disconnects, its handler is cancelled: the slot and the unscored pairs are freed."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, quota: Quota, bodies: Bodies, metrics: Metrics) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Headers for a browser that was made to open an answer: it is no page, has no scripts, and is not to be embedded."""
+"""Security headers: a browser must not treat an answer as a page, run scripts in it, or embed it."""
 
 from app.api.keys import OPEN_FOLDER, PAGES
 

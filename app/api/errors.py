@@ -1,4 +1,4 @@
-"""Errors to HTTP: the one place that decides status and body."""
+"""Maps errors to HTTP status and body."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from app.telemetry.record import ErrorBodyOf, record_of
 
 log = logging.getLogger(__name__)
 
-# Exception → status, and the reason under which a refusal is counted.
+# Exception → status, and the `reason` label of `reranker_rejections_total`.
 STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.InvalidRequest: (422, "invalid"),
     errors.Unauthorized: (401, "unauthorized"),
@@ -44,7 +44,7 @@ INTERNAL = (500, "failed")
 
 
 class ErrorDetail(BaseModel):
-    """The error for programs."""
+    """The error, for programs."""
 
     message: str
     type: str
@@ -52,7 +52,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every error. `message`, `detail` and `error.message` say the same: clients read different ones."""
+    """The body of every error. `message`, `detail` and `error.message` are equal: clients read different ones."""
 
     id: str
     message: str
@@ -64,21 +64,24 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON"},
     401: {"model": ErrorBody, "description": "The API key is missing or wrong"},
     408: {"model": ErrorBody, "description": "The body did not arrive in time"},
-    413: {"model": ErrorBody, "description": "Over a limit: body size, documents, characters of a text"},
-    415: {"model": ErrorBody, "description": "The body is compressed, or has another `Content-Type` than JSON"},
+    413: {"model": ErrorBody, "description": "Too large: body, number of documents, or a text"},
+    415: {"model": ErrorBody, "description": "The body is compressed, or its `Content-Type` is not JSON"},
     422: {"model": ErrorBody, "description": "A field is missing, empty or of the wrong type"},
     429: {
         "model": ErrorBody,
-        "description": "Queue is full, or the key over its rate; `Retry-After` says when to come",
+        "description": "The queue is full, or the key exceeds its rate; `Retry-After` says when to retry",
     },
     500: {"model": ErrorBody, "description": "The model failed on this batch; the id is in the log"},
-    503: {"model": ErrorBody, "description": "No slot in time, no memory; loading, reloading, draining or unhealthy"},
+    503: {
+        "model": ErrorBody,
+        "description": "No slot in time, or too little memory for the body; loading, reloading, draining or unhealthy",
+    },
     504: {"model": ErrorBody, "description": "The caller's deadline passed"},
 }
 
 
 def add_error_handlers(app: FastAPI, overload_status: int) -> None:
-    """Make every failure an `ErrorBody`. `overload_status` is what a full queue answers: 429 or 503."""
+    """Answer every error with an error body. `overload_status`: the status of a full queue, 429 or 503."""
 
     async def on_domain_error(request: Request, error: Exception) -> JSONResponse:
         error, record = cast(errors.RerankerError, error), record_of(request.scope)

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, who may send it, its client's presence, its line in the log."""
+"""What every request passes: id, authentication, rate limits, body, disconnects, access log."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from app.telemetry.record import RequestRecord, record_of
 
 log = logging.getLogger("app.access")
 
-# An answer is sent in pieces: the next when the client has taken most of the one before.
+# An answer is sent in chunks: the next one when the client has read most of the previous one.
 PIECE_BYTES = 65_536
 CLIENT_GONE = "499"
 NOT_OURS = {"404", "405"}
@@ -33,7 +33,7 @@ ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RequestGuard:
-    """ASGI middleware. A handler whose client leaves is cancelled: its slot and its unscored pairs come free."""
+    """ASGI middleware. When a client disconnects, its handler is cancelled, which frees the slot and pairs."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, quota: Quota, bodies: Bodies, metrics: Metrics) -> None:
         self.app = app

@@ -147,6 +147,6 @@ def _rank(node: Any, index: int) -> int:
 
 
 def _constant(node: Any, index: int) -> list[int]:
-    """The elements of a constant input; empty when it is none."""
+    """The elements of a constant input; empty if the input is not constant."""
     source = node.input_value(index).get_node()
     return np.atleast_1d(source.data).tolist() if source.get_type_name() == "Constant" else []

@@ -75,7 +75,7 @@ class _Places(dict[str, int]):
         super().__init__()
         self.words: list[str] = []
         self.containing: defaultdict[str, array[int]] = defaultdict(partial(array, PLACE))
-        """Places of words by the terms in them, but for words that are one term, as most are."""
+        """Positions of words by the terms in them. Words that are a single term, as most are, are left out."""
         self.chars = 0
 
     def __missing__(self, written: str) -> int:
@@ -123,5 +123,5 @@ def terms(text: str) -> list[str]:
 
 
 def is_term(word: str) -> bool:
-    """Whether a word is surely one term, with nothing about it but letters and digits of ASCII."""
+    """Whether a word is certainly one term: only ASCII letters and digits."""
     return word.isascii() and word.isalnum()

@@ -37,7 +37,9 @@ class Metrics:
         self.documents = self._counter("documents", "Ranked documents, by source of the score", ["source"])
         self.truncated = self._counter("truncated_documents", "Documents cut to fit the model's window")
         self.tokens = self._counter("tokens", "Tokens that the model computed: text and padding", ["kind"])
-        self.shared_lookups = self._counter("shared_cache_lookups", "Lookups in the shared cache, by result", ["result"])
+        self.shared_lookups = self._counter(
+            "shared_cache_lookups", "Lookups in the shared cache, by result", ["result"]
+        )
         self.shared_failures = self._counter("shared_cache_failures", "Failed calls of the shared cache")
         self.failed_batches = self._counter("failed_batches", "Failed batches")
         self.out_of_memory = self._counter("out_of_memory", "Batches that did not fit into memory and were halved")
@@ -46,7 +48,7 @@ class Metrics:
             "degraded", "Requests answered in lexical order instead of an error, by reason", ["reason"]
         )
         self.prefiltered = self._counter("prefiltered_documents", "Documents that the first stage left out")
-        self.prefilter_seconds = self._histogram("prefilter_seconds", "Time of the first stage, of requests that have one")
+        self.prefilter_seconds = self._histogram("prefilter_seconds", "Time of the first stage, if a request has one")
         self.request_seconds = self._histogram("request_seconds", "Time from admission to scores, of ranked requests")
         self.queue_seconds = self._histogram("queue_seconds", "Time waiting for a slot, of ranked requests")
         self.tokenize_seconds = self._histogram("tokenize_seconds", "Time of tokenization, of ranked requests")

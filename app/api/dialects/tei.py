@@ -59,7 +59,7 @@ class TeiRequest(RequestBody):
 
     query: Query
     texts: Annotated[Texts, Field(json_schema_extra={"minItems": 1})]
-    raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
     return_text: Annotated[bool, Field(description="Echo the texts")] = False
     truncate: Annotated[
         bool | None,

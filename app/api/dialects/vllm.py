@@ -1,4 +1,4 @@
-"""vLLM's `/score`: scores in the order of the request, for one query or one for each document."""
+"""vLLM's `/score`: scores in the order of the request, for one query or one per document."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ TokenLimit = Annotated[
     Field(
         ge=1,
         validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
-        description="Cut each document to so many tokens; a limit of the model's window or more counts as none",
+        description="Cut each document to this number of tokens; a limit above the model's window has no effect",
     ),
     BeforeValidator(lambda value: None if value in (-1, 0) else value),
 ]
@@ -44,7 +44,7 @@ QueryOrQueries = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_ty
 
 
 class ScoreRequest(RequestBody):
-    """Pairs to score: the one text of `text_1` with each of `text_2`, or the two lists side by side."""
+    """Pairs to score: one `text_1` with each `text_2`, or two lists of the same length."""
 
     text_1: Annotated[
         QueryOrQueries,
@@ -56,7 +56,7 @@ class ScoreRequest(RequestBody):
             json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_2", "documents", "items", "data_2")
         ),
     ]
-    raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
     max_tokens_per_doc: TokenLimit = None
 
     @classmethod

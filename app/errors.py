@@ -1,51 +1,50 @@
-"""Everything that can go wrong, named once.
+"""All errors of the service.
 
 RerankerError
-├── InvalidRequest      what was sent makes no sense
-├── Unauthorized        no API key, or none of ours
-├── TooLarge            what was sent is over a limit
+├── InvalidRequest      the request is invalid
+├── Unauthorized        the API key is missing or unknown
+├── TooLarge            a document count, text or body exceeds its limit
 ├── BodyTimeout         the body did not arrive in time
-├── UnsupportedMedia    the body is in a form that is not read
-├── Refused             not now: try again after `retry_after` seconds
-│   ├── RateLimited     this API key has had its share
-│   ├── QueueFull       no room to wait
-│   ├── QueueTimeout    waited as long as allowed, got no slot
-│   ├── BufferFull      the bodies of the requests in work take all the memory that they may
+├── UnsupportedMedia    the body is compressed
+├── Refused             rejected for now: retry after `retry_after` seconds
+│   ├── RateLimited     this API key exceeds its rate
+│   ├── QueueFull       the queue is full
+│   ├── QueueTimeout    no slot became free in time
+│   ├── BufferFull      request bodies use all the memory that is allowed
 │   └── Unavailable     loading, reloading, draining or unhealthy
-├── DeadlineExceeded    the caller's own deadline passed
+├── DeadlineExceeded    the caller's deadline passed
 ├── ScoringFailed       the engine failed on the batch
-│   └── OutOfMemory     the batch did not fit
-├── EngineBroken        the engine hangs or only fails: it is to be loaded again
-└── StartupError        the process cannot serve at all: settings, device or model
-    └── UnusableModel   on no engine: it cannot be loaded, or does not rank
+│   └── OutOfMemory     the batch does not fit into memory
+├── EngineBroken        the engine hangs or keeps failing, and must be reloaded
+└── StartupError        the process cannot serve: settings, device or model
+    └── UnusableModel   no engine can load this model, or it is not a reranker
 
-Which HTTP status each becomes is decided in `app.api.errors`, and only there. Messages are written for the caller,
-`code` is the error's name for programs.
+`app.api.errors` maps them to HTTP. Messages are for the caller; `code` is the name for programs.
 """
 
 from typing import ClassVar
 
 
 class RerankerError(Exception):
-    """Base of all errors whose message may be shown to a caller."""
+    """An error with a message that callers may see."""
 
     code: ClassVar[str] = "internal_error"
 
 
 class InvalidRequest(RerankerError):
-    """The request is well-formed but asks for something impossible."""
+    """The request is well-formed, but a field or their combination is invalid."""
 
     code = "invalid_request"
 
 
 class Unauthorized(RerankerError):
-    """The request carries no API key, or none that is known."""
+    """The API key is missing or unknown."""
 
     code = "unauthorized"
 
 
 class TooLarge(RerankerError):
-    """A document count, text or body is over its limit."""
+    """A document count, text or body exceeds its limit."""
 
     code = "too_large"
 
@@ -63,7 +62,7 @@ class UnsupportedMedia(RerankerError):
 
 
 class Refused(RerankerError):
-    """Not now: the caller may try again after `retry_after` seconds."""
+    """Rejected for now: the caller may retry after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
@@ -71,25 +70,25 @@ class Refused(RerankerError):
 
 
 class RateLimited(Refused):
-    """This API key sends more at once, or more often, than one may."""
+    """This API key exceeds its parallel requests or its rate."""
 
     code = "rate_limited"
 
 
 class QueueFull(Refused):
-    """Every slot is taken and as many requests wait as may wait."""
+    """All slots are taken and the queue is full."""
 
     code = "queue_full"
 
 
 class QueueTimeout(Refused):
-    """The request waited its time and no slot came free."""
+    """No slot became free within the queue timeout."""
 
     code = "queue_timeout"
 
 
 class BufferFull(Refused):
-    """The bodies of the requests in work take all the memory that they may."""
+    """Request bodies use all the memory that is allowed for them."""
 
     code = "buffer_full"
 
@@ -107,21 +106,21 @@ class DeadlineExceeded(RerankerError):
 
 
 class ScoringFailed(RerankerError):
-    """The engine failed, or gave a score that is not a number."""
+    """The engine failed, or returned a score that is not a number."""
 
     code = "scoring_failed"
 
 
 class OutOfMemory(ScoringFailed):
-    """The batch does not fit the device's memory."""
+    """The batch does not fit into the device's memory."""
 
     code = "out_of_memory"
 
 
 class EngineBroken(RerankerError):
-    """The engine has hung, or fails batch after batch: it has to be loaded again.
+    """The engine hangs or keeps failing, and must be reloaded.
 
-    `scored` tells whether it had scored anything since it was loaded.
+    `scored`: whether it has scored any batch since it was loaded.
     """
 
     def __init__(self, message: str, scored: bool = False) -> None:
@@ -130,13 +129,13 @@ class EngineBroken(RerankerError):
 
 
 class StartupError(RerankerError):
-    """The process cannot start: one line that says why, then exit status 1."""
+    """The process cannot start. It prints the message and exits with status 1."""
 
 
 class UnusableModel(StartupError):
-    """The model cannot be loaded, or is no reranker: no other engine would help."""
+    """No engine can load this model, or it is not a reranker."""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, on one line."""
+    """The first line of a library's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -69,7 +69,7 @@ def test_a_precision_that_the_backend_does_not_support_is_rejected(
 
 @pytest.mark.parametrize("name", ["RERANKER_MODEL", "RERANKER_PREFILTER_MODEL"])
 def test_check_reports_missing_folders(tmp_path: Path, name: str) -> None:
-    for folder, reason in ((tmp_path, "holds no config.json"), (tmp_path / "none", "no such folder")):
+    for folder, reason in ((tmp_path, "it has no config.json"), (tmp_path / "none", "no such folder")):
         command = [sys.executable, "-m", "app", "--check"]
         environment = os.environ | {name: str(folder)}
         checked = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -13,6 +13,13 @@ from tools import docs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md"]) + sorted(
+    str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")
+)
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text()
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -37,37 +44,37 @@ def test_the_configuration_page_names_the_variables_of_scripts() -> None:
     assert {name for name in found if f"`{name}`" not in text} == set()
 
 
-async def test_the_readme_names_every_metric(serve: Serve) -> None:
+async def test_every_metric_is_documented(serve: Serve) -> None:
     async with serve():
         families = list(serve.service.metrics.registry.collect())
     endings = {"counter": "_total", "info": "_info"}  # as they are in `/metrics`
     ours = [family for family in families if family.name.startswith("reranker_")]
     names = {family.name + endings.get(family.type, "") for family in ours}
     assert len(names) > 15
-    assert {name for name in names if f"`{name}`" not in README} == set()
+    assert {name for name in names if f"`{name}`" not in page("observability")} == set()
 
 
-def test_the_readme_names_every_route() -> None:
+def test_every_route_is_documented() -> None:
     routes = set(create_app(Settings()).openapi()["paths"])
-    assert {path for path in routes if path not in README} == set()
+    assert {path for path in routes if path not in page("api")} == set()
 
 
-def test_the_readme_names_every_client_with_its_version() -> None:
-    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", README, re.MULTILINE)
+def test_every_tested_client_is_documented_with_its_version() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", page("migrate"), re.MULTILINE)
     assert sorted("==".join(row) for row in rows) == sorted(
         requirement for environment in ENVIRONMENTS for requirement in environment.requirements
     )
 
 
-def readme_profiles() -> list[dict[str, str]]:
+def documented_profiles() -> list[dict[str, str]]:
     """The settings of each documented profile."""
-    blocks = re.findall(r"```bash\n# Profile: .*\n((?:[A-Z_]+=\S+ \\\n)+)", README)
+    blocks = re.findall(r"```bash\n# Profile: .*\n((?:[A-Z_]+=\S+ \\\n)+)", page("performance"))
     return [dict(re.findall(r"([A-Z_]+)=(\S+)", block)) for block in blocks]
 
 
-def test_the_profiles_of_the_readme_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(readme_profiles()) == 3
-    for profile in readme_profiles():
+def test_documented_profiles_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(documented_profiles()) == 3
+    for profile in documented_profiles():
         with monkeypatch.context() as patch:
             for name, value in profile.items():
                 assert name in environment_names()
@@ -75,19 +82,18 @@ def test_the_profiles_of_the_readme_are_valid(monkeypatch: pytest.MonkeyPatch) -
             Settings()
 
 
-def test_links_lead_somewhere() -> None:
-    for page in (
-        "README.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "SECURITY.md",
-        "docs/configuration.md",
-        "docs/engines.md",
-        "docs/reliability.md",
-    ):
-        for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / page).read_text()):
-            assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", (ROOT / page).read_text()):
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page} links to {target}#{anchor}"
+
+
+def anchors(file: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_threat_model_names_settings_defaults_and_tests_that_there_are() -> None:
@@ -107,22 +113,22 @@ def test_the_threat_model_names_settings_defaults_and_tests_that_there_are() -> 
 
 
 def test_promises_name_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page("reliability"))
     assert len(named) > 20
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
 
 
 def test_the_architecture_names_every_module() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
+    text = page("architecture")
     modules = [path.name for path in (ROOT / "app").rglob("*.py") if path.name != "__init__.py"]
     assert [name for name in modules if not re.search(rf"\b{name}\b", text)] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/reliability.md"])
-def test_commands_that_are_named_are_there(page: str) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_named_commands_exist(page: str) -> None:
     text = (ROOT / page).read_text()
-    scripts = re.findall(r"\b((?:scripts|docker)/[\w.-]+)", text)
+    scripts = re.findall(r"\b((?:scripts|docker)/[\w.-]*\w)", text)
     assert [name for name in scripts if not (ROOT / name).exists()] == []
     figures = re.findall(r'cli\.command\("(\w+)"\)', (ROOT / "benchmarks/__main__.py").read_text())
     assert set(re.findall(r"scripts/bench (\w+)", text)) <= set(figures)

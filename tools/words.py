@@ -50,7 +50,7 @@ def _python(path: Path) -> Iterator[tuple[int, str]]:
 
 def files() -> list[Path]:
     """All files to read, sorted."""
-    chosen = {path for folder in PYTHON for path in (ROOT / folder).rglob("*.py")}
+    chosen = {path for folder in PYTHON for path in (ROOT / folder).rglob("*.py") if ".work" not in path.parts}
     chosen.update(path for pattern in (*TEXT, *DEPLOYMENT) for path in ROOT.glob(pattern) if path.is_file())
     return sorted(path for path in chosen if str(path.relative_to(ROOT)) not in EXCLUDED)
 

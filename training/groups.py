@@ -1,4 +1,4 @@
-"""Training data: a query, documents that are hard to tell apart, and signals about each document."""
+"""Training data: a query, documents that are hard to distinguish, and signals about each document."""
 
 import gzip
 import json

@@ -9,29 +9,29 @@ from starlette.types import Receive, Scope
 
 from app.errors import BodyTimeout, BufferFull, TooLarge
 
-# A body that is refused is read on and thrown away for this long, so that its sender gets to read the answer.
+# A rejected body is read and discarded for this long: some clients read the answer only after sending all of it.
 DISCARD_SECONDS = 5.0
-# What a parsed body takes beside its texts: a comma ends a value, a bracket or brace opens a list or an object.
+# Memory of a parsed body in addition to its texts: a comma ends a value, a bracket or brace opens a list or an object.
 VALUE_BYTES, CONTAINER_BYTES = 64, 128
-# Of ASCII, the bytes and the texts; a text with one character beyond takes up to four bytes for each of them.
+# ASCII: the bytes and the texts. A text with one other character takes up to four bytes per character.
 ASCII_COPIES, UNICODE_COPIES = 2, 5
 
 
 class Bodies:
-    """Owns the count of bytes that the bodies of all requests in work take, parsed copies included."""
+    """Owns the number of bytes that the bodies of running requests use, parsed copies included."""
 
     def __init__(self, max_bytes: int, max_held: int, timeout: float) -> None:
-        """At most `max_bytes` for one body and `max_held` for all; `timeout` seconds for one to arrive."""
+        """`max_bytes`: limit of one body. `max_held`: limit of all together. `timeout`: seconds for one to arrive."""
         self.max_bytes = max_bytes
         self.max_held = max_held
         self.timeout = timeout
         self.held = 0
         self.turn = asyncio.Lock()
-        """Whose large body is parsed now: many that arrive together would hold up the loop for as long as all take."""
+        """Held while a large body is parsed: parsing several in a row would block the event loop too long."""
 
     @contextmanager
     def hold(self) -> Iterator["Body"]:
-        """A place for one body; its bytes count until the block ends."""
+        """Hold one body; its bytes count until the block ends."""
         body = Body(self)
         try:
             yield body
@@ -49,7 +49,7 @@ class Body:
         self._more = True
 
     async def read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole of it, or None when the client left. Raises `TooLarge`, `BufferFull` or `BodyTimeout`."""
+        """The complete body, or None if the client disconnected. Raises `TooLarge`, `BufferFull` or `BodyTimeout`."""
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "")
         try:
@@ -72,13 +72,13 @@ class Body:
         return content
 
     def drop(self) -> None:
-        """It is not needed any more."""
+        """Release the memory of the body."""
         self._bodies.held -= self.held
         self.held = 0
         self._content.clear()
 
     async def _collect(self, receive: Receive) -> bool:
-        """Whether it came to its end."""
+        """Read the body. Returns False if the client disconnected."""
         while self._more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -97,11 +97,11 @@ class Body:
             )
 
     def _grow(self, size: int) -> None:
-        """Count more of it. Where nothing else is held there is room for any one body."""
+        """Count `size` more bytes. A single body always fits if no other one is held."""
         bodies = self._bodies
         if bodies.held > self.held and bodies.held + size > bodies.max_held:
             raise BufferFull(
-                f"The bodies of the requests in work take {bodies.held} of {bodies.max_held} bytes "
+                f"The bodies of running requests use {bodies.held} of {bodies.max_held} bytes "
                 "(RERANKER_MAX_BUFFERED_BYTES)"
             )
         self.held += size
@@ -109,7 +109,7 @@ class Body:
 
 
 def parsed_bytes(content: bytes) -> int:
-    """About what a body takes in memory with all that is parsed from it."""
+    """Estimated memory of a body and of everything parsed from it, in bytes."""
     ascii_only = content.isascii() and b"\\u" not in content
     containers = content.count(b"[") + content.count(b"{")
     texts = len(content) * (ASCII_COPIES if ascii_only else UNICODE_COPIES)
@@ -117,9 +117,9 @@ def parsed_bytes(content: bytes) -> int:
 
 
 async def discard(scope: Scope, receive: Receive) -> None:
-    """Read on for a while, to the end of the body at most."""
+    """Read and discard the rest of the body for a limited time."""
     if "expect" in Headers(scope=scope):
-        return  # its sender asks before it sends
+        return  # the client waits for permission before it sends
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
             while (await receive()).get("more_body", False):

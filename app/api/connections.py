@@ -1,6 +1,6 @@
-"""Connections: how many there are, how long each may take for what, and how much it may send that is no body.
+"""Limits of connections: their number, the size and time of a request's head, and the time to read an answer.
 
-uvicorn bounds neither the number nor the size of headers, nor the time that they or the reading of an answer take.
+uvicorn limits none of these.
 """
 
 import asyncio
@@ -16,31 +16,31 @@ from app.api.body import discard
 from app.api.errors import error_response
 from app.telemetry.metrics import Metrics
 
-# Of the head of a request, and of what surrounds the chunks of a body.
+# Of the head of a request, and of the framing of chunks.
 MAX_HEAD_BYTES = 65_536
-# Requests that a client sent before it has the answer to the first.
+# Requests that a client may send before it has the answer to the first.
 MAX_PIPELINED = 8
-# Connections over the limit on which health checks are answered, and all else is told that it is too many.
+# Extra connections over the limit. They answer health checks, and reject everything else.
 SPARE_CONNECTIONS = 128
-# What says where a body ends.
+# Headers that define where a body ends.
 FRAMING = {b"content-length", b"transfer-encoding"}
 HEALTH_PATHS = {"/health", "/health/live", "/health/ready"}
 HEAD_SECONDS, SPARE_HEAD_SECONDS = 10.0, 2.0
-# An answer must be taken within this time.
+# A client must read an answer within this time.
 ANSWER_SECONDS = 60.0
-# After a refusal what still comes is thrown away for this long, so that its sender gets to read the answer.
+# After a rejection, input is discarded for this long: some clients read the answer only after sending everything.
 LINGER_SECONDS = 2.0
 TICK_SECONDS = 1.0
-# Of one answer that wait for more of it.
+# Bytes of one answer that wait for the rest of it.
 MAX_GATHERED_BYTES = 65_536
-MALFORMED = (400, "malformed", "What was sent is not a request of HTTP/1.1")
-HEAD_TOO_LARGE = (431, "head_too_large", f"The head of a request may have {MAX_HEAD_BYTES} bytes")
+MALFORMED = (400, "malformed", "The input is not an HTTP/1.1 request")
+HEAD_TOO_LARGE = (431, "head_too_large", f"The head of a request exceeds {MAX_HEAD_BYTES} bytes")
 HEAD_TIMEOUT = (408, "head_timeout", f"The head of the request did not arrive within {HEAD_SECONDS:g} s")
 TOO_PIPELINED = (429, "pipelined", f"At most {MAX_PIPELINED} requests may wait for the answer to another")
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, with bounds. Owns what one client has sent and not finished."""
+    """uvicorn's protocol with limits. Owns the unfinished input of one client."""
 
     def __init__(self, *args: Any, max_connections: int, metrics: Metrics, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,18 +50,18 @@ class Connection(HttpToolsProtocol):
         self._refused = False
         self._spare = False
         self._silent = True
-        """Whether nothing came yet."""
+        """Whether nothing has arrived yet."""
         self._in_body = False
         self._resuming = False
-        """Whether a parser is given the head of a request that the one before has read already."""
+        """Whether a new parser is reading a head that the previous one has already read."""
         self._bodiless = 0
-        """Bytes since the last that were part of a body."""
+        """Bytes since the last byte of a body."""
         self._head_deadline: float | None = None
         self._answer_deadline: float | None = None
         self._tick: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Over the limit it is a spare one; over that too it is closed."""
+        """A connection over the limit becomes a spare one. If there are no spare ones left, it is closed."""
         super().connection_made(_Gathered(transport, self.loop))  # type: ignore[arg-type]
         self._metrics.open_connections.inc()
         self._spare = len(self.connections) > self._max_connections
@@ -74,14 +74,14 @@ class Connection(HttpToolsProtocol):
             self.app = _OnlyHealth(self.app, self._max_connections, self._metrics)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called once, whoever ended it."""
+        """Called once, whichever side closed it."""
         self._metrics.open_connections.dec()
         if self._tick is not None:
             self._tick.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless the client was already told that it is wrong."""
+        """Feed the parser, unless the request was already rejected."""
         if self._refused:
             return
         if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
@@ -103,10 +103,10 @@ class Connection(HttpToolsProtocol):
             self._refuse(*self._problem)
 
     def _decline_upgrade(self) -> None:
-        """Have what follows the head read as the body that it is, by another parser.
+        """Ignore a requested upgrade: a new parser reads what follows the head as the body.
 
-        httptools leaves it to the protocol that was asked for, and nothing says that it is not spoken here. Clients
-        that ask so and send their body at once: Java's own on plain HTTP, `curl --http2`.
+        httptools stops at an upgrade and has no way to decline it. Some clients request HTTP/2 and send the body at
+        once: Java's HTTP client on plain HTTP, and `curl --http2`.
         """
         framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING]
         self.parser = httptools.HttpRequestParser(self)
@@ -116,24 +116,24 @@ class Connection(HttpToolsProtocol):
         self._resuming = False
 
     def on_message_begin(self) -> None:
-        """The next request, maybe in the same piece as the end of the one before."""
+        """The next request, possibly in the same chunk as the end of the previous one."""
         if self._resuming:
             return
         super().on_message_begin()
         self._expect_head()
 
     def on_url(self, url: bytes) -> None:
-        """A part of the URL."""
+        """Called for each part of the URL."""
         if not self._resuming:
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of the head; trailers of a body are ignored."""
+        """Headers of the head. Trailers of a body are ignored."""
         if not self._in_body:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, if its head is within the bounds."""
+        """Start the request if its head is within the limits."""
         if self._resuming:
             return
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
@@ -148,33 +148,33 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
+        """Called for each part of the body."""
         self._bodiless = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of a request."""
+        """The request is complete."""
         if self.parser.should_upgrade():
-            return  # only of its head
+            return  # only the head is complete
         self._in_body = False
         self._bodiless = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A client that goes on sending a body that nobody waits for is not listened to."""
+        """Close the connection if the client is still sending a body that is no longer needed."""
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:
             self.transport.close()
         if self._head_deadline is not None and not self._refused:
-            self._expect_head()  # nothing was read while a request waited for this one
+            self._expect_head()  # reading was paused while the next request waited for this answer
 
     def _stop(self, problem: tuple[int, str, str]) -> None:
-        """Make the parser stop."""
+        """Stop the parser with this error."""
         self._problem = problem
         raise httptools.HttpParserError(problem[2])
 
     def _refuse(self, status: int, kind: str, message: str) -> None:
-        """Answer in place of the application, unless an answer is on its way; then close."""
+        """Answer instead of the application, unless it has already started an answer. Then close."""
         self._metrics.rejections.labels(kind).inc()
         self._refused = True
         waiting = self.cycle is not None and not self.cycle.response_complete
@@ -194,7 +194,7 @@ class Connection(HttpToolsProtocol):
         self._head_deadline = self.loop.time() + (SPARE_HEAD_SECONDS if self._spare else HEAD_SECONDS)
 
     def _look(self) -> None:
-        """Every second: what takes too long is ended."""
+        """Close the connection if a deadline has passed. Runs every `TICK_SECONDS`."""
         now = self.loop.time()
         self._tick = self.loop.call_later(TICK_SECONDS, self._look)
         if not self.transport.get_write_buffer_size():
@@ -215,10 +215,10 @@ class Connection(HttpToolsProtocol):
 
 
 class _Gathered:
-    """A transport that sends in one piece what little is written in one turn of the event loop.
+    """A transport that joins the writes of one turn of the event loop.
 
-    uvicorn writes the head of an answer and then its body. A process that is killed between the two would leave a proxy
-    with a head that it has passed on, and can take the request to no other replica.
+    uvicorn writes the head of an answer and then its body. If the process is killed between the two, a proxy has
+    already forwarded the head and cannot retry the request on another replica.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -229,7 +229,7 @@ class _Gathered:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send it at the end of this turn, or at once what is much: the transport says when it is too much."""
+        """Send at the end of this turn, or at once if much has been written."""
         if not self._written:
             self._loop.call_soon(self._send)
         self._written += data
@@ -237,12 +237,12 @@ class _Gathered:
             self._send()
 
     def write_eof(self) -> None:
-        """Nothing comes after what was written."""
+        """Send, and end the stream."""
         self._send()
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Close when all is sent."""
+        """Send, then close."""
         self._send()
         self._transport.close()
 
@@ -260,7 +260,7 @@ def _response(status: int, kind: str, message: str, default_headers: Mapping[byt
 
 
 class _OnlyHealth:
-    """What answers on a spare connection."""
+    """The application on a spare connection: health checks only."""
 
     def __init__(self, app: ASGIApp, max_connections: int, metrics: Metrics) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Documents of a request: plain texts, or objects of which fields that the client chooses are rendered as YAML."""
+"""Documents of a request: strings, or objects with fields that are rendered as YAML."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from app.api.fields import Text
 from app.errors import InvalidRequest, TooLarge
 from app.types import MAX_DOCUMENTS
 
-# A value takes up to ten microseconds: of a body full of them the rendering would take half a minute.
+# Rendering a value takes up to ten microseconds; a full body would take half a minute.
 MAX_RENDERED_VALUES = 100_000
 TEXT_FIELDS = ["text"]
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -39,12 +39,12 @@ def _can_be_echoed(value: Any) -> Any:
 
 
 def _text_or_number(value: Any) -> Any:
-    """What may be an id; anything else of that name is a field like others."""
+    """A valid id. Any other value of that name is an ordinary field."""
     return value if type(value) in (str, int) else None
 
 
 class Document(BaseModel):
-    """A document with what should come back with it. It may have other fields; `rank_fields` chooses among them."""
+    """A document with its id and metadata. It may have other fields, for `rank_fields`."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,8 +1,8 @@
-"""Errors to HTTP: the one place that decides status and body."""
+"""Maps errors to HTTP status and body."""
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 
 from app import errors
 from app.api.service import service_of
-from app.telemetry.record import record_of
+from app.telemetry.record import ErrorBodyOf, record_of
 
 log = logging.getLogger(__name__)
 
-# Exception → status, and the reason under which a refusal is counted.
+# Exception → status, and the `reason` label of `reranker_rejections_total`.
 STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.InvalidRequest: (422, "invalid"),
     errors.Unauthorized: (401, "unauthorized"),
@@ -33,28 +33,18 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.ScoringFailed: (500, "failed"),
     errors.OutOfMemory: (500, "failed"),
 }
-# The types in the dialect of text-embeddings-inference; what is not here is `Backend`.
-TEI_TYPES = {
-    "invalid_request": "Validation",
-    "too_large": "Validation",
-    "rate_limited": "Overloaded",
-    "queue_full": "Overloaded",
-    "queue_timeout": "Overloaded",
-    "unsupported_media": "Validation",
-    "deadline_exceeded": "Overloaded",
-    "unavailable": "Unhealthy",
-}
 SHOWN_VALUE_CHARS = 60
 BAD_REQUEST, NOT_FOUND = 400, 404
 UNREADABLE = "The body cannot be read"
-# Where a route takes several dialects pydantic puts the name of the one chosen before the field's.
-DIALECTS = {("native",), ("tei",)}
+# A route with several dialects marks them with pydantic tags that begin so. The tag precedes the field in the location
+# of an error, and is left out of the message.
+DIALECT_TAG = "dialect:"
 NOT_AN_OBJECT = "must be an object"
 INTERNAL = (500, "failed")
 
 
 class ErrorDetail(BaseModel):
-    """The error for programs."""
+    """The error, for programs."""
 
     message: str
     type: str
@@ -62,7 +52,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every error. `message`, `detail` and `error.message` say the same: clients read different ones."""
+    """The body of every error. `message`, `detail` and `error.message` are equal: clients read different ones."""
 
     id: str
     message: str
@@ -70,36 +60,32 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class TeiErrorBody(BaseModel):
-    """The body of an error in the dialect of text-embeddings-inference."""
-
-    error: str
-    error_type: str
-
-
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON"},
     401: {"model": ErrorBody, "description": "The API key is missing or wrong"},
     408: {"model": ErrorBody, "description": "The body did not arrive in time"},
-    413: {"model": ErrorBody, "description": "Over a limit: body size, documents, characters of a text"},
-    415: {"model": ErrorBody, "description": "The body is compressed, or has another `Content-Type` than JSON"},
+    413: {"model": ErrorBody, "description": "Too large: body, number of documents, or a text"},
+    415: {"model": ErrorBody, "description": "The body is compressed, or its `Content-Type` is not JSON"},
     422: {"model": ErrorBody, "description": "A field is missing, empty or of the wrong type"},
     429: {
         "model": ErrorBody,
-        "description": "Queue is full, or the key over its rate; `Retry-After` says when to come",
+        "description": "The queue is full, or the key exceeds its rate; `Retry-After` says when to retry",
     },
     500: {"model": ErrorBody, "description": "The model failed on this batch; the id is in the log"},
-    503: {"model": ErrorBody, "description": "No slot in time, no memory; loading, reloading, draining or unhealthy"},
+    503: {
+        "model": ErrorBody,
+        "description": "No slot in time, or too little memory for the body; loading, reloading, draining or unhealthy",
+    },
     504: {"model": ErrorBody, "description": "The caller's deadline passed"},
 }
 
 
 def add_error_handlers(app: FastAPI, overload_status: int) -> None:
-    """Make every failure an `ErrorBody`. `overload_status` is what a full queue answers: 429 or 503."""
+    """Answer every error with an error body. `overload_status`: the status of a full queue, 429 or 503."""
 
     async def on_domain_error(request: Request, error: Exception) -> JSONResponse:
         error, record = cast(errors.RerankerError, error), record_of(request.scope)
-        status, reason = STATUSES.get(type(error), INTERNAL)
+        status, reason = status_of(error)
         if isinstance(error, errors.QueueFull):
             status = overload_status
         service_of(request.app).metrics.rejections.labels(reason).inc()
@@ -109,16 +95,14 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
             headers["Retry-After"] = str(error.retry_after)
         if isinstance(error, errors.Unavailable):
             headers["Connection"] = "close"  # a client or proxy that keeps connections should look elsewhere
-        tei = getattr(request.state, "tei", False)
-        return error_response(record.id, status, error.code, str(error), headers, tei=tei)
+        return error_response(record.id, status, error.code, str(error), headers, error_body=record.error_body)
 
     async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
         error, record = cast(RequestValidationError, error), record_of(request.scope)
         service_of(request.app).metrics.rejections.labels("invalid").inc()
         record.error = "invalid_request"
         status, message = explain(error.errors(), request.headers.get("content-type", ""))
-        tei = speaks_tei(request.url.path, error.body)
-        return error_response(record.id, status, "invalid_request", message, tei=tei)
+        return error_response(record.id, status, "invalid_request", message, error_body=record.error_body)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         error, record = cast(HTTPException, error), record_of(request.scope)
@@ -136,27 +120,26 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
 
 
+def status_of(error: errors.RerankerError) -> tuple[int, str]:
+    """Status and reason of the error's class, or of its nearest known base class."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), INTERNAL)
+
+
 def error_response(
-    request_id: str, status: int, kind: str, message: str, headers: Any = None, tei: bool = False
+    request_id: str,
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    error_body: ErrorBodyOf | None = None,
 ) -> JSONResponse:
-    """One error as JSON."""
-    body: BaseModel
-    if tei:
-        body = TeiErrorBody(error=message, error_type=TEI_TYPES.get(kind, "Backend"))
+    """One error as JSON, in the service's own format or that of a dialect."""
+    if error_body is not None:
+        body = error_body(code, message)
     else:
-        error = ErrorDetail(message=message, type=kind, code=status)
+        error = ErrorDetail(message=message, type=code, code=status)
         body = ErrorBody(id=request_id, message=message, detail=message, error=error)
     return JSONResponse(body.model_dump(), status, headers)
-
-
-def speaks_tei(path: str, body: Any) -> bool:
-    """Whether a body sent to a path is in the dialect of text-embeddings-inference."""
-    return (
-        path == "/rerank"
-        and isinstance(body, dict)
-        and body.get("texts") is not None
-        and body.get("documents") is body.get("passages") is None
-    )
 
 
 def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
@@ -182,7 +165,7 @@ def _explain_one(problem: Any) -> str:
 
 def _field(problem: Any) -> str:
     path = problem["loc"][1:]
-    if path[:1] in DIALECTS:
+    if path and str(path[0]).startswith(DIALECT_TAG):
         path = path[1:]
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return "".join(parts).lstrip(".") or "body"

@@ -1,11 +1,9 @@
-"""What the requests and answers of all dialects have in common."""
+"""Fields that the dialects share."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AliasChoices,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -20,29 +18,18 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS
 
-# Any bound makes pydantic read the characters, and so refuse lone surrogates; the real limit is a setting.
+# With a maximum length pydantic decodes the characters and rejects lone surrogates. The effective limit is a setting.
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-# An empty one is an error of the service's own, which names it; here it is only said.
+# Documents the minimum in OpenAPI; the service rejects an empty query with a message that names the field.
 Query = Annotated[Text, Field(json_schema_extra={"minLength": 1})]
-# One bad text is enough to refuse a request, and a list over all limits is not read to its end.
+# Validation stops at the first bad text, and at the maximum number of documents.
 Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
 
 MAX_TIMEOUT_MS = 86_400_000
 
-# vLLM's clients send -1 or 0 for the model's own limit.
-TokenLimit = Annotated[
-    int | None,
-    Field(
-        ge=1,
-        validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
-        description="Cut each document to so many tokens; a limit of the model's window or more counts as none",
-    ),
-    BeforeValidator(lambda value: None if value in (-1, 0) else value),
-]
-
 
 def _method_or_number(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """One message in place of one for each kind that it is not."""
+    """Replaces one message per type of the union by a single one."""
     try:
         return handler(value)
     except ValidationError:
@@ -59,16 +46,17 @@ class RequestBody(BaseModel):
     model: Annotated[Text | None, Field(description="Accepted and logged; the service has one model")] = None
     user: Annotated[Text | None, Field(description="Accepted and logged")] = None
     timeout_ms: Annotated[
-        int | None, Field(ge=1, le=MAX_TIMEOUT_MS, description="The caller's deadline; past it the answer is 504")
+        int | None,
+        Field(ge=1, le=MAX_TIMEOUT_MS, description="The caller's deadline; if it passes, the answer is 504"),
     ] = None
     priority: Annotated[
-        int, Field(ge=-(2**63), lt=2**63, description="With RERANKER_PRIORITIES: lower is served first, as in vLLM")
+        int, Field(ge=-(2**63), lt=2**63, description="Requires RERANKER_PRIORITIES: lower is served first, as in vLLM")
     ] = 0
     on_overload: Annotated[
         Literal["error", "lexical"] | None,
         Field(
-            description="Where the model cannot score, or not in time: an error, or what is scored by then and behind "
-            "it the other documents in the order of the words they share with the query (RERANKER_ON_OVERLOAD)"
+            description="If the model cannot score in time: `error`, or `lexical`: scored documents first, then others "
+            "in the order of the words that they share with the query. Default: RERANKER_ON_OVERLOAD"
         ),
     ] = None
 
@@ -76,9 +64,9 @@ class RequestBody(BaseModel):
         Literal["off", "lexical", "embedding", "hybrid"] | bool | Annotated[int, Field(ge=0)] | None,
         WrapValidator(_method_or_number),
         Field(
-            description="How a fast first stage chooses the documents that the model reads, where there are more than "
-            "`prefilter_top_k`: by shared words, by static embeddings, by both (RERANKER_PREFILTER); or only whether "
-            "it does, or how many it is to leave"
+            description="How a fast first stage selects the documents that the model reads, if there are more than "
+            "`prefilter_top_k`: by shared words, static embeddings, or both. `true` and `false` switch it on or off, a "
+            "number sets `prefilter_top_k`. Default: RERANKER_PREFILTER"
         ),
     ] = None
     prefilter_top_k: Annotated[
@@ -88,7 +76,7 @@ class RequestBody(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema says too that whatever may be left out may be `null`."""
+        """Documents that optional fields may be `null`."""
         schema = handler.resolve_ref_schema(handler(core))
         for name, field in schema["properties"].items():
             if name not in schema["required"] and {"type": "null"} not in field.get("anyOf", ()):
@@ -99,19 +87,18 @@ class RequestBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_means_unset(cls, value: Any) -> Any:
-        """And what vLLM's clients say otherwise is said as it is here."""
         if not isinstance(value, dict):
             return value
-        value = {name: item for name, item in value.items() if item is not None}
-        if value.get("top_n") == 0:
-            del value["top_n"]
-        if value.get("use_activation", value.get("activation")) is False:
-            value.setdefault("raw_scores", True)
-        return value
+        return cls.translate({name: item for name, item in value.items() if item is not None})
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the body, renamed to those of this model. A dialect with other spellings overrides it."""
+        return fields
 
 
 class Usage(BaseModel):
-    """Tokens of all pairs, special tokens included; the same whether scored now or remembered."""
+    """Tokens of all pairs, with special tokens. Cached pairs count too."""
 
     prompt_tokens: int
     total_tokens: int

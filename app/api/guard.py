@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, who may send it, its client's presence, its line in the log."""
+"""What every request passes: id, authentication, rate limits, body, disconnects, access log."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body import Bodies, discard
-from app.api.errors import INTERNAL, STATUSES, error_response
+from app.api.errors import INTERNAL, error_response, status_of
 from app.api.headers import security_headers
 from app.api.keys import ApiKeys
 from app.api.quota import Quota
@@ -24,7 +24,7 @@ from app.telemetry.record import RequestRecord, record_of
 
 log = logging.getLogger("app.access")
 
-# An answer is sent in pieces: the next when the client has taken most of the one before.
+# An answer is sent in chunks: the next one when the client has read most of the previous one.
 PIECE_BYTES = 65_536
 CLIENT_GONE = "499"
 NOT_OURS = {"404", "405"}
@@ -33,7 +33,7 @@ ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RequestGuard:
-    """ASGI middleware. A handler whose client leaves is cancelled: its slot and its unscored pairs come free."""
+    """ASGI middleware. When a client disconnects, its handler is cancelled, which frees the slot and pairs."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, quota: Quota, bodies: Bodies, metrics: Metrics) -> None:
         self.app = app
@@ -88,7 +88,7 @@ class RequestGuard:
         if isinstance(error, RateLimited):  # before its body was read
             await discard(scope, receive)
         record = record_of(scope)
-        status, reason = STATUSES[type(error)] if error else INTERNAL
+        status, reason = status_of(error) if error else INTERNAL
         kind = error.code if error else RerankerError.code
         message = str(error) if error else f"Internal error; the log has it under {record.id}"
         self._metrics.rejections.labels(reason).inc()

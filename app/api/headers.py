@@ -1,4 +1,4 @@
-"""Headers for a browser that was made to open an answer: it is no page, has no scripts, and is not to be embedded."""
+"""Security headers: a browser must not treat an answer as a page, run scripts in it, or embed it."""
 
 from app.api.keys import OPEN_FOLDER, PAGES
 
@@ -12,7 +12,7 @@ ANSWER_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-# The pages are made by FastAPI: scripts and styles from OPEN_FOLDER, and a few lines within the page.
+# FastAPI's documentation pages load scripts and styles from OPEN_FOLDER, and contain inline ones.
 PAGE_HEADERS = (
     *SECURITY_HEADERS,
     (
@@ -25,5 +25,5 @@ PAGE_HEADERS = (
 
 
 def security_headers(path: str) -> tuple[tuple[bytes, bytes], ...]:
-    """For an answer, or for a page of the documentation."""
+    """The security headers of an answer, or of a documentation page."""
     return PAGE_HEADERS if path in PAGES or path.startswith(OPEN_FOLDER) else ANSWER_HEADERS

@@ -11,29 +11,43 @@ from fastapi.routing import APIRoute
 from app.api.service import service_of
 from app.errors import UnsupportedMedia
 from app.machine import garbage
+from app.telemetry.record import ErrorBodyOf, record_of
 
 # Larger bodies are parsed one at a time, and the event loop serves others in between.
 SMALL_BYTES = 65_536
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is JSON, parsed without holding up the event loop for longer than one body takes."""
+    """A route with a JSON body. A dialect with another error format overrides `error_body`."""
+
+    def error_body(self, content: Any) -> ErrorBodyOf | None:  # noqa: ARG002 (for dialects that look at it)
+        """How errors of a request with this parsed body are written; None for the service's own format."""
+        return None
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """FastAPI's own, over a request that parses its body here."""
+        """FastAPI's handler with our parser."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             encoding = request.headers.get("content-encoding", "identity")
             if encoding.strip().lower() not in ("", "identity"):
                 raise UnsupportedMedia(f"Content-Encoding: a body must not be compressed, got {encoding!r}")
-            return await handler(_JsonRequest(request.scope, request.receive))
+            return await handler(_JsonRequest(self, request))
 
         return handle
 
 
 class _JsonRequest(Request):
+    def __init__(self, route: JsonRoute, request: Request) -> None:
+        super().__init__(request.scope, request.receive)
+        self._route = route
+
     async def json(self) -> Any:
+        content = await self._parsed()
+        record_of(self.scope).error_body = self._route.error_body(content)
+        return content
+
+    async def _parsed(self) -> Any:
         content = await self.body()
         if len(content) <= SMALL_BYTES:
             return _parse(content)

@@ -1,4 +1,4 @@
-"""Who may come in: the API keys."""
+"""Authentication by API key."""
 
 import hashlib
 import hmac
@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from app.errors import Unauthorized
 
-# The documentation has no secrets, and a browser cannot send a key for it.
+# The documentation is public, and a browser cannot send a key for it.
 PAGES = {"/docs", "/redoc"}
 OPEN_PATHS = {"/", "/health", "/health/live", "/health/ready", "/openapi.json"} | PAGES
 ANYONE = "anyone"
@@ -17,18 +17,16 @@ OPEN_FOLDER = "/static-offline-docs/"
 
 
 class ApiKeys:
-    """Owns the known keys, as digests. Without any, everybody may come in."""
+    """Owns the digests of the known keys. Without keys, authentication is off."""
 
     def __init__(self, keys: Iterable[str], protect_metrics: bool = False) -> None:
         self._digests = [_digest(key.encode()) for key in keys]
         self._open_paths = OPEN_PATHS if protect_metrics else OPEN_PATHS | {"/metrics"}
 
     def check(self, scope: Scope) -> str:
-        """Who calls: a name for the key, the same each time; `ANYONE` where none is needed.
+        """A stable name of the caller's key; `ANYONE` if the path needs no key. Raises `Unauthorized`.
 
-        Raises `Unauthorized` unless the path is open or a known key was sent.
-
-        A key comes as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
+        A key is sent as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
         sends that), or as `X-API-Key`.
         """
         path = scope["path"]
@@ -37,9 +35,9 @@ class ApiKeys:
         headers = Headers(scope=scope)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else headers.get("authorization", "")
-        # Headers are bytes; what decoded them took them for Latin-1.
+        # Starlette decoded the bytes of the headers as Latin-1.
         sent = [_digest(value.encode("latin-1")) for value in (bearer, headers.get("x-api-key", "")) if value]
-        # All are compared, and digests, so that the time taken tells nothing about a key.
+        # Digests of all keys are compared, so the time does not depend on the key.
         matching = [known for known in self._digests for value in sent if hmac.compare_digest(known, value)]
         if not matching:
             raise Unauthorized("The API key is wrong" if sent else "An API key is needed: 'Authorization: Bearer KEY'")

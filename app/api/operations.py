@@ -129,6 +129,6 @@ async def metrics(
         return JSONResponse(figures.summary())
     try:
         encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # of a version that is none
+    except (TypeError, ValueError):  # an invalid version in the header
         encode, content_type = choose_encoder("")
     return Response(encode(figures.registry), media_type=content_type)

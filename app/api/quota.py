@@ -1,4 +1,4 @@
-"""How much one caller may send: at once, and per minute."""
+"""Rate limits per API key: parallel requests, and requests per minute."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from app.errors import RateLimited
 
 
 class Quota:
-    """Owns each caller's count of requests in work, and its bucket of requests. None means no limit."""
+    """Owns the number of running requests and the rate limiter of each caller. None means no limit."""
 
     def __init__(self, max_parallel: int | None = None, per_minute: int | None = None, burst: int = 1) -> None:
         self._max_parallel = max_parallel
@@ -19,7 +19,7 @@ class Quota:
         self._in_work: Counter[str] = Counter()
         self._bucket: Throttled | None = None
         if per_minute is not None:
-            # The generic cell rate algorithm: a token bucket that fills smoothly.
+            # The generic cell rate algorithm: a token bucket that refills continuously.
             self._bucket = Throttled(
                 using=RateLimiterType.GCRA.value,
                 quota=rate_limiter.per_min(per_minute, burst=burst),
@@ -28,7 +28,7 @@ class Quota:
 
     @contextmanager
     def share(self, caller: str) -> Iterator[None]:
-        """Count one request of `caller` in, and out at the end. Raises `RateLimited`."""
+        """Count a request of `caller` while the block runs. Raises `RateLimited`."""
         if self._max_parallel is not None and self._in_work[caller] >= self._max_parallel:
             raise RateLimited(f"At most {self._max_parallel} requests of one key at a time (RERANKER_KEY_MAX_PARALLEL)")
         if self._bucket is not None and (state := self._bucket.limit(caller)).limited:

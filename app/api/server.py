@@ -1,4 +1,4 @@
-"""The server process: uvicorn, with a drain before the end and an exit status that tells the truth."""
+"""The server process: uvicorn, a drain before it stops, and a correct exit status."""
 
 import logging
 import resource
@@ -17,15 +17,15 @@ from app.serving.lifecycle import Lifecycle, Phase
 
 log = logging.getLogger(__name__)
 
-# After the drain only answers on their way out are left.
+# After the drain only answers that are being sent remain.
 LAST_ANSWERS_SECONDS = 5
 BACKLOG = 2048
-# Beside connections: libraries, the model, threads' own.
+# File descriptors for libraries, the model and threads.
 OTHER_FILES = 256
 
 
 class Server(uvicorn.Server):
-    """Drains on the first signal: unready, no new requests, those in work finished. Stops at once on the second."""
+    """On the first signal, rejects new requests and finishes the running ones. Stops at once on the second."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, shutdown_timeout: float) -> None:
         super().__init__(config)
@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
         self._drain_started: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
-        """Signal handler. Keeps the signal to itself, so that a drained process exits with status 0."""
+        """Signal handler. It does not pass the signal on, so a drained process exits with status 0."""
         if self._drain_started is not None:
             self.should_exit = self.force_exit = True
             return
@@ -42,12 +42,12 @@ class Server(uvicorn.Server):
         self._lifecycle.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: whether to stop listening now."""
+        """Whether to stop listening. uvicorn calls it ten times a second."""
         return await super().on_tick(counter) or self._lifecycle.phase is Phase.FAILED or self._drained()
 
     @property
     def exit_status(self) -> int:
-        """1 when the service never came up, else 0."""
+        """1 if the service failed, else 0."""
         return 1 if self._lifecycle.phase is Phase.FAILED else 0
 
     @property
@@ -68,11 +68,11 @@ class Server(uvicorn.Server):
 
 
 def server_config(app: FastAPI, max_connections: int, **options: Any) -> uvicorn.Config:
-    """How uvicorn serves the application."""
+    """The configuration of uvicorn."""
     connection = partial(Connection, max_connections=max_connections, metrics=service_of(app).metrics)
     return uvicorn.Config(
         app,
-        http=connection,  # type: ignore[arg-type] # called as the class would be
+        http=connection,  # type: ignore[arg-type] # uvicorn only calls it
         ws="none",
         access_log=False,
         log_config=None,
@@ -82,7 +82,7 @@ def server_config(app: FastAPI, max_connections: int, **options: Any) -> uvicorn
 
 
 def serve(app: FastAPI, host: str, port: int, shutdown_timeout: float, max_connections: int) -> int:
-    """Run until stopped; returns the exit status of the process."""
+    """Serve until stopped. Returns the exit status of the process."""
     _allow_files(max_connections + SPARE_CONNECTIONS + OTHER_FILES)
     try:
         listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
@@ -97,7 +97,7 @@ def serve(app: FastAPI, host: str, port: int, shutdown_timeout: float, max_conne
 
 
 def _allow_files(count: int) -> None:
-    """A connection is an open file, and shells often allow a thousand."""
+    """Raise the limit of open files: each connection is one, and shells often allow 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return

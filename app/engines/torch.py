@@ -96,7 +96,7 @@ class TorchEngine:
         return self._preprocessing.windows(query, documents, max_tokens)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        # On CUDA two threads call this: one launches its batch while the other waits for the logits of its own.
+        # On CUDA two threads call this: one launches a batch while the other waits for its logits.
         with inference_on(self._device):
             with self._launching:
                 logits = fetch(self._forward(pairs))

@@ -2,14 +2,25 @@
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.serving.folding import ScoredPassage
 from app.types import Choice, LongDocuments, Pair, Passage, RerankQuery, Score, Timings
 
-KeyedPassage = tuple[bytes, Passage]
-"""A passage and its cache key. Passages with equal texts share a key."""
+
+@dataclass(frozen=True, slots=True)
+class KeyedPassages:
+    """The passages to score, and the cache key of each. Passages with equal texts share a key.
+
+    Two lists, because thousands of (key, passage) tuples would keep the garbage collector busy.
+    """
+
+    keys: Sequence[bytes] = ()
+    passages: Sequence[Passage] = ()
+
+    def __iter__(self) -> Iterator[tuple[bytes, Passage]]:
+        return zip(self.keys, self.passages, strict=True)
 
 
 @dataclass(slots=True)
@@ -23,8 +34,8 @@ class Progress:
     """On the event loop's clock."""
     choice: Choice | None = None
     """The first stage's answer, once it has run."""
-    keyed: Sequence[KeyedPassage] = ()
-    """The passages to score. Windows replace the long documents that they are part of."""
+    keyed: KeyedPassages = field(default_factory=KeyedPassages)
+    """Windows replace the long documents that they are part of."""
     known: dict[bytes, Score] = field(default_factory=dict)
     scored: int = 0
     """Pairs that the model read for this request."""

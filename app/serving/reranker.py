@@ -16,7 +16,7 @@ from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
 from app.serving.checks import check_query, check_untruncated
 from app.serving.folding import best_passages, place_unscored
-from app.serving.progress import Progress
+from app.serving.progress import KeyedPassages, Progress
 from app.serving.tokenizing import encode_passages, find_windows
 from app.serving.windows import put_windows
 from app.telemetry.metrics import Metrics
@@ -112,7 +112,7 @@ class Reranker:
                     await self._look_up(progress, await self._prefilter(progress))
                 else:
                     # Other requests may have scored some passages while this one waited for its slot.
-                    progress.known |= self.cache.find([key for key, _ in progress.keyed])
+                    progress.known |= self.cache.find(progress.keyed.keys)
                 await self._score(progress, await self._prepare(progress))
         check_untruncated(query, progress.long_documents, progress.scored_passages())
 
@@ -135,7 +135,7 @@ class Reranker:
     async def _look_up(self, progress: Progress, passages: Sequence[Passage]) -> None:
         """Make these the passages to score, and take the scores that this replica or another one remembers."""
         keys = self.cache.keys(((passage.query, passage.text) for passage in passages), self._limit(progress.query))
-        progress.keyed = list(zip(keys, passages, strict=True))
+        progress.keyed = KeyedPassages(keys, passages)
         progress.known |= self.cache.find(keys)
         if self._shared_cache and (missing := progress.missing()):
             shared = await self._shared_cache.get(list(missing))
@@ -175,7 +175,7 @@ class Reranker:
         progress.timings.tokenize += perf_counter() - started
         # A single window means that only the query was cut: the document stays whole.
         spans = {passage.document: own for passage, own in zip(truncated, found, strict=True) if len(own) > 1}
-        return put_windows(query, [passage for _, passage in progress.keyed], spans) if spans else []
+        return put_windows(query, progress.keyed.passages, spans) if spans else []
 
     async def _score(self, progress: Progress, pairs: Mapping[bytes, Pair]) -> None:
         """Have the model score these pairs. A pair that it is scoring for another request is not sent again."""

@@ -1,4 +1,4 @@
-"""The figures an operator watches: one registry per process, as Prometheus text and as a JSON summary."""
+"""Metrics: one registry per process, as Prometheus text and as a JSON summary."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from prometheus_client import (
 from app.machine.hardware import memory_limit
 from app.types import Ranking
 
-# A creation time beside each counter doubles the page and no dashboard reads it.
+# A creation time for each counter would double the page, and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -31,33 +31,35 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._started = time.monotonic()
         ProcessCollector(registry=self.registry)
-        self.requests = self._counter("requests", "Scoring requests answered, by HTTP status", ["status"])
-        self.rejections = self._counter("rejections", "Requests refused, by reason", ["reason"])
-        self.disconnects = self._counter("disconnects", "Requests whose client left before the answer")
-        self.documents = self._counter("documents", "Documents ranked, by where the score came from", ["source"])
+        self.requests = self._counter("requests", "Scoring requests, by HTTP status of the answer", ["status"])
+        self.rejections = self._counter("rejections", "Rejected requests, by reason", ["reason"])
+        self.disconnects = self._counter("disconnects", "Requests that the client abandoned before the answer")
+        self.documents = self._counter("documents", "Ranked documents, by source of the score", ["source"])
         self.truncated = self._counter("truncated_documents", "Documents cut to fit the model's window")
-        self.tokens = self._counter("tokens", "Tokens given to the model: of the texts, and padding", ["kind"])
-        self.shared_lookups = self._counter("shared_cache_lookups", "Scores asked of the shared cache", ["result"])
-        self.shared_failures = self._counter("shared_cache_failures", "Times that the shared cache did not answer")
-        self.failed_batches = self._counter("failed_batches", "Batches on which the model failed")
-        self.out_of_memory = self._counter("out_of_memory", "Batches that did not fit the memory and were halved")
-        self.reloads = self._counter("reloads", "Times that the engine was loaded again because it hung or failed")
-        self.degraded = self._counter(
-            "degraded", "Requests answered in the order of shared words, by reason", ["reason"]
+        self.tokens = self._counter("tokens", "Tokens that the model computed: text and padding", ["kind"])
+        self.shared_lookups = self._counter(
+            "shared_cache_lookups", "Lookups in the shared cache, by result", ["result"]
         )
-        self.prefiltered = self._counter("prefiltered_documents", "Documents that the first stage kept from the model")
-        self.prefilter_seconds = self._histogram("prefilter_seconds", "First stage, of requests that have one")
-        self.request_seconds = self._histogram("request_seconds", "From admission to scores, of ranked requests")
-        self.queue_seconds = self._histogram("queue_seconds", "Wait for a slot, of ranked requests")
-        self.tokenize_seconds = self._histogram("tokenize_seconds", "Tokenising, of ranked requests")
+        self.shared_failures = self._counter("shared_cache_failures", "Failed calls of the shared cache")
+        self.failed_batches = self._counter("failed_batches", "Failed batches")
+        self.out_of_memory = self._counter("out_of_memory", "Batches that did not fit into memory and were halved")
+        self.reloads = self._counter("reloads", "Reloads of the engine after it hung or failed")
+        self.degraded = self._counter(
+            "degraded", "Requests answered in lexical order instead of an error, by reason", ["reason"]
+        )
+        self.prefiltered = self._counter("prefiltered_documents", "Documents that the first stage left out")
+        self.prefilter_seconds = self._histogram("prefilter_seconds", "Time of the first stage, if a request has one")
+        self.request_seconds = self._histogram("request_seconds", "Time from admission to scores, of ranked requests")
+        self.queue_seconds = self._histogram("queue_seconds", "Time waiting for a slot, of ranked requests")
+        self.tokenize_seconds = self._histogram("tokenize_seconds", "Time of tokenization, of ranked requests")
         self.inference_seconds = self._histogram("inference_seconds", "Time of one batch on the model")
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of one batch, padding included", TOKENS)
         self.gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
-        self.gauge("memory_limit_bytes", "Memory this process may use").set(memory_limit())
-        self.open_connections = self.gauge("open_connections", "Connections of clients")
-        self.buffered_bytes = self.gauge("buffered_bytes", "Memory that bodies of requests in work take, about")
-        self.ready = self.gauge("ready", "1 when requests are served, else 0")
-        self.engine = Info("reranker_engine", "What really runs", registry=self.registry)
+        self.gauge("memory_limit_bytes", "Memory limit of this process").set(memory_limit())
+        self.open_connections = self.gauge("open_connections", "Open client connections")
+        self.buffered_bytes = self.gauge("buffered_bytes", "Approximate memory of the bodies of running requests")
+        self.ready = self.gauge("ready", "1 if requests are served, else 0")
+        self.engine = Info("reranker_engine", "The loaded engine", registry=self.registry)
 
     @property
     def uptime(self) -> float:

@@ -1,11 +1,16 @@
 """The record of one request: the fields of its log line and the attributes of its trace span."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from app.types import Ranking
+
+ErrorBodyOf = Callable[[str, str], BaseModel]
+"""Makes the body of an error from its code and message."""
 
 STAGES = ("queue", "prefilter", "tokenize", "inference")
 
@@ -23,6 +28,8 @@ class RequestRecord:
     error: str | None = None
     """The code of the error that was answered."""
     ranking: Ranking | None = None
+    error_body: ErrorBodyOf | None = None
+    """How the dialect of the request writes errors; None for the service's own format."""
     ranked_at: int = 0
     """When the ranking was complete, in nanoseconds since the epoch."""
 

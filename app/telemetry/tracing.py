@@ -29,7 +29,7 @@ CLOSE_SECONDS = 3.0
 
 
 class Tracing:
-    """Owns the way of spans to the collector: a bounded queue and a thread of its own, so that no request waits."""
+    """Sends spans to the collector from a bounded queue on a separate thread: no request waits for it."""
 
     def __init__(self, exporter: str) -> None:
         """`exporter` as `OTEL_TRACES_EXPORTER` has it. Raises `StartupError` when it cannot be had."""

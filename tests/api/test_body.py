@@ -44,7 +44,7 @@ async def test_what_there_is_no_room_for_is_refused_and_leaves_nothing() -> None
     bodies = Bodies(max_bytes=100, max_held=50, timeout=1)
     with bodies.hold() as first:
         await first.read(SCOPE, messages(b"a" * 20))
-        with pytest.raises(BufferFull, match="take 40 of 50 bytes"), bodies.hold() as second:
+        with pytest.raises(BufferFull, match="use 40 of 50 bytes"), bodies.hold() as second:
             await second.read(SCOPE, messages(b"a" * 20))
         assert bodies.held == 40
     with bodies.hold() as alone:

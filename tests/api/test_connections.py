@@ -7,6 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from app.api import connections
 from app.api.connections import Connection
@@ -246,3 +250,13 @@ async def test_connections_over_the_limit_come_in_again_when_there_is_room(serve
         writer.close()
         await until(lambda: open_connections(serve) == 0)
         assert (await client.post("/rerank", json=body)).status_code == 200
+
+
+async def test_uvicorn_still_has_the_internals_that_connections_use() -> None:
+    protocol = HttpToolsProtocol(Config(FastAPI()), ServerState(), {})
+    protocol.on_message_begin()
+    names = "app connections cycle headers loop parser pipeline server_state transport url _unset_keepalive_if_required"
+    assert [name for name in names.split() if not hasattr(protocol, name)] == []
+    fields = "disconnected keep_alive message_event response_complete response_started waiting_for_100_continue"
+    used = RequestResponseCycle.__init__.__code__.co_names
+    assert [name for name in fields.split() if name not in used] == []

@@ -1,4 +1,4 @@
-"""The native dialect, which is that of Cohere, Jina, vLLM and Infinity too: extra fields disturb none of them."""
+"""The native dialect. Clients of Cohere, Jina, vLLM and Infinity use it too; they ignore its extra fields."""
 
 import asyncio
 import time
@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from app.api.dialects.vllm import TokenLimit, translate_activation
 from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
-from app.api.fields import Query, RequestBody, Text, TokenLimit, Usage
+from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
 from app.telemetry.record import milliseconds, record_of
@@ -79,11 +80,11 @@ class RerankRequest(RequestBody):
         Field(
             ge=1,
             validation_alias=AliasChoices("top_k", "top_n"),
-            description="How many results to return; default: all",
+            description="Number of results; default: all",
         ),
     ] = None
     return_documents: Annotated[bool, Field(description="Echo the documents")] = False
-    raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
     score_threshold: Annotated[
         float | None, Field(allow_inf_nan=False, description="Drop results with a lower `relevance_score`")
     ] = None
@@ -94,20 +95,27 @@ class RerankRequest(RequestBody):
     long_documents: Annotated[
         LongDocuments | None,
         Field(
-            description="Documents longer than the window: cut; or scored by the best of their overlapping windows "
-            "(each of at most `max_tokens_per_doc`), with its place in `window`; or refused. Default: "
-            "RERANKER_LONG_DOCUMENTS; with a `max_tokens_per_doc` shorter than the window `truncate`"
+            description="Documents longer than the window: `truncate` cuts them. `chunk_max` scores the best of their "
+            "overlapping windows (each of at most `max_tokens_per_doc`), and `window` is its place. `refuse` rejects "
+            "the request. Default: RERANKER_LONG_DOCUMENTS, or `truncate` with a `max_tokens_per_doc` below the window"
         ),
     ] = None
     return_prefiltered: Annotated[
-        bool, Field(description="Results for the documents too that the first stage has left out, behind all others")
+        bool, Field(description="Also return documents that the first stage left out, after all others")
     ] = True
-    max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows of a document")] = None
+    max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows per document")] = None
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is to be rendered."""
+        """Whether no document needs rendering."""
         return self.rank_fields == TEXT_FIELDS
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Accepts vLLM's switch for the activation, and its `top_n` of 0 for all documents."""
+        if fields.get("top_n") == 0:
+            del fields["top_n"]
+        return translate_activation(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
@@ -138,20 +146,20 @@ class Result(BaseModel):
     document: Document | None = None
     unscored: Annotated[
         Literal[True] | None,
-        Field(description="No model has read it: its place comes from words it shares, or from the first stage"),
+        Field(description="Not scored by the model: its place comes from shared words or from the first stage"),
     ] = None
-    prefiltered: Annotated[Literal[True] | None, Field(description="The first stage has left it out")] = None
+    prefiltered: Annotated[Literal[True] | None, Field(description="The first stage left it out")] = None
     window: Annotated[
         Window | None,
         Field(
-            description="Where the best window is, of a document that was read in several; of all documents where the "
-            "request asks for `chunk_max`"
+            description="The best window of a document that was read in several. With `chunk_max` in the request "
+            "every document has one"
         ),
     ] = None
 
 
 class TimingsMs(BaseModel):
-    """Milliseconds: waiting for a slot, in the first stage, tokenising, waiting for and in the engine, and in all."""
+    """Milliseconds: waiting for a slot, first stage, tokenization, engine (with its queue), total."""
 
     queue: float
     prefilter: float
@@ -167,7 +175,7 @@ class BilledUnits(BaseModel):
 
 
 class Meta(BaseModel):
-    """What was done for this request."""
+    """How this request was processed."""
 
     documents: int
     scored: int
@@ -221,8 +229,10 @@ class RerankResponse(BaseModel):
 
 
 def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
-    """The results in order, at most `top_k`. A threshold is for scores of the model: it leaves out what the model was
-    not to read, and keeps what it could not read."""
+    """The results in order, at most `top_k`.
+
+    A threshold drops documents that the first stage left out. It keeps documents that could not be scored.
+    """
     scores = ranking.logits if request.raw_scores else ranking.scores
     threshold = request.score_threshold
     dropped = ranking.prefiltered if threshold is not None or not request.return_prefiltered else frozenset()
@@ -248,9 +258,9 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
 
 
 def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | None:
-    """Of a document that was split the best window, and of one that fits all of it, if the request asks for windows."""
+    """The best window of a split document. If the request sets `chunk_max`, a document that fits is one window."""
     document, span = request.documents[index], ranking.windows[index]
-    # Of a document that was rendered there is no place that its sender could look up.
+    # Positions in a rendered document mean nothing to the client.
     if document.text is None or not document.is_plain(request.rank_fields):
         return None
     if span is None and request.long_documents == "chunk_max" and index not in ranking.unscored:
@@ -260,7 +270,7 @@ def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | No
 
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
-    # Rendering takes its time, and it is Python: on a thread it lets others have their turn.
+    # Rendering is slow Python code. On a thread it does not block the event loop.
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     ranking, info = await rank(request, body, query)
     return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id))

@@ -6,13 +6,52 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
 
 from app.api.dialects import native
-from app.api.errors import ERROR_RESPONSES, ErrorBody, TeiErrorBody, speaks_tei
+from app.api.dialects.vllm import translate_activation
+from app.api.errors import DIALECT_TAG, ERROR_RESPONSES, ErrorBody
 from app.api.fields import Query, RequestBody, Texts
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank
+from app.telemetry.record import ErrorBodyOf
 from app.types import RerankQuery
 
-router = APIRouter(tags=["rerank"], route_class=JsonRoute)
+NATIVE, TEI = f"{DIALECT_TAG}native", f"{DIALECT_TAG}tei"
+# By the code of the error. Other errors are `Backend`.
+ERROR_TYPES = {
+    "invalid_request": "Validation",
+    "too_large": "Validation",
+    "unsupported_media": "Validation",
+    "rate_limited": "Overloaded",
+    "queue_full": "Overloaded",
+    "queue_timeout": "Overloaded",
+    "deadline_exceeded": "Overloaded",
+    "unavailable": "Unhealthy",
+}
+
+
+class TeiErrorBody(BaseModel):
+    """An error, as text-embeddings-inference writes it."""
+
+    error: str
+    error_type: str
+
+
+def _dialect(body: Any) -> str:
+    has_texts = isinstance(body, dict) and body.get("texts") is not None
+    return TEI if has_texts and body.get("documents") is body.get("passages") is None else NATIVE
+
+
+def _error_body(code: str, message: str) -> TeiErrorBody:
+    return TeiErrorBody(error=message, error_type=ERROR_TYPES.get(code, "Backend"))
+
+
+class TeiRoute(JsonRoute):
+    """Answers errors in the dialect of the body."""
+
+    def error_body(self, content: Any) -> ErrorBodyOf | None:
+        return _error_body if _dialect(content) == TEI else None
+
+
+router = APIRouter(tags=["rerank"], route_class=TeiRoute)
 
 
 class TeiRequest(RequestBody):
@@ -20,7 +59,7 @@ class TeiRequest(RequestBody):
 
     query: Query
     texts: Annotated[Texts, Field(json_schema_extra={"minItems": 1})]
-    raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
     return_text: Annotated[bool, Field(description="Echo the texts")] = False
     truncate: Annotated[
         bool | None,
@@ -29,6 +68,11 @@ class TeiRequest(RequestBody):
             "RERANKER_LONG_DOCUMENTS"
         ),
     ] = None
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Accepts vLLM's switch for the activation."""
+        return translate_activation(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
@@ -52,12 +96,8 @@ class Ranks(RootModel[list[Rank]]):
     """A bare list, best first."""
 
 
-def _dialect(body: Any) -> str:
-    return "tei" if speaks_tei("/rerank", body) else "native"
-
-
 AnyRequest = Annotated[
-    Annotated[native.RerankRequest, Tag("native")] | Annotated[TeiRequest, Tag("tei")], Discriminator(_dialect)
+    Annotated[native.RerankRequest, Tag(NATIVE)] | Annotated[TeiRequest, Tag(TEI)], Discriminator(_dialect)
 ]
 
 
@@ -71,7 +111,6 @@ async def rerank(body: AnyRequest, request: Request) -> Response:
     """With `texts` the answer is a bare list; with `documents` or `passages` it is that of `/rerank/query`."""
     if isinstance(body, native.RerankRequest):
         return await native.rerank(body, request)
-    request.state.tei = True
     ranking, _ = await rank(request, body, body.to_query())
     scores = ranking.logits if body.raw_scores else ranking.scores
     ranks = [

@@ -1,4 +1,4 @@
-"""vLLM's `/score`: scores in the order of the request, for one query or one for each document."""
+"""vLLM's `/score`: scores in the order of the request, for one query or one per document."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -7,13 +7,32 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
 from app.api.errors import ERROR_RESPONSES
-from app.api.fields import Query, RequestBody, Texts, TokenLimit, Usage
+from app.api.fields import Query, RequestBody, Texts, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
 from app.telemetry.record import record_of
 from app.types import RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
+
+
+# vLLM's clients send -1 or 0 for the model's own limit.
+TokenLimit = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
+        description="Cut each document to this number of tokens; a limit above the model's window has no effect",
+    ),
+    BeforeValidator(lambda value: None if value in (-1, 0) else value),
+]
+
+
+def translate_activation(fields: dict[str, Any]) -> dict[str, Any]:
+    """vLLM switches the activation off where this service asks for `raw_scores`."""
+    if fields.get("use_activation", fields.get("activation")) is False:
+        fields.setdefault("raw_scores", True)
+    return fields
 
 
 def _as_list(value: Any) -> Any:
@@ -25,7 +44,7 @@ QueryOrQueries = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_ty
 
 
 class ScoreRequest(RequestBody):
-    """Pairs to score: the one text of `text_1` with each of `text_2`, or the two lists side by side."""
+    """Pairs to score: one `text_1` with each `text_2`, or two lists of the same length."""
 
     text_1: Annotated[
         QueryOrQueries,
@@ -37,8 +56,13 @@ class ScoreRequest(RequestBody):
             json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_2", "documents", "items", "data_2")
         ),
     ]
-    raw_scores: Annotated[bool, Field(description="Logits in place of the activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
     max_tokens_per_doc: TokenLimit = None
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Accepts vLLM's switch for the activation."""
+        return translate_activation(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""

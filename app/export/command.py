@@ -84,7 +84,7 @@ def export_model(
     with scratch_folder(output) as scratch:
         for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
             folder = scratch / f"{float_layers}"
-            # Loaded anew each time: converting changes the model that it converts.
+            # Loaded again for each attempt, because the conversion changes the model.
             manifest = _attempt(load(), backend, precision, folder, texts, float_layers, judged)
             parity = cast(Parity, manifest.parity)
             if parity.kendall_tau >= MIN_KENDALL_TAU:
@@ -161,7 +161,7 @@ def _check_parity(parity: Parity, force: bool) -> None:
         return
     message = f"the exported model ranks differently: Kendall tau {parity.kendall_tau:.3f} < {MIN_KENDALL_TAU}"
     if not force:
-        raise StartupError(f"{message}; --force keeps it all the same")
+        raise StartupError(f"{message}; --force keeps it anyway")
     log.warning("Forced: %s", message)
 
 

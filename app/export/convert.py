@@ -60,7 +60,7 @@ class Conversion:
 def write_model(conversion: Conversion, backend: Backend, folder: Path) -> None:
     """Convert, quantise, and save into the folder."""
     write = _write_openvino if backend == "openvino" else _write_onnx
-    # Dropout of the wrapper stays on unless the wrapper itself is told.
+    # eval() of the inner model does not reach the wrapper's dropout.
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every size it reads; the comparison shows what matters
         write(_Logits(conversion.exportable).eval(), conversion, folder / MODEL_FILES[backend])

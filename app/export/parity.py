@@ -16,7 +16,7 @@ from app.evaluation.collection import Row, read_rows
 from app.evaluation.lines import UnusableCollection
 
 CALIBRATION = Path(__file__).parent / "calibration.jsonl"
-# Of a large model a part of the own texts tells enough: so long, but not fewer groups.
+# For a large model a part of the project's texts is enough: for this many seconds, and at least this many groups.
 PROBE_SECONDS, PROBE_GROUPS = 60.0, 8
 NDCG_AT = 10
 
@@ -51,7 +51,7 @@ def own_texts() -> list[Group]:
 
 
 def read_groups(file: Path) -> list[Group]:
-    """Groups of a JSONL file, whose `qrels` may be missing. Raises `UnusableCollection`."""
+    """Groups of a JSONL file; `qrels` are optional. Raises `UnusableCollection`."""
     groups = [_group(row) for _, row in read_rows(file)]
     if not groups:
         raise UnusableCollection(f"{file}: contains no queries")

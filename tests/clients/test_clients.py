@@ -70,7 +70,9 @@ def run(python: Path, script: str, client: str, urls: dict[str, str]) -> dict[st
 
 
 @pytest.mark.parametrize(("environment", "client"), CLIENTS, ids=[client for _, client in CLIENTS])
-async def test_a_client_library_works_with_the_service(environment: Environment, client: str, python: Path, urls: dict[str, str], full_url: str) -> None:
+async def test_a_client_library_works_with_the_service(
+    environment: Environment, client: str, python: Path, urls: dict[str, str], full_url: str
+) -> None:
     report = await asyncio.to_thread(run, python, environment.script, client, urls | {"full_url": full_url})
     documents = MOONS["documents"]
     ranked = report["ranked"]

@@ -83,7 +83,9 @@ def test_errors_of_the_proxy_have_the_format_of_the_service(tmp_path: Path) -> N
     with proxy(tmp_path, [f"127.0.0.1:{free_port()}"], RERANKER_MAX_BODY_BYTES=4096) as url:
         assert_error(httpx.get(f"{url}/metrics"), 404, "http_error", "each replica")
         assert_error(httpx.post(f"{url}/rerank", content=b"a" * 5000), 413, "too_large", "RERANKER_MAX_BODY_BYTES")
-        assert_error(httpx.post(f"{url}/rerank", content=iter([b"a" * 5000])), 413, "too_large", "RERANKER_MAX_BODY_BYTES")
+        assert_error(
+            httpx.post(f"{url}/rerank", content=iter([b"a" * 5000])), 413, "too_large", "RERANKER_MAX_BODY_BYTES"
+        )
         assert_error(httpx.get(url, headers={"x-long": "a" * 70_000}), 431, "head_too_large", "65536")
         assert_error(httpx.request("TRACE", url), 405, "http_error", "Method")
         assert_error(httpx.get(url, headers={"host": "a b"}), 400, "http_error", "HTTP")

@@ -86,7 +86,9 @@ def main(runs: int) -> None:
         done = service.statuses.total()
         if done == runs:
             seconds = time.perf_counter() - started
-            print(f"{done} bodies, {done / seconds:.0f} per second: {dict(sorted(service.statuses.items()))}", flush=True)
+            print(
+                f"{done} bodies, {done / seconds:.0f} per second: {dict(sorted(service.statuses.items()))}", flush=True
+            )
             grown, peak = service.growth() / 1e6, peak_memory() / 1e6
             print(f"memory: {grown:+.1f} MB since the caches were filled, peak {peak:.0f} MB", flush=True)
 

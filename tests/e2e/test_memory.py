@@ -50,7 +50,7 @@ def test_a_batch_that_does_not_fit_is_scored_in_parts() -> None:
         assert len({result["index"] for result in response.json()["results"]}) == 96
         assert best(url, "afterwards") == 2
         process.kill()
-        assert "trying again in halves" in process.communicate()[1]
+        assert "retrying in halves" in process.communicate()[1]
 
 
 def test_a_request_that_does_not_fit_fails_and_the_next_is_served() -> None:

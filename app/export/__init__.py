@@ -1,1 +1,1 @@
-"""`python -m app.export`: a cross-encoder as an artefact that is served without torch."""
+"""`reranker export`: turn a cross-encoder into a folder that is served without torch."""

@@ -1,4 +1,4 @@
-"""`python -m app.export`."""
+"""`python -m app.export`, the same as `reranker export`."""
 
 import typer
 

@@ -1,7 +1,7 @@
-"""`python -m app.export MODEL --output DIR`: turn a cross-encoder into an artefact that is served without torch.
+"""`reranker export MODEL --output DIR`: turn a cross-encoder into a folder that is served without torch.
 
-Needs the extra `export`. The export ends with a comparison against the float32 original; one that does not rank alike
-is made again with more of it in floating point, or refused.
+The export ends with a comparison against the float32 original. An int8 model that ranks differently is converted again
+with more layers in floating point. A model that still ranks differently is rejected. Needs the extra `export`.
 """
 
 import json
@@ -40,11 +40,24 @@ CHECKPOINT = "model.safetensors"
 MIN_KENDALL_TAU = 0.95
 
 
-class Texts(NamedTuple):
-    """What is quantised on."""
+class Calibration(NamedTuple):
+    """The texts for quantisation. The manifest records their name."""
 
     groups: list[Group]
-    name: str = "own texts"
+    name: str
+
+    @classmethod
+    def read(cls, file: Path | None) -> "Calibration":
+        """The project's own texts by default. Raises `UnusableCollection`."""
+        return cls(read_groups(file), file.name) if file else cls(own_texts(), "own texts")
+
+
+class Candidate(NamedTuple):
+    """A converted model in its folder."""
+
+    folder: Path
+    manifest: Manifest
+    parity: Parity
 
 
 def export_model(
@@ -62,14 +75,15 @@ def export_model(
     allow_pickle: bool = False,
     force: bool = False,
 ) -> Manifest:
-    """Export into `output`, which appears as a whole or not at all. Raises `StartupError`, `UnusableCollection`.
+    """Export into the folder `output`, which appears complete or not at all.
 
-    An int8 model that ranks differently is tried again with more of it in floating point.
+    Raises `StartupError` and `UnusableCollection`.
     """
     from app.engines.torch import TorchEngine
-    from app.export.convert import FLOAT_LAYERS
+    from app.export.conversion import FLOAT_LAYERS
 
-    _check_output(output, force)
+    if output.exists() and not force:
+        raise StartupError(f"{output} exists already. Choose another folder, or replace it with --force")
     source = locate_model(model, revision)
 
     def load() -> TorchEngine:
@@ -78,28 +92,27 @@ def export_model(
             source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
 
-    texts = Texts(read_groups(calibration), calibration.name) if calibration else Texts(own_texts())
+    texts = Calibration.read(calibration)
     judged = read_groups(evaluation) if evaluation else None
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(output) as scratch:
         for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
             folder = scratch / f"{float_layers}"
-            # Loaded anew each time: converting changes the model that it converts.
-            manifest = _attempt(load(), backend, precision, folder, texts, float_layers, judged)
-            parity = cast(Parity, manifest.parity)
-            if parity.kendall_tau >= MIN_KENDALL_TAU:
+            # Load the model for every attempt, because converting a model changes it.
+            candidate = _convert(load(), backend, precision, folder, texts, float_layers, judged)
+            if candidate.parity.kendall_tau >= MIN_KENDALL_TAU:
                 break
-            console.print(f"Ranks differently: Kendall tau {parity.kendall_tau:.3f} < {MIN_KENDALL_TAU}")
-        _check_parity(parity, force)
-        manifest = _share_weights(folder, manifest, output.parent / CHECKPOINT)
+            console.print(_ranks_differently(candidate.parity))
+        _check_parity(candidate.parity, force)
+        manifest = _share_weights(candidate.folder, candidate.manifest, output.parent / CHECKPOINT)
         if output.exists():
             shutil.rmtree(output)
-        os.replace(folder, output)
+        os.replace(candidate.folder, output)
     return manifest
 
 
 def _share_weights(folder: Path, manifest: Manifest, checkpoint: Path) -> Manifest:
-    """A float export that lies in its model's folder reads the checkpoint's weights, which are the same."""
+    """Let a bf16 export next to the model's own checkpoint read the weights from there, which are the same."""
     if manifest.backend == "openvino" and manifest.precision == "bf16" and is_half(checkpoint):
         share(folder / MODEL_FILES["openvino"], checkpoint)
         manifest = manifest.model_copy(update={"weights": f"../{checkpoint.name}"})
@@ -107,18 +120,19 @@ def _share_weights(folder: Path, manifest: Manifest, checkpoint: Path) -> Manife
     return manifest
 
 
-def _attempt(
+def _convert(
     reference: "TorchEngine",
     backend: Backend,
     precision: Precision,
     folder: Path,
-    texts: Texts,
+    texts: Calibration,
     float_layers: int | None,
     judged: list[Group] | None,
-) -> Manifest:
-    """Convert into the new folder, and compare."""
+) -> Candidate:
+    """Convert into a new folder, load the result, and compare it with the original."""
     from app.engines.load import load_artefact
-    from app.export.convert import Conversion, write_model
+    from app.export.conversion import Conversion
+    from app.export.convert import write_model
 
     folder.mkdir()
     exportable = reference.exportable()
@@ -144,29 +158,28 @@ def _attempt(
     )
     manifest.write(folder)
     exported = load_artefact(folder, None, reference.info.threads, is_exact=True)
-    manifest = manifest.model_copy(update={"parity": compare(reference, exported, judged, console)})
+    parity = compare(reference, exported, judged, console)
+    manifest = manifest.model_copy(update={"parity": parity})
     if precision == "int8" and manifest.probes:
         manifest = manifest.model_copy(update={"probes": manifest.probes.with_exported(exported)})
     manifest.write(folder)
-    return manifest
+    return Candidate(folder, manifest, parity)
 
 
-def _check_output(output: Path, force: bool) -> None:
-    if output.exists() and not force:
-        raise StartupError(f"{output} exists already; --force replaces it")
+def _ranks_differently(parity: Parity) -> str:
+    return f"The exported model ranks differently: Kendall tau {parity.kendall_tau:.3f} < {MIN_KENDALL_TAU}"
 
 
 def _check_parity(parity: Parity, force: bool) -> None:
     if parity.kendall_tau >= MIN_KENDALL_TAU:
         return
-    message = f"the exported model ranks differently: Kendall tau {parity.kendall_tau:.3f} < {MIN_KENDALL_TAU}"
     if not force:
-        raise StartupError(f"{message}; --force keeps it all the same")
-    log.warning("Forced: %s", message)
+        raise StartupError(f"{_ranks_differently(parity)}. To keep it anyway, use --force")
+    log.warning("%s. It is kept because of --force", _ranks_differently(parity))
 
 
 def report(manifest: Manifest, output: Path) -> dict[str, Any]:
-    """What the export came to; memory in MB, peak of the whole process."""
+    """Facts about the export. The memory is the peak of this process."""
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
@@ -178,26 +191,28 @@ def report(manifest: Manifest, output: Path) -> dict[str, Any]:
 
 
 def main(
-    model: Annotated[str | None, typer.Argument(help="Folder or hub id; without it, the embedded model")] = None,
-    output: Annotated[Path, typer.Option(help="Folder to make")] = Path("exported"),
+    model: Annotated[str | None, typer.Argument(help="Folder or hub id (default: the embedded model)")] = None,
+    output: Annotated[Path, typer.Option(help="Folder to create")] = Path("exported"),
     backend: Annotated[str, typer.Option(help="openvino or onnx")] = "openvino",
     precision: Annotated[str, typer.Option(help="int8, bf16 (openvino only) or fp32")] = "int8",
-    calibration: Annotated[Path | None, typer.Option(help="JSONL of query and documents for int8")] = None,
-    evaluate: Annotated[Path | None, typer.Option(help="JSONL with qrels, to compare nDCG@10 on")] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a hub model")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="JSONL file with queries and documents, for int8 (default: shipped texts)")
+    ] = None,
+    evaluate: Annotated[Path | None, typer.Option(help="JSONL file with qrels, to compare nDCG@10")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model")] = None,
     max_length: Annotated[int | None, typer.Option(min=16, help="Window in tokens (default: the model's own)")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the folder; keep a model that ranks differently")
+        bool, typer.Option("--force", help="Replace an existing folder, and keep a model that ranks differently")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines")] = False,
 ) -> None:
-    """Export a cross-encoder for serving without torch, and compare it with the original."""
+    """Export a cross-encoder for serving without torch and compare it with the original."""
     settings = load_settings()
     configure_logging(settings.log_level)
     if backend not in MODEL_FILES or precision not in PRECISIONS[backend]:
         raise typer.BadParameter(f"{backend} with {precision} is not supported")
     try:
-        with redirect_stdout(sys.stderr):  # the quantisation's progress; ours is the report
+        with redirect_stdout(sys.stderr):  # NNCF prints its progress, but stdout is for the report
             manifest = export_model(
                 model,
                 backend,

@@ -1,7 +1,7 @@
-"""Where the head reads the first token only, the last layer is computed for that token only. Part of the export.
+"""Compute the last layer for the first token only, if the model's head reads only that token.
 
-What follows the last attention works on each token alone, and so do its queries: one row of them gives the same
-result. Of a model of six layers that is a seventh of the work.
+The operations after the last attention work on each token separately, and so do its queries. One row of queries gives
+the same result. This saves a seventh of the work of a model with six layers.
 """
 
 from collections import defaultdict
@@ -13,7 +13,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-# The inputs, by index, of which one token gives one token of the output, with their axes; None when it takes more.
+# For a node with one token as output: the indices of the inputs that need one token only, and the token axis of each.
+# None if the node needs all tokens.
 Sources = dict[int, int] | None
 
 QUERIES, MASK = 0, 3
@@ -22,9 +23,10 @@ HIDDEN_STATE_RANK = 3
 
 
 def keep_first_token(model: ov.Model) -> bool:
-    """Move the head's choice of the first token up to where tokens still see each other; whether there was one.
+    """Change the model in place. Returns False if its head does not select the first token.
 
-    The model is changed in place. A node joins when all that reads it has joined; before the others a slice is put.
+    Walks from the head towards the inputs. A node computes one token if all its readers need one token and its type has
+    a rule for that. Otherwise it stays whole, and a slice after it selects the first token.
     """
     head = _first_token_read(model)
     if head is None:
@@ -53,7 +55,7 @@ def keep_first_token(model: ov.Model) -> bool:
 
 
 def _first_token_read(model: ov.Model) -> Any | None:
-    """The last node that takes index 0 of the tokens of (rows, tokens, channels)."""
+    """The last selection of tokens from (rows, tokens, channels), if it selects index 0."""
     for node in reversed(model.get_ordered_ops()):
         if (
             node.get_type_name() == "Gather"
@@ -65,7 +67,7 @@ def _first_token_read(model: ov.Model) -> Any | None:
 
 
 def _is_read_by(node: Any, edges: list[tuple[Any, int]]) -> bool:
-    """Whether nothing else reads the node, and all read it along one axis."""
+    """Whether these edges are all readers of the node and agree on the token axis."""
     readers = sum(len(output.get_target_inputs()) for output in node.outputs())
     return readers == len(edges) and len({axis for _, axis in edges}) == 1
 
@@ -77,7 +79,7 @@ def _slice(edges: list[tuple[Any, int]]) -> None:
 
 
 def _elementwise(node: Any, axis: int, rank: int, indices: Iterable[int] | None = None) -> Sources:
-    """Those of the inputs that have the axis, and more than one element along it."""
+    """Inputs with the axis, except those that broadcast a single element along it."""
     found = {}
     for index in range(node.get_input_size()) if indices is None else indices:
         own, shape = axis - rank + _rank(node, index), node.input(index).get_partial_shape()
@@ -126,7 +128,7 @@ RULES: dict[str, Callable[[Any, int, int], Sources]] = {
 
 
 def _regroups_after(node: Any, axis: int) -> bool:
-    """Whether only what follows the axis changes its form; if so the form is written without the token count."""
+    """Whether the node reshapes only the axes after this one. If so, makes the new shape fit any number of tokens."""
     before, after = list(node.input(0).get_partial_shape()), list(node.output(0).get_partial_shape())
     kept = axis + 1
     static = all(size.is_static for size in before[kept:] + after[kept:])
@@ -147,6 +149,6 @@ def _rank(node: Any, index: int) -> int:
 
 
 def _constant(node: Any, index: int) -> list[int]:
-    """The elements of a constant input; empty if the input is not constant."""
+    """The elements of a constant input; empty for any other input."""
     source = node.input_value(index).get_node()
     return np.atleast_1d(source.data).tolist() if source.get_type_name() == "Constant" else []

@@ -1,4 +1,4 @@
-"""Whether an exported model ranks as its original does."""
+"""Compare the rankings of an exported model with those of its original."""
 
 import json
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from app.evaluation.collection import Row, read_rows
 from app.evaluation.lines import UnusableCollection
 
 CALIBRATION = Path(__file__).parent / "calibration.jsonl"
-# Of a large model a part of the own texts tells enough: so long, but not fewer groups.
-PROBE_SECONDS, PROBE_GROUPS = 60.0, 8
+# On the project's own texts, the comparison of a large model stops after this time, but not before this many groups.
+OWN_TEXTS_SECONDS, OWN_TEXTS_GROUPS = 60.0, 8
 NDCG_AT = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A query and documents to compare rankings on; `grades` are the documents' judgments, where there are any."""
+    """A query and its documents. `grades` are the documents' judgments, in the same order."""
 
     query: str
     documents: list[str]
@@ -37,7 +37,7 @@ def own_entries() -> list[tuple[str, str]]:
 
 
 def own_texts() -> list[Group]:
-    """Of each query its passage, others, and longer ones made of several."""
+    """A group for each own query: its passage, passages of other queries, and two longer documents."""
     entries = own_entries()
     passages = [passage for _, passage in entries]
 
@@ -51,7 +51,7 @@ def own_texts() -> list[Group]:
 
 
 def read_groups(file: Path) -> list[Group]:
-    """Groups of a JSONL file, whose `qrels` may be missing. Raises `UnusableCollection`."""
+    """The groups of a JSONL file. `qrels` are optional. Raises `UnusableCollection`."""
     groups = [_group(row) for _, row in read_rows(file)]
     if not groups:
         raise UnusableCollection(f"{file}: contains no queries")
@@ -59,18 +59,18 @@ def read_groups(file: Path) -> list[Group]:
 
 
 def _group(row: Row) -> Group:
-    grades = [float(row.qrels.get(document.id, 0)) for document in row.documents] if row.qrels is not None else None
+    grades = None if row.qrels is None else [float(row.qrels.get(document.id, 0)) for document in row.documents]
     return Group(row.query, [document.text for document in row.documents], grades)
 
 
 def compare(reference: Engine, exported: Engine, judged: Sequence[Group] | None, console: Console) -> Parity:
-    """Both engines on the judged groups, or on the project's own texts."""
+    """Score the judged groups, or the project's own texts, with both engines."""
     taus: list[float] = []
     gains: list[float] = []
     differences, count = [0.0], 0
     started = perf_counter()
     for group in track(judged or own_texts(), "Comparing with the float32 original", console=console):
-        if not judged and len(taus) >= PROBE_GROUPS and perf_counter() - started > PROBE_SECONDS:
+        if not judged and len(taus) >= OWN_TEXTS_GROUPS and perf_counter() - started > OWN_TEXTS_SECONDS:
             break
         original, converted = logits(reference, group), logits(exported, group)
         taus.append(_kendall_tau(original, converted))
@@ -87,7 +87,7 @@ def compare(reference: Engine, exported: Engine, judged: Sequence[Group] | None,
 
 
 def logits(engine: Engine, group: Group, rows: int = 4) -> list[float]:
-    """Logits of one group, in small batches of similar length."""
+    """The logits of one group, scored in batches of `rows` pairs of similar length."""
     pairs = engine.encode(group.query, group.documents)
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].length)
     scores = [0.0] * len(pairs)
@@ -99,7 +99,7 @@ def logits(engine: Engine, group: Group, rows: int = 4) -> list[float]:
 
 
 def ndcg(grades: Sequence[float], scores: Sequence[float]) -> float:
-    """nDCG@10 with gain 2^grade - 1, ideal over the documents at hand."""
+    """nDCG@10 with the gain 2^grade - 1. The ideal is the best order of these documents."""
     from sklearn.metrics import ndcg_score
 
     return float(ndcg_score([[2**grade - 1 for grade in grades]], [scores], k=NDCG_AT))

@@ -1,1 +1,1 @@
-"""The first stage: a fast choice of the documents that the model reads."""
+"""The first stage: quickly chooses the documents that the model scores. The setting is called `prefilter`."""

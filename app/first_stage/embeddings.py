@@ -1,4 +1,4 @@
-"""Static embeddings: a vector for each word piece, made once; a text is their sum. No model runs."""
+"""Static embeddings: each word piece has a precomputed vector, and a text is the sum of its pieces. No model runs."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +18,9 @@ from app.first_stage.words import Lexicon, Words, is_term
 
 SHIPPED = Path(__file__).parent / "static_embeddings" / "model.npz"
 UNKNOWN = "[UNK]"
-# The length of a document's vector is read off its first dimensions, which hold most of it: vectors are rotated so.
+# A document's norm is estimated from the first dimensions only: the vectors are rotated so that these hold most of it.
 LENGTH_DIMENSIONS = 16
-# Words of documents in work at a time, and characters of words, to bound memory.
+# Words of documents, and characters of words, that are processed at a time. This bounds memory.
 BLOCK = 200_000
 SMALL = 1e-9
 
@@ -28,19 +28,19 @@ Floats = NDArray[np.float32]
 
 
 class Pieces(NamedTuple):
-    """Word pieces of many words."""
+    """The word pieces of many words."""
 
     rows: NDArray[np.int64]
-    """Of all words one after the other, at least one each, of shape (pieces,)."""
+    """The pieces of all words, one word after the other, at least one per word; shape (pieces,)."""
     starts: NDArray[np.int64]
-    """Where each word begins in `rows`, of shape (words,)."""
+    """The index in `rows` where each word begins; shape (words,)."""
 
 
 class Vocabulary:
-    """Takes words apart into the pieces that have vectors. Any thread may use it."""
+    """Splits words into the pieces that have vectors. Thread-safe."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
-        """`pieces` as BERT's vocabulary has them, the unknown one among them."""
+        """`pieces` is BERT's vocabulary, including the unknown piece."""
         self._rows = {piece: row for row, piece in enumerate(pieces)}
         self._model = WordPiece(self._rows, unk_token=UNKNOWN)
         self._tokenizer = Tokenizer(self._model)
@@ -48,31 +48,32 @@ class Vocabulary:
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
     def pieces(self, words: Sequence[str]) -> Pieces:
-        """The pieces of all words. Most are a piece, or one term, which is not to be normalised: that is most work."""
-        others = self._tokenised([word for word in words if word not in self._rows and not is_term(word)])
-        each: list[Sequence[int]] = [
-            (self._rows[word],)
-            if word in self._rows
-            else [token.id for token in self._model.tokenize(word)]
-            if is_term(word)
-            else next(others)
-            for word in words
-        ]
+        # Normalising is most of the work. Words that are a piece or a single term do not need it.
+        others = self._normalised([word for word in words if word not in self._rows and not is_term(word)])
+
+        def split(word: str) -> Sequence[int]:
+            if word in self._rows:
+                return (self._rows[word],)
+            if is_term(word):
+                return [token.id for token in self._model.tokenize(word)]
+            return next(others)
+
+        each = list(map(split, words))
         counts = np.fromiter(map(len, each), np.int64, len(each))
         return Pieces(np.fromiter(chain.from_iterable(each), np.int64, counts.sum()), np.cumsum(counts) - counts)
 
-    def _tokenised(self, words: Sequence[str]) -> Iterator[Sequence[int]]:
+    def _normalised(self, words: Sequence[str]) -> Iterator[Sequence[int]]:
         unknown = (self._rows[UNKNOWN],)
         for encoded in self._tokenizer.encode_batch_fast(words, add_special_tokens=False):
             yield encoded.ids or unknown
 
 
 class Known(NamedTuple):
-    """The words of a lexicon, by place."""
+    """The words of a lexicon, by their place in it."""
 
     pieces: Pieces
     leading: Floats
-    """Of their vectors the first dimensions, of shape (words, LENGTH_DIMENSIONS)."""
+    """The first dimensions of their vectors; shape (words, LENGTH_DIMENSIONS)."""
 
     def of(self, places: NDArray[np.integer]) -> Pieces:
         """The pieces of the words at these places."""
@@ -88,10 +89,10 @@ NOTHING = Known(NO_PIECES, np.zeros((0, LENGTH_DIMENSIONS), np.float32))
 
 
 class StaticEmbeddings:
-    """Vectors of word pieces, each times the weight that the piece has in a text. Any thread may use them."""
+    """Vectors of word pieces, multiplied by the weight of the piece. Thread-safe."""
 
     def __init__(self, vocabulary: Vocabulary, vectors: NDArray[np.int8], scales: Floats) -> None:
-        """A piece's vector is its row of `vectors`, shape (pieces, dimensions), times its scale."""
+        """A piece's vector is its row of `vectors`, of shape (pieces, dimensions), times its scale."""
         self._vocabulary = vocabulary
         self._vectors = vectors
         self._scales = scales
@@ -100,13 +101,13 @@ class StaticEmbeddings:
 
     @classmethod
     def load(cls, file: Path = SHIPPED) -> "StaticEmbeddings":
-        """Those that `training.static_embeddings` has made."""
+        """Load a file written by `training.static_embeddings`."""
         with np.load(file) as arrays:
             pieces = arrays["vocabulary"].tobytes().decode().split("\n")
             return cls(Vocabulary(pieces), arrays["vectors"], arrays["scales"].astype(np.float32))
 
     def similarities(self, query: str, documents: Words) -> Floats:
-        """How near each document is to the query, about the cosine of the two, of shape (documents,)."""
+        """Approximate cosine of the query with each document; shape (documents,)."""
         asked = documents.lexicon.read([query]).ids
         known = self._learn(documents.lexicon)
         met = np.flatnonzero(np.bincount(documents.ids))
@@ -117,7 +118,7 @@ class StaticEmbeddings:
         return similarities
 
     def _learn(self, lexicon: Lexicon) -> Known:
-        """What is known of all words that the lexicon has by now."""
+        """Look up the words that the lexicon gained since the last call. Returns all of its words."""
         with self._learning:
             known = self._known.get(lexicon, NOTHING)
             new = [self._know(block) for block in _blocks(lexicon.words[len(known.leading) :])]
@@ -135,7 +136,7 @@ class StaticEmbeddings:
         return total / (np.linalg.norm(total) + SMALL)
 
     def _products(self, words: Pieces, direction: Floats) -> Floats:
-        """Of each word's vector with the direction, of shape (words,)."""
+        """Dot product of each word's vector with the direction; shape (words,)."""
         met = np.zeros(len(self._scales), bool)
         met[words.rows] = True
         products = np.zeros(len(self._scales), np.float32)
@@ -144,7 +145,7 @@ class StaticEmbeddings:
 
 
 def _blocks(words: Iterable[str]) -> Iterator[list[str]]:
-    """Words in a row that have BLOCK characters together."""
+    """Split the words into blocks of about BLOCK characters."""
     block, chars = list[str](), 0
     for word in words:
         block.append(word)
@@ -164,7 +165,7 @@ def _joined(parts: Sequence[Known]) -> Known:
 
 
 def _sums(values: Floats, documents: Words) -> Floats:
-    """Sums over each document's words of their `values`, shape (words of the lexicon, n): of shape (documents, n)."""
+    """Sum `values`, of shape (words of the lexicon, n), over the words of each document; shape (documents, n)."""
     sums = np.zeros((len(documents.texts), values.shape[1]), np.float32)
     ends = np.cumsum(documents.counts)
     starts = ends - documents.counts

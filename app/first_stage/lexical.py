@@ -1,49 +1,66 @@
-"""A fast order of documents by the words they share with the query: no model, milliseconds."""
+"""BM25: score documents by the words that they share with the query. Takes milliseconds and no model."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.first_stage.words import Lexicon, Words, terms
 
-# BM25's usual parameters: how soon a repeated word stops counting, and how much long documents are held back.
+# BM25's usual parameters: how quickly repetitions of a word saturate, and how much long documents are penalised.
 K1, B = 1.2, 0.75
 
 Indices = NDArray[np.int64]
 
 
 def lexical_scores(queries: Sequence[str], documents: Sequence[str]) -> list[float]:
-    """BM25 of each document with its own query, from 0 (no term shared) to less than 1, of shape (documents,)."""
+    """BM25 of each document with its own query, from 0 (no shared term) to less than 1; shape (documents,)."""
     scores = bm25(queries, Lexicon().read(documents))
     result: list[float] = (scores / (1 + scores.max())).tolist()
     return result
 
 
 def bm25(queries: Sequence[str], documents: Words) -> NDArray[np.float64]:
-    """BM25 of each document with its own query, at least 0, of shape (documents,).
+    """BM25 of each document with its own query, at least 0; shape (documents,).
 
-    Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009. Lengths are counted in characters.
+    Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009. Document lengths are in characters.
     """
+    found = _count_terms(queries, documents)
+    document_frequency = np.bincount(found.terms, minlength=found.vocabulary)
+    weights = np.log1p((len(queries) - document_frequency + 0.5) / (document_frequency + 0.5))
+    lengths = documents.lengths
+    saturation = K1 * (1 - B + B * lengths / (lengths.mean() or 1))
+    parts = weights[found.terms] * found.counts * (K1 + 1) / (found.counts + saturation[found.documents])
+    return np.bincount(found.documents, parts, minlength=len(queries)).astype(np.float64)
+
+
+class TermCounts(NamedTuple):
+    """How often documents contain the terms of their own queries. One entry per document and term that it contains."""
+
+    documents: Indices
+    terms: Indices
+    counts: Indices
+    vocabulary: int
+    """The number of different terms in all queries."""
+
+
+def _count_terms(queries: Sequence[str], documents: Words) -> TermCounts:
     numbers = {query: number for number, query in enumerate(dict.fromkeys(queries))}
     wanted = [set(terms(query)) for query in numbers]
     columns = {term: column for column, term in enumerate(sorted(set().union(*wanted)))}
     owners, shared = _occurrences(documents, columns)
+    # Keep a term only if the document's own query asks for it. A pair of query and term is compared as one number.
     own = [number * len(columns) + columns[term] for number, each in enumerate(wanted) for term in each]
     asked = np.array([numbers[query] for query in queries])[owners] * len(columns) + shared
     kept = np.isin(asked, own)
-    pairs, seen = np.unique(owners[kept] * len(columns) + shared[kept], return_counts=True)
+    pairs, counts = np.unique(owners[kept] * len(columns) + shared[kept], return_counts=True)
     owners, shared = np.divmod(pairs, max(1, len(columns)))
-    frequency = np.bincount(shared, minlength=len(columns))
-    weights = np.log1p((len(queries) - frequency + 0.5) / (frequency + 0.5))
-    lengths = documents.lengths
-    saturation = K1 * (1 - B + B * lengths / (lengths.mean() or 1))
-    parts = weights[shared] * seen * (K1 + 1) / (seen + saturation[owners])
-    return np.bincount(owners, parts, minlength=len(queries)).astype(np.float64)
+    return TermCounts(owners, shared, counts, len(columns))
 
 
 def _occurrences(documents: Words, wanted: Iterable[str]) -> tuple[Indices, Indices]:
-    """Each time that a document has one of the terms: the document, and which of them."""
+    """Every occurrence of a wanted term: the indices of the documents, and of the terms."""
     lexicon = documents.lexicon
     met = np.zeros(len(lexicon.words), bool)
     met[documents.ids] = True
@@ -63,6 +80,6 @@ def _occurrences(documents: Words, wanted: Iterable[str]) -> tuple[Indices, Indi
 
 
 def _met(places: NDArray[np.int32], met: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Those places that are of words of these documents: the lexicon has those of others too, and gets more of them."""
+    """Drop words of other documents: other requests share the lexicon and may add words at any time."""
     places = places[places < len(met)]
     return places[met[places]]

@@ -1,4 +1,4 @@
-"""The first stage for large requests: which documents the model is to read at all."""
+"""Choose the documents of a large request that the model scores."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,22 +15,22 @@ from app.first_stage.lexical import bm25
 from app.first_stage.words import Lexicon, Words
 from app.types import Choice, Method
 
-# Reciprocal rank fusion's usual constant: how little the first few ranks of one list count alone.
+# The usual constant of reciprocal rank fusion. A larger one reduces the weight of the first few ranks.
 FUSION = 60
 
 Scores = NDArray[np.floating]
 
 
 class Embeddings(Protocol):
-    """Compares texts by meaning, fast. Called from any thread."""
+    """Compares texts by meaning. Must be thread-safe."""
 
     def similarities(self, query: str, documents: Words) -> Scores:
-        """How near each document is to the query, of shape (documents,)."""
+        """Similarity of the query with each document, higher is nearer; shape (documents,)."""
         ...
 
 
 class Prefilter:
-    """Owns the embeddings, which are loaded when they are first needed, and the words of documents seen lately."""
+    """Owns the embeddings, which are loaded on first use, and the words of recent documents."""
 
     def __init__(self, load: Callable[[], Embeddings]) -> None:
         self._load = load
@@ -38,7 +38,7 @@ class Prefilter:
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """Raises `StartupError` where they cannot be loaded."""
+        """Raises `StartupError` if they cannot be loaded."""
         return self._load()
 
     def warm_up(self) -> None:
@@ -46,7 +46,7 @@ class Prefilter:
         self.choose("hybrid", "warm up", ["warm", "up"], 1)
 
     def choose(self, method: Method, query: str, documents: Sequence[str], top_k: int) -> Choice:
-        """The `top_k` documents that look best, ties by index: the same for the same texts, whatever came before."""
+        """The best `top_k` documents, ties by index. Earlier requests do not change the choice."""
         words = self._lexicon.read(documents)
         if self._lexicon.full:
             self._lexicon = Lexicon()
@@ -62,14 +62,14 @@ class Prefilter:
 
 
 def load_embeddings(model: str | None) -> Embeddings:
-    """Those that are shipped, or any model of sentence-transformers: a folder or a hub id. Raises `StartupError`."""
+    """The embedded ones by default, or a sentence-transformers model: a folder or a hub id. Raises `StartupError`."""
     if model is None:
         return StaticEmbeddings.load()
     check_folder("RERANKER_PREFILTER_MODEL", model)
     if find_spec("sentence_transformers") is None:
         raise StartupError(
-            f"RERANKER_PREFILTER_MODEL={model!r}: sentence-transformers is not installed; "
-            "RERANKER_INSTALL=full installs it"
+            f"RERANKER_PREFILTER_MODEL={model!r}: sentence-transformers is not installed. "
+            "Install it with RERANKER_INSTALL=full"
         )
     from app.first_stage.sentence_embeddings import SentenceEmbeddings
 
@@ -77,7 +77,7 @@ def load_embeddings(model: str | None) -> Embeddings:
 
 
 def fuse(lists: Sequence[Scores]) -> Scores:
-    """One score for each document out of several: that of the only list, or by reciprocal ranks.
+    """Combine the scores of several lists by reciprocal rank fusion. A single list is returned as it is.
 
     Cormack, Clarke and Büttcher, Reciprocal Rank Fusion, 2009.
     """
@@ -90,5 +90,5 @@ def fuse(lists: Sequence[Scores]) -> Scores:
 
 
 def _ranks(scores: Scores) -> NDArray[np.intp]:
-    """Of each document how many are better."""
+    """The number of documents with a better score, for each document."""
     return np.searchsorted(np.sort(-scores), -scores)

@@ -1,4 +1,4 @@
-"""Embeddings of any sentence-transformers model, for the first stage; a model of static embeddings among them."""
+"""Embeddings of a sentence-transformers model for the first stage."""
 
 import threading
 from typing import Any
@@ -12,19 +12,19 @@ from app.first_stage.words import Words
 
 
 class SentenceEmbeddings:
-    """Owns the model, on the GPU where there is one. Any thread may use it; they take turns."""
+    """Owns the model, which runs on the GPU if there is one. Thread-safe: threads take turns."""
 
     def __init__(self, model: str) -> None:
         """`model` is a folder or a hub id. Raises `StartupError`."""
         self._turn = threading.Lock()
         try:
             self._model = _load(model)
-        except Exception as error:  # whatever a model's files make its libraries raise
+        except Exception as error:  # a model's files can make its libraries raise anything
             reason = str(error).split("\n", maxsplit=1)[0]
             raise StartupError(f"RERANKER_PREFILTER_MODEL={model!r} cannot be loaded: {reason}") from error
 
     def similarities(self, query: str, documents: Words) -> NDArray[np.float32]:
-        """The model's own similarity of the query with each document, of shape (documents,)."""
+        """The model's own similarity of the query with each document; shape (documents,)."""
         with self._turn:
             asked = self._model.encode_query([query], show_progress_bar=False)
             found = self._model.encode_document(list(documents.texts), show_progress_bar=False)
@@ -33,7 +33,7 @@ class SentenceEmbeddings:
 
 
 def _load(model: str) -> Any:
-    """Local files first: a model that is there never waits for a network. No pickles, no code of the model's own."""
+    """Load without pickles and without the model's own code. A local model never waits for the network."""
     options: dict[str, Any] = {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
     try:
         return SentenceTransformer(model, local_files_only=True, **options)

@@ -1,4 +1,4 @@
-"""Many texts split into words at once: what all fast first looks at documents share."""
+"""Split many texts into words at once. All methods of the first stage work on these words."""
 
 import re
 import string
@@ -12,26 +12,26 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# What lies behind this in a text hardly changes its place, and would cost time; and so much of all texts of a request.
+# Characters read of each text, and of all texts of a request together. Later ones rarely change the order of documents.
 MAX_CHARS, MAX_CHARS_TOGETHER = 10_000, 4_000_000
 PUNCTUATION = string.punctuation + "“”‘’„«»‹›…–—¿¡"
-# Of scripts that do not separate words: each is a word.
+# Scripts that do not separate words: each character counts as a word.
 CHARACTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 RUN = re.compile(f"[{CHARACTERS}]+")
 LETTERS = f"[^\\W_{CHARACTERS}]+"
 TERM = re.compile(f"[{CHARACTERS}]|{LETTERS}(?:_+{LETTERS})*")
-# The type of a place in an array, and an array of none.
+# A place is an index into the words of a lexicon.
 PLACE = "i"
 NO_PLACES = array(PLACE)
-# A lexicon that knows more words or terms, or has words of more characters, is to be replaced.
+# A lexicon with more words, terms or characters than this is full.
 MAX_KNOWN, MAX_KNOWN_CHARS = 200_000, 5_000_000
 
 
 class Lexicon:
-    """Owns words met so far, each by its place, and the terms in them. It only grows; any thread may use it.
+    """Owns the words seen so far, and the terms in them. A word's index is its place. Grows only. Thread-safe.
 
-    A word is what stands between spaces, in lower case, without the punctuation at its ends: splitting so is twice as
-    fast as finding terms, which then need to be found only in words that were never met.
+    A word is a lower-case string between spaces, without punctuation at its ends. Splitting at spaces is twice as fast
+    as finding terms, and terms have to be found only in new words.
     """
 
     def __init__(self) -> None:
@@ -40,42 +40,42 @@ class Lexicon:
 
     @property
     def words(self) -> list[str]:
-        """By place."""
+        """All words; the index is the place."""
         return self._places.words
 
     @property
     def full(self) -> bool:
-        """Whether it is to be replaced, to bound its memory."""
+        """Whether it should be replaced to bound memory."""
         places = self._places
         return max(len(places), len(places.containing)) > MAX_KNOWN or places.chars > MAX_KNOWN_CHARS
 
     def read(self, texts: Sequence[str], together: int = MAX_CHARS_TOGETHER) -> "Words":
-        """The words at the beginning of each text, as far as the limits let it be read; `together` is of all texts."""
+        """Split the beginning of each text into words. `together` limits the characters of all texts."""
         limit = min(MAX_CHARS, together // max(1, len(texts)))
         lengths = np.fromiter((min(len(text), limit) for text in texts), np.int64, len(texts))
         counts, ids = np.zeros(len(texts), np.int64), list[int]()
         with self._reading:
             for index, text in enumerate(texts):
-                # One text after the other: its words are gone before the next, which is faster than keeping them all.
+                # Freeing the words of one text before the next is faster than keeping them all.
                 words = _split(text[:limit])
                 counts[index] = len(words)
                 ids += map(self._places.__getitem__, words)
         return Words(self, texts, np.array(ids, np.int32), counts, lengths)
 
     def containing(self, term: str) -> NDArray[np.int32]:
-        """The places of words with this term in them, as often as it is there; of shape (words,)."""
+        """The places of the words that contain the term, repeated if a word contains it repeatedly; shape (words,)."""
         places = np.array(self._places.containing.get(term, NO_PLACES))
         return np.append(places, self._places[term]) if is_term(term) and term in self._places else places
 
 
 class _Places(dict[str, int]):
-    """Places of words, found without the punctuation at their ends and, once met so, with it."""
+    """Places by word. A word with punctuation at its ends gets an entry, too, so that it is stripped only once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.words: list[str] = []
         self.containing: defaultdict[str, array[int]] = defaultdict(partial(array, PLACE))
-        """Positions of words by the terms in them. Words that are a single term, as most are, are left out."""
+        """Places of words by the terms in them. Most words are a single term, and these are left out."""
         self.chars = 0
 
     def __missing__(self, written: str) -> int:
@@ -98,19 +98,19 @@ class Words(NamedTuple):
     lexicon: Lexicon
     texts: Sequence[str]
     ids: NDArray[np.int32]
-    """Of all texts' words one after the other, their places in the lexicon, of shape (words,)."""
+    """The places in the lexicon of all words, one text after the other; shape (words,)."""
     counts: NDArray[np.int64]
-    """Words of each text, of shape (texts,)."""
+    """Number of words of each text; shape (texts,)."""
     lengths: NDArray[np.int64]
-    """Characters read of each text, of shape (texts,)."""
+    """Number of characters read of each text; shape (texts,)."""
 
     def owners(self) -> NDArray[np.int64]:
-        """Of each word the index of its text, of shape (words,)."""
+        """The index of the text that each word belongs to; shape (words,)."""
         return np.repeat(np.arange(len(self.texts)), self.counts)
 
 
 def _split(text: str) -> list[str]:
-    """Its words, in lower case, with the punctuation at their ends."""
+    """The words in lower case, still with the punctuation at their ends."""
     text = text.lower()
     if not text.isascii():
         text = RUN.sub(lambda run: f" {' '.join(run[0])} ", text)
@@ -123,5 +123,5 @@ def terms(text: str) -> list[str]:
 
 
 def is_term(word: str) -> bool:
-    """Whether a word is certainly one term: only ASCII letters and digits."""
+    """A fast check, for ASCII letters and digits only, that a word is a single term."""
     return word.isascii() and word.isalnum()

@@ -1,4 +1,4 @@
-"""Cohere's own SDK, and LiteLLM."""
+"""The Cohere SDK and LiteLLM."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +57,7 @@ main(
         "cohere v1": cohere_v1,
         "cohere v2": cohere_v2,
         "litellm hosted_vllm": lite("hosted_vllm", ""),
-        # It wants returned documents to be bare strings, which others cannot read.
+        # It expects returned documents as strings, which the other clients cannot read.
         "litellm infinity": lite("infinity", "", return_documents=False),
         "litellm cohere": lite("cohere", ""),
         "litellm jina_ai": lite("jina_ai", "/v1/rerank"),

@@ -1,4 +1,4 @@
-"""What the scripts of all client libraries share. Runs in their environments: the standard library only."""
+"""Shared by the scripts of all client libraries. They run it in their environments: standard library only."""
 
 import json
 import sys
@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Ranked = list[tuple[int | None, float, str | None]]
-"""Index in the request, score, text: None where the client does not pass it on."""
+"""Index in the request, score and text; the index or the text is None if the client drops it."""
 Rank = Callable[[str, Sequence[str]], Ranked]
 Make = Callable[[str, int], Rank]
-"""A client for the service at a URL, which returns so many results."""
+"""Create a client for the service at a URL that returns `top_n` results."""
 KEY = "test-key"
 MODEL = "reranker"
 
 
 def error_of(rank: Rank, query: str, documents: Sequence[str]) -> str | None:
-    """What the client raises, with all that it carries; None when it raises nothing."""
+    """The error that the client raises, with its causes and the response; None without an error."""
     try:
         rank(query, documents)
-    except Exception as error:  # each client has its own
+    except Exception as error:  # each client has its own class
         causes = [error, error.__cause__, error.__context__]
         responses = [getattr(cause, "response", None) for cause in causes]
         texts = [f"{response.status_code} {response.text}" for response in responses if response is not None]
@@ -27,7 +27,7 @@ def error_of(rank: Rank, query: str, documents: Sequence[str]) -> str | None:
 
 
 def main(clients: dict[str, Make]) -> None:
-    """Read the task from stdin, write what came of it to stdout."""
+    """Read the task from stdin and write the report to stdout."""
     task: dict[str, Any] = json.load(sys.stdin)
     make, query, documents = clients[task["client"]], task["query"], task["documents"]
     report = {

@@ -1,6 +1,6 @@
-"""The client libraries that are run against the service, in environments of their own: their pins collide.
+"""The environments of the client libraries. There are several because requirements conflict.
 
-`python -m tests.clients.environments` installs them all; `scripts/test` has that run beside the other tests.
+`python -m tests.clients.environments` installs them all; `scripts/test` runs it in the background.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ FOLDER = Path(sys.prefix) / "clients"
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A script, what it needs, and the clients it knows."""
+    """A script with its requirements and its clients."""
 
     script: str
     requirements: tuple[str, ...]
     clients: tuple[str, ...]
 
     def python(self) -> Path:
-        """Its interpreter; installed on first use. Raises `CalledProcessError` where that fails."""
+        """The interpreter of the environment, which is created on first use. Raises `CalledProcessError`."""
         folder = FOLDER / self.script.removesuffix("_clients.py")
         stamp = folder / ".installed"
         FOLDER.mkdir(exist_ok=True)
@@ -85,5 +85,5 @@ ENVIRONMENTS = [
 
 if __name__ == "__main__":
     for environment in ENVIRONMENTS:
-        with contextlib.suppress(subprocess.CalledProcessError):  # its test says why
+        with contextlib.suppress(subprocess.CalledProcessError):  # the tests report the reason
             environment.python()

@@ -1,4 +1,4 @@
-"""Haystack's rankers."""
+"""The rankers of Haystack."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""LangChain's rerankers, and Infinity's client under one of them."""
+"""The rerankers of LangChain, and the Infinity client that one of them uses."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""LlamaIndex's rerankers."""
+"""The rerankers of LlamaIndex."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Real client libraries against the live service: right passage first, top_n, documents, errors, overload."""
+"""Client libraries against a running service: ranking, top_n, documents, errors, overload."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ from tests.fakes import FakeEngine
 pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.timeout(600)]
 
 ANSWER = 2
-# These only assert that the status is 200, or fail on an error whose `detail` is a text.
-SPEECHLESS = {"llama-index TEI", "langchain InfinityRerank", "infinity_client"}
+# Their exceptions do not include the status or the message of the service.
+WITHOUT_MESSAGES = {"llama-index TEI", "langchain InfinityRerank", "infinity_client"}
 CLIENTS = [(environment, client) for environment in ENVIRONMENTS for client in environment.clients]
 
 
 @pytest.fixture(scope="module")
 def urls() -> Iterator[dict[str, str]]:
-    """A service on the default model, and one with another key."""
+    """A service with the default model, and one with another API key."""
     with service(RERANKER_API_KEYS=KEY) as (url, _), service(RERANKER_API_KEYS="another") as (closed, _):
         yield {"url": url, "closed_url": closed}
 
@@ -41,9 +41,9 @@ async def python(environment: Environment) -> Path:
 
 @pytest.fixture
 async def full_url(python: Path, serve: Serve, engine: FakeEngine) -> AsyncIterator[str]:
-    """A service whose one slot is taken, and where nobody may wait.
+    """A service with no free slot and no queue.
 
-    Taken after the client is installed: `Retry-After`, which clients wait for, grows with the time that it is held.
+    The slot is taken after the client is installed, because `Retry-After` grows with the time that it is held.
     """
     engine.patience = 300
     engine.gate.clear()
@@ -70,7 +70,9 @@ def run(python: Path, script: str, client: str, urls: dict[str, str]) -> dict[st
 
 
 @pytest.mark.parametrize(("environment", "client"), CLIENTS, ids=[client for _, client in CLIENTS])
-async def test_client(environment: Environment, client: str, python: Path, urls: dict[str, str], full_url: str) -> None:
+async def test_a_client_library_works_with_the_service(
+    environment: Environment, client: str, python: Path, urls: dict[str, str], full_url: str
+) -> None:
     report = await asyncio.to_thread(run, python, environment.script, client, urls | {"full_url": full_url})
     documents = MOONS["documents"]
     ranked = report["ranked"]
@@ -86,5 +88,5 @@ async def test_client(environment: Environment, client: str, python: Path, urls:
 
 
 def says(client: str, error: str | None, *parts: str) -> bool:
-    """Whether the client raised what the service said, its status or its message, as far as it passes on either."""
-    return error is not None and (client in SPEECHLESS or any(part in error for part in parts))
+    """Whether the client raised an error with the status or the message, if it passes on either."""
+    return error is not None and (client in WITHOUT_MESSAGES or any(part in error for part in parts))

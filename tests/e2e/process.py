@@ -1,4 +1,4 @@
-"""A service in a process of its own, on the real default model."""
+"""Start the service with the default model in a separate process."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tests.conftest import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 
-# The answer, at index 2, among passages of the same subject.
+# The answer is at index 2; the other documents have the same subject.
 MOONS = {
     "query": "Which planet has the most moons?",
     "documents": [
@@ -28,7 +28,7 @@ MOONS = {
 
 
 def start(port: int, **settings: object) -> subprocess.Popen[str]:
-    """`python -m app` with these settings and no others."""
+    """Start `python -m app` with only these settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RERANKER_")}
     environment |= {name: str(value) for name, value in settings.items()} | {"RERANKER_PORT": str(port)}
     return subprocess.Popen(
@@ -54,7 +54,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def service(**settings: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A ready service: its URL and its process, which is ended afterwards if it still runs."""
+    """Start a service; yields its URL and its process when it is ready, and kills it afterwards."""
     port = free_port()
     process = start(port, **settings)
     try:

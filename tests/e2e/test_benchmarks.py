@@ -15,7 +15,7 @@ from tests.e2e.process import ROOT
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-def test_contenders_are_compared_side_by_side(tmp_path: Path) -> None:
+def test_compare_measures_every_contender(tmp_path: Path) -> None:
     row = {
         "query": "what causes tides",
         "documents": [

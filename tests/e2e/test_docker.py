@@ -1,4 +1,4 @@
-"""The images and the Compose file on a real engine: built, started read-only, scaled, restarted, killed under load."""
+"""The images and the Compose file on a real Docker engine: build, start, scale, restart, kill under load."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(
         not shutil.which("docker")
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0,
-        reason="no Docker engine answers",
+        reason="no Docker engine is available",
     ),
 ]
 
@@ -72,7 +72,7 @@ def wait_until_healthy(container: str) -> None:
         time.sleep(0.5)
 
 
-def test_images_are_small_and_hold_no_compiler(image: str) -> None:
+def test_images_are_small_and_contain_no_compiler(image: str) -> None:
     target = "slim" if image.endswith(":slim") else "runtime"
     assert size(image) <= MEGABYTES[target]
     look = "for name in gcc cc /opt/venv/bin/pip; do command -v $name; done; ls -A ~/.cache /tmp; id -u"
@@ -80,8 +80,8 @@ def test_images_are_small_and_hold_no_compiler(image: str) -> None:
     assert found == "/home/reranker/.cache:\n\n/tmp:\n10001"
 
 
-def test_an_image_works_with_nothing_around_it(image: str) -> None:
-    """Read-only, no network, no capabilities, and ends well."""
+def test_an_image_works_read_only_and_without_a_network(image: str) -> None:
+    """Also without capabilities, and it shuts down with status 0."""
     options = (
         "--read-only",
         "--tmpfs",
@@ -107,7 +107,7 @@ def test_an_image_works_with_nothing_around_it(image: str) -> None:
 
 
 @pytest.mark.parametrize(("memory", "killed"), [("4g", False), ("200m", True)])
-def test_the_benchmark_tells_whether_a_container_is_killed_for_memory(memory: str, killed: bool) -> None:
+def test_the_benchmark_reports_whether_a_container_is_killed_for_memory(memory: str, killed: bool) -> None:
     model = ROOT / "app/default_model/openvino-int8"
     command = [sys.executable, "-m", "benchmarks", "container", "--image", build("slim"), "--artefact", str(model)]
     command += ["--memory", memory, "--requests", "1", "--json"]
@@ -120,7 +120,7 @@ def test_the_benchmark_tells_whether_a_container_is_killed_for_memory(memory: st
 
 
 class Stack:
-    """Replicas behind the proxy, by the Compose file."""
+    """Replicas behind the proxy, started with the Compose file."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -138,7 +138,7 @@ class Stack:
         return run("docker-compose", "--profile", "scale", "--profile", "monitoring", *arguments, **self.environment)
 
     def ask(self, url: str) -> Any:
-        """What a service answers to those beside it."""
+        """GET JSON from inside the network of the stack."""
         fetch = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
         return json.loads(run("docker", "exec", self.replicas()[0], "python", "-c", fetch))
 
@@ -172,12 +172,12 @@ def test_a_request_through_the_proxy(stack: Stack) -> None:
     assert len(stack.replicas()) == REPLICAS
 
 
-def test_replicas_share_what_they_score(stack: Stack) -> None:
+def test_replicas_share_their_scores(stack: Stack) -> None:
     answers = [json.loads(run("docker", "exec", replica, "python", "-c", ASK)) for replica in stack.replicas()]
     assert [answer["meta"]["cached"] for answer in answers[1:]] == [len(MOONS["documents"])] * (REPLICAS - 1)
 
 
-def test_prometheus_watches_every_replica(stack: Stack) -> None:
+def test_prometheus_scrapes_every_replica(stack: Stack) -> None:
     deadline = time.monotonic() + 90
     while True:
         targets = stack.ask("http://prometheus:9090/api/v1/targets")["data"]["activeTargets"]
@@ -191,7 +191,7 @@ def test_prometheus_watches_every_replica(stack: Stack) -> None:
     assert len(groups[0]["rules"]) > 5
 
 
-async def test_a_rolling_restart_loses_nothing(stack: Stack) -> None:
+async def test_a_rolling_restart_loses_no_request(stack: Stack) -> None:
     before = set(stack.replicas())
     async with Load(stack.url) as load:
         await asyncio.to_thread(run, "./manage_reranker.sh", "rolling-restart", **stack.environment)
@@ -201,7 +201,7 @@ async def test_a_rolling_restart_loses_nothing(stack: Stack) -> None:
     assert set(load.statuses) == {200}
 
 
-async def test_a_killed_replica_takes_at_most_its_own_requests_with_it(stack: Stack) -> None:
+async def test_a_killed_replica_loses_at_most_its_own_requests(stack: Stack) -> None:
     async with Load(stack.url) as load:
         await asyncio.sleep(2)
         await asyncio.to_thread(run, "docker", "kill", "--signal", "KILL", stack.replicas()[0])

@@ -1,4 +1,4 @@
-"""What a hostile client may send: a clear refusal or a closed connection, in bounded memory, and others are served."""
+"""Hostile clients get a clear error or a closed connection. Memory stays bounded, and others are served."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SETTINGS = {
     "RERANKER_MAX_CONNECTIONS": CONNECTIONS,
     "RERANKER_MAX_BUFFERED_BYTES": BUFFERED_BYTES,
     "RERANKER_BODY_TIMEOUT": 2,
-    "RERANKER_LOG_LEVEL": "error",  # nobody reads the log: a full pipe would stop the service
+    "RERANKER_LOG_LEVEL": "error",  # no one reads the log, and a full pipe would block the service
 }
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
 POST = b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -39,7 +39,7 @@ class Target(NamedTuple):
     process: subprocess.Popen[str]
 
     def memory(self) -> int:
-        """The most resident memory that the process had since the last call, in bytes."""
+        """Peak resident memory in bytes since the last call."""
         proc = Path(f"/proc/{self.process.pid}")
         peak = int(re.findall(r"VmHWM:\s+(\d+)", (proc / "status").read_text())[0]) * 1024
         (proc / "clear_refs").write_text("5")
@@ -51,9 +51,9 @@ class Target(NamedTuple):
         return connection
 
     def exchange(self, sent: bytes) -> bytes:
-        """All that comes back on a connection of its own until the service closes it."""
+        """Send on a new connection; returns all data until the service closes it."""
         with self.connect() as connection:
-            with suppress(OSError):  # closed before it had all
+            with suppress(OSError):  # the service may close it early
                 connection.sendall(sent)
             return read(connection)
 
@@ -87,7 +87,7 @@ def running() -> Iterator[Target]:
 
 @pytest.fixture
 def target(running: Target) -> Iterator[Target]:
-    """Whatever a test did: afterwards others are served, and nothing of it is left."""
+    """After each test, others are still served and nothing is left over."""
     running.memory()
     yield running
     assert httpx.get(f"{running.url}/health/live", timeout=10).status_code == 200
@@ -95,7 +95,7 @@ def target(running: Target) -> Iterator[Target]:
     assert answer.json()["results"][0]["index"] == 2
     deadline = time.monotonic() + 30
     left = ("open_connections", "buffered_bytes", "active_requests", "waiting_requests", "pending_pairs")
-    # The one connection is that of the question.
+    # The one open connection reads the metrics.
     while (figures := [running.figure(f"reranker_{name}") for name in left]) != [1, 0, 0, 0, 0]:
         assert time.monotonic() < deadline, figures
         time.sleep(0.1)
@@ -132,7 +132,7 @@ def target(running: Target) -> Iterator[Target]:
         (POST + b"content-length: 99999999999999999999999\r\n\r\n", 400),
     ],
 )
-def test_odd_requests_have_one_answer_and_the_connection_ends(target: Target, sent: bytes, status: int) -> None:
+def test_unusual_requests_get_one_response_and_the_connection_closes(target: Target, sent: bytes, status: int) -> None:
     received = target.exchange(sent)
     assert statuses(received) == [status]
     assert b"connection: close" in received
@@ -156,7 +156,7 @@ CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
         pytest.param(CHUNKED + b"0\r\n" + b"a: b\r\n" * 5_000_000, id="trailers"),
     ],
 )
-def test_floods_of_headers_are_cut_off(target: Target, sent: bytes) -> None:
+def test_a_flood_of_headers_is_rejected(target: Target, sent: bytes) -> None:
     before = target.memory()
     received = target.exchange(sent)
     assert statuses(received) == [431]
@@ -172,7 +172,7 @@ def test_trailers_do_not_become_headers(target: Target) -> None:
     assert statuses(received) == [200]
 
 
-def test_a_flood_of_pipelined_requests_is_cut_off_and_a_few_are_answered_in_order(target: Target) -> None:
+def test_a_flood_of_pipelined_requests_is_cut_off_but_a_few_are_answered_in_order(target: Target) -> None:
     before = target.memory()
     target.exchange((GET + b"\r\n") * 500_000)
     assert target.memory() - before < 50 * MEGABYTES
@@ -183,7 +183,7 @@ def test_a_flood_of_pipelined_requests_is_cut_off_and_a_few_are_answered_in_orde
     assert statuses(received) == [200, 404, 200, 405, 200]
 
 
-def test_over_the_limit_of_connections_health_is_answered_and_all_else_refused(target: Target) -> None:
+def test_over_the_connection_limit_only_health_is_served(target: Target) -> None:
     refused = target.figure('reranker_rejections_total{reason="connections"}')
     crowd = [target.connect() for _ in range(CONNECTIONS)]
     for connection in crowd:
@@ -199,7 +199,7 @@ def test_over_the_limit_of_connections_health_is_answered_and_all_else_refused(t
     assert target.figure('reranker_rejections_total{reason="connections"}') > refused + 500
 
 
-def test_heads_that_trickle_are_cut_off(target: Target) -> None:
+def test_slow_headers_are_a_408(target: Target) -> None:
     crowd = [target.connect() for _ in range(CONNECTIONS)]
     for connection in crowd:
         connection.sendall(GET)
@@ -215,7 +215,7 @@ def test_heads_that_trickle_are_cut_off(target: Target) -> None:
 
 
 @pytest.mark.parametrize("framing", [b"content-length: 1000", b"transfer-encoding: chunked"])
-def test_a_body_that_trickles_is_408(target: Target, framing: bytes) -> None:
+def test_a_slow_body_is_a_408(target: Target, framing: bytes) -> None:
     with target.connect() as connection:
         connection.sendall(POST + framing + b"\r\n\r\n")
         for _ in range(10):
@@ -226,7 +226,7 @@ def test_a_body_that_trickles_is_408(target: Target, framing: bytes) -> None:
     assert "within 2 s (RERANKER_BODY_TIMEOUT)" in message(received)
 
 
-def test_bodies_that_nobody_could_hold_are_refused_at_once(target: Target) -> None:
+def test_bodies_over_the_memory_limit_are_rejected_at_once(target: Target) -> None:
     before = target.memory()
     size = BODY_BYTES - 1000
     head = POST + b"content-length: %d\r\n\r\n" % size
@@ -247,7 +247,7 @@ def test_bodies_that_nobody_could_hold_are_refused_at_once(target: Target) -> No
             held.append(target.figure("reranker_buffered_bytes"))
             time.sleep(0.02)
     answers = [status for each in sending for status in each.result()]
-    # Those that had room never sent the last byte; those that had none were told, unless they were still sending.
+    # 408: the body was accepted, but its last byte never came. 503: there was no room for it.
     assert set(answers) == {408, 503}
     assert BUFFERED_BYTES / 2 < max(held) <= BUFFERED_BYTES
     assert target.memory() - before < 3 * BUFFERED_BYTES
@@ -266,7 +266,7 @@ FULL = ",".join(["[]"] * 2_700_000)
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "expected"),
     [
         pytest.param(b" " * 100_000_000, 413, "at most 8388608 bytes", id="100 MB"),
         pytest.param(with_documents("a" * 8_000_000), 413, "documents[0]: at most 100000 characters", id="long text"),
@@ -302,17 +302,17 @@ FULL = ",".join(["[]"] * 2_700_000)
         pytest.param(with_documents("مرحبا" * 15_000, "👩‍👩‍👧‍👦" * 10_000), 200, "", id="right to left, joined"),
     ],
 )
-def test_bodies(target: Target, body: bytes, status: int, said: str) -> None:
+def test_extreme_bodies_get_a_clear_response(target: Target, body: bytes, status: int, expected: str) -> None:
     before = target.memory()
     headers = {"content-type": "application/json"}
     response = httpx.post(f"{target.url}/rerank", content=body, headers=headers, timeout=60)
     assert response.status_code == status, response.text
-    assert status == 200 or said in response.json()["message"]
+    assert status == 200 or expected in response.json()["message"]
     assert len(response.content) < 100_000
     assert target.memory() - before < 400 * MEGABYTES
 
 
-def test_a_hundred_megabytes_in_chunks_are_413(target: Target) -> None:
+def test_a_hundred_megabytes_in_chunks_are_a_413(target: Target) -> None:
     def chunks() -> Any:
         for _ in range(100):
             yield b" " * MEGABYTES
@@ -325,14 +325,14 @@ def test_a_hundred_megabytes_in_chunks_are_413(target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "said"),
+    ("headers", "expected"),
     [
         ({"content-type": "application/json", "content-encoding": "gzip"}, "must not be compressed, got 'gzip'"),
         ({"content-type": "text/plain"}, "got 'text/plain'"),
         ({"content-type": "application/x-www-form-urlencoded"}, "must be JSON"),
     ],
 )
-def test_other_media_are_415(target: Target, headers: dict[str, str], said: str) -> None:
+def test_other_media_types_are_a_415(target: Target, headers: dict[str, str], expected: str) -> None:
     response = httpx.post(f"{target.url}/rerank", content=SMALL, headers=headers)
     assert response.status_code == 415
-    assert said in response.json()["message"]
+    assert expected in response.json()["message"]

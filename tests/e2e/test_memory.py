@@ -1,4 +1,4 @@
-"""A real model whose allocations fail: a bound on the process's memory, drawn when it is ready, lifted later."""
+"""A real model with failing allocations: the memory of the process is limited after its start."""
 
 import resource
 import subprocess
@@ -17,13 +17,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit"),
 ]
 LONG = "The sea and the moon and the tides of it. " * 60
-# One batch, and one part of it, takes all of a request.
+# A request fits into one batch and one part of it.
 CUT = {"RERANKER_LONG_DOCUMENTS": "truncate"}
 LARGE_BATCHES = {"RERANKER_BATCH_TOKENS": 65536, "RERANKER_PART_TOKENS": 65536, "RERANKER_STREAMS": 1} | CUT
 
 
 def leave_memory(process: subprocess.Popen[str], megabytes: int | None) -> None:
-    """So much beside what it has, or any amount."""
+    """Let the process allocate this many megabytes more; None removes the limit."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     used = int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024
     soft = resource.RLIM_INFINITY if megabytes is None else used + megabytes * 10**6
@@ -50,23 +50,23 @@ def test_a_batch_that_does_not_fit_is_scored_in_parts() -> None:
         assert len({result["index"] for result in response.json()["results"]}) == 96
         assert best(url, "afterwards") == 2
         process.kill()
-        assert "trying again in halves" in process.communicate()[1]
+        assert "retrying in halves" in process.communicate()[1]
 
 
-def test_what_does_not_fit_at_all_is_told_so_and_the_next_is_served() -> None:
+def test_a_request_that_does_not_fit_fails_and_the_next_is_served() -> None:
     huge = {"RERANKER_BATCH_TOKENS": 131072, "RERANKER_PART_TOKENS": 131072, "RERANKER_STREAMS": 1} | CUT
     with service(RERANKER_BACKEND="openvino", **huge) as (url, process):
         assert ask(url, 2, "first").status_code == 200
-        # Enough for all but the batch: where there is not even memory for a thread's own data, the C library aborts.
+        # Enough for everything except the batch. With less, threads cannot start and the C library aborts.
         leave_memory(process, 500)
         response = ask(url, 512, "large")
         leave_memory(process, None)
-        # OpenVINO does not always say that it was the memory.
+        # OpenVINO does not always report that memory was the cause.
         assert (response.status_code, response.json()["error"]["type"]) in [
             (500, "out_of_memory"),
             (500, "scoring_failed"),
         ]
-        # The failed inference left the compiled model unusable, and there was no memory to compile it anew.
+        # The failed inference made the compiled model unusable, and there was no memory to compile it again.
         wait_until_ready(url, process)
         assert best(url, "afterwards") == 2
         assert ask(url, 16, "large again").status_code == 200

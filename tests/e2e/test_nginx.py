@@ -1,4 +1,4 @@
-"""Replicas behind a real nginx with the configuration that is shipped."""
+"""Replicas behind a real nginx with the configuration of docker/nginx."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 REPLICAS = 3
-# Nobody reads their logs while they run.
+# No one reads the logs, and a full pipe would block the service.
 QUIET = {"RERANKER_LOG_LEVEL": "warning"}
 
 
@@ -61,7 +61,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_a_request_goes_through_with_its_id(tmp_path: Path) -> None:
+def test_a_request_passes_the_proxy_with_its_id(tmp_path: Path) -> None:
     with service() as (replica, _), proxy(tmp_path, [replica]) as url:
         response = httpx.post(f"{url}/rerank", json=MOONS, headers={"X-Request-Id": "from-far-away"})
         assert response.json()["results"][0]["index"] == 2
@@ -71,7 +71,7 @@ def test_a_request_goes_through_with_its_id(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/health").json()["status"] == "ok"
 
 
-def test_an_id_that_the_service_would_not_take_is_replaced(tmp_path: Path) -> None:
+def test_an_invalid_request_id_is_replaced(tmp_path: Path) -> None:
     with service() as (replica, _), proxy(tmp_path, [replica]) as url:
         for wrong in ('a"b', "a b", "x" * 129, "ä"):
             response = httpx.post(f"{url}/rerank", json=MOONS, headers={"X-Request-Id": wrong.encode()})
@@ -79,14 +79,16 @@ def test_an_id_that_the_service_would_not_take_is_replaced(tmp_path: Path) -> No
             assert len(response.json()["id"]) == 32
 
 
-def test_what_the_proxy_says_itself_has_the_services_shape(tmp_path: Path) -> None:
+def test_errors_of_the_proxy_have_the_format_of_the_service(tmp_path: Path) -> None:
     with proxy(tmp_path, [f"127.0.0.1:{free_port()}"], RERANKER_MAX_BODY_BYTES=4096) as url:
-        said(httpx.get(f"{url}/metrics"), 404, "http_error", "each replica")
-        said(httpx.post(f"{url}/rerank", content=b"a" * 5000), 413, "too_large", "RERANKER_MAX_BODY_BYTES")
-        said(httpx.post(f"{url}/rerank", content=iter([b"a" * 5000])), 413, "too_large", "RERANKER_MAX_BODY_BYTES")
-        said(httpx.get(url, headers={"x-long": "a" * 70_000}), 431, "head_too_large", "65536")
-        said(httpx.request("TRACE", url), 405, "http_error", "Method")
-        said(httpx.get(url, headers={"host": "a b"}), 400, "http_error", "HTTP")
+        assert_error(httpx.get(f"{url}/metrics"), 404, "http_error", "each replica")
+        assert_error(httpx.post(f"{url}/rerank", content=b"a" * 5000), 413, "too_large", "RERANKER_MAX_BODY_BYTES")
+        assert_error(
+            httpx.post(f"{url}/rerank", content=iter([b"a" * 5000])), 413, "too_large", "RERANKER_MAX_BODY_BYTES"
+        )
+        assert_error(httpx.get(url, headers={"x-long": "a" * 70_000}), 431, "head_too_large", "65536")
+        assert_error(httpx.request("TRACE", url), 405, "http_error", "Method")
+        assert_error(httpx.get(url, headers={"host": "a b"}), 400, "http_error", "HTTP")
         for line, status in ((b"nonsense", 400), (b"GET /%b HTTP/1.1" % (b"a" * 70_000), 431)):
             with socket.create_connection(address(url), timeout=10) as connection:
                 connection.sendall(line + b"\r\n\r\n")
@@ -95,16 +97,16 @@ def test_what_the_proxy_says_itself_has_the_services_shape(tmp_path: Path) -> No
             assert json.loads(body)["error"]["code"] == status
 
 
-def test_a_replica_that_takes_too_long_is_told(tmp_path: Path) -> None:
+def test_a_replica_that_does_not_respond_in_time_is_a_504(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         upstream = f"127.0.0.1:{silent.getsockname()[1]}"
         with proxy(tmp_path, [upstream], RERANKER_PROXY_TIMEOUT=1) as url:
             answer = httpx.post(f"{url}/rerank", json=MOONS, timeout=20)
-            said(answer, 504, "deadline_exceeded", "RERANKER_PROXY_TIMEOUT")
+            assert_error(answer, 504, "deadline_exceeded", "RERANKER_PROXY_TIMEOUT")
 
 
-def said(response: httpx.Response, status: int, kind: str, words: str) -> None:
-    """That it is nginx's own answer, and what a client of the service expects."""
+def assert_error(response: httpx.Response, status: int, kind: str, words: str) -> None:
+    """The response has the error format of the service, with headers that nginx adds."""
     body = response.json()
     assert (response.status_code, body["error"]["code"], body["error"]["type"]) == (status, status, kind)
     assert words in body["message"] == body["detail"] == body["error"]["message"]
@@ -113,7 +115,7 @@ def said(response: httpx.Response, status: int, kind: str, words: str) -> None:
     assert response.headers["x-frame-options"] == "DENY"
 
 
-def test_what_the_replicas_say_arrives_untouched(tmp_path: Path) -> None:
+def test_errors_of_a_replica_are_passed_on_unchanged(tmp_path: Path) -> None:
     limits = {"RERANKER_MAX_BODY_BYTES": 2048}
     with service(**limits) as (replica, _), proxy(tmp_path, [replica]) as url:
         for path, content in (("/rerank", b"{"), ("/nowhere", b"{}"), ("/rerank", b"a" * 3000)):
@@ -123,14 +125,14 @@ def test_what_the_replicas_say_arrives_untouched(tmp_path: Path) -> None:
             assert here.headers.get_list("x-request-id") == ["mine"]
 
 
-def test_limits_are_the_services_own(tmp_path: Path) -> None:
+def test_the_proxy_applies_its_own_body_limit(tmp_path: Path) -> None:
     with service() as (replica, _), proxy(tmp_path, [replica], RERANKER_MAX_BODY_BYTES=4096) as url:
         body = {"query": "a", "documents": ["b" * 5000]}
         assert httpx.post(f"{url}/rerank", json=body).status_code == 413
         assert httpx.post(f"{replica}/rerank", json=body).status_code == 200
 
 
-def test_refusals_arrive_untouched_when_all_are_full(tmp_path: Path) -> None:
+def test_rejections_of_full_replicas_are_passed_on_unchanged(tmp_path: Path) -> None:
     full = {"RERANKER_MAX_PARALLEL": 1, "RERANKER_MAX_QUEUE": 0, "RERANKER_OVERLOAD_STATUS": 429}
     with service(**full) as (replica, _), proxy(tmp_path, [replica]) as url:
         found = asyncio.run(burst(url, 40))
@@ -148,15 +150,15 @@ async def burst(url: str, count: int) -> Counter[int]:
     return Counter(response.status_code for response in responses)
 
 
-def test_no_replica_is_said_in_the_services_words(tmp_path: Path) -> None:
+def test_without_a_replica_the_proxy_responds_like_the_service(tmp_path: Path) -> None:
     with proxy(tmp_path, [f"127.0.0.1:{free_port()}"]) as url:
         response = httpx.post(f"{url}/rerank", json=MOONS)
         assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
-        said(response, 503, "unavailable", "No replica")
+        assert_error(response, 503, "unavailable", "No replica")
         assert httpx.get(f"{url}/health/ready").status_code == 503
 
 
-def test_replicas_stay_where_the_lookup_fails_and_go_when_they_leave(tmp_path: Path) -> None:
+def test_replicas_stay_when_the_lookup_fails_and_go_when_they_leave(tmp_path: Path) -> None:
     lookup = tmp_path / "getent"
     lookup.write_text(f"#!/bin/sh\ncat {tmp_path}/names\n")
     lookup.chmod(0o755)
@@ -174,7 +176,7 @@ def test_replicas_stay_where_the_lookup_fails_and_go_when_they_leave(tmp_path: P
         names.write_text("10.0.0.1 STREAM replica\n10.0.0.2 STREAM\n")
         becomes(one, other)
         names.unlink()
-        time.sleep(3)  # longer than it takes to look again
+        time.sleep(3)  # longer than the interval of the lookup
         becomes(one, other)
         leaving.write_text("10.0.0.1:8000\n")
         becomes(other)
@@ -185,7 +187,7 @@ def test_replicas_stay_where_the_lookup_fails_and_go_when_they_leave(tmp_path: P
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Self-signed, for the loopback: a folder as the proxy wants it."""
+    """A folder with a self-signed certificate for 127.0.0.1, in the layout of TLS_DIR."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
@@ -195,7 +197,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_with_a_certificate_https_is_served_beside_http(tmp_path: Path, certificate: Path) -> None:
+def test_with_a_certificate_the_proxy_serves_https_and_http(tmp_path: Path, certificate: Path) -> None:
     tls = {"TLS_DIR": certificate, "TLS_PORT": free_port()}
     trust = ssl.create_default_context(cafile=certificate / "tls.crt")
     with service() as (replica, _), proxy(tmp_path, [replica], **tls) as url:
@@ -205,7 +207,7 @@ def test_with_a_certificate_https_is_served_beside_http(tmp_path: Path, certific
         assert httpx.post(f"{url}/rerank", json=MOONS).status_code == 200
 
 
-def test_tls_before_1_2_is_refused(tmp_path: Path, certificate: Path) -> None:
+def test_tls_before_1_2_is_rejected(tmp_path: Path, certificate: Path) -> None:
     port = free_port()
     with proxy(tmp_path, [f"127.0.0.1:{free_port()}"], TLS_DIR=certificate, TLS_PORT=port):
         assert handshake(port, certificate, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
@@ -216,7 +218,7 @@ def test_tls_before_1_2_is_refused(tmp_path: Path, certificate: Path) -> None:
 
 def handshake(port: int, certificate: Path, version: ssl.TLSVersion) -> str | None:
     context = ssl.create_default_context(cafile=certificate / "tls.crt")
-    # Today's libraries offer old versions to nobody, unless told so.
+    # By default, current libraries do not offer old versions.
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = version
     with (
@@ -227,7 +229,7 @@ def handshake(port: int, certificate: Path, version: ssl.TLSVersion) -> str | No
 
 
 class Load:
-    """Clients that never stop asking; every answer's status is counted, and what was no answer."""
+    """Clients that send requests all the time. Counts statuses and transport errors."""
 
     def __init__(self, url: str) -> None:
         self.statuses: Counter[object] = Counter()
@@ -253,7 +255,7 @@ class Load:
 
 
 class Replicas:
-    """Services on ports of their own, which can be restarted."""
+    """Services on different ports, which can be restarted."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.ports = [free_port() for _ in range(REPLICAS)]
@@ -288,7 +290,7 @@ async def replicas() -> AsyncIterator[Replicas]:
         yield await asyncio.to_thread(Replicas, stack)
 
 
-async def test_a_rolling_restart_loses_nothing(replicas: Replicas, tmp_path: Path) -> None:
+async def test_a_rolling_restart_loses_no_request(replicas: Replicas, tmp_path: Path) -> None:
     with proxy(tmp_path, replicas.urls) as url:
         async with Load(url) as load:
             for index in range(REPLICAS):
@@ -298,8 +300,8 @@ async def test_a_rolling_restart_loses_nothing(replicas: Replicas, tmp_path: Pat
     assert load.statuses[200] > 100
 
 
-def test_an_answer_leaves_in_one_piece() -> None:
-    """So that a proxy which has the head of an answer has its body, whatever becomes of the replica."""
+def test_a_response_is_sent_in_one_piece() -> None:
+    """A proxy that got the headers then has the body too, even if the replica is killed."""
     with service() as (replica, _), socket.create_connection(address(replica), timeout=30) as connection:
         for _ in range(50):
             connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -312,7 +314,7 @@ def address(url: str) -> tuple[str, int]:
     return "127.0.0.1", int(url.rsplit(":", 1)[1])
 
 
-async def test_a_killed_replica_takes_at_most_its_own_requests_with_it(replicas: Replicas, tmp_path: Path) -> None:
+async def test_a_killed_replica_loses_at_most_its_own_requests(replicas: Replicas, tmp_path: Path) -> None:
     with proxy(tmp_path, replicas.urls) as url:
         async with Load(url) as load:
             await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""The shell scripts, run as a user runs them, against a live service."""
+"""The shell scripts against a running service."""
 
 import json
 import os
@@ -21,12 +21,12 @@ from tests.test_docs import readme_profiles
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(not (ROOT / ".venv/.installed").exists(), reason="scripts/setup has not made .venv here"),
+    pytest.mark.skipif(not (ROOT / ".venv/.installed").exists(), reason="scripts/setup has not created .venv"),
 ]
 
 
 class Checkout:
-    """A copy of the project's scripts in a folder of their own, sharing the code and the environment."""
+    """A folder with copies of the scripts and links to the code and the environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -51,7 +51,7 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """A running daemon, stopped afterwards."""
+    """A checkout with a running daemon."""
     made = Checkout(tmp_path_factory.mktemp("checkout"))
     started = made.run("./start_reranker.sh", "daemon")
     assert started.returncode == 0, started.stderr
@@ -72,13 +72,13 @@ def test_the_daemon_ranks_and_logs(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fg", "daemon"])
-def test_a_second_start_is_refused(checkout: Checkout, mode: str) -> None:
+def test_a_second_start_is_rejected(checkout: Checkout, mode: str) -> None:
     second = checkout.run("./start_reranker.sh", mode)
     assert second.returncode == 1
     assert "Already running with pid" in second.stderr
 
 
-def test_a_port_used_by_something_else_is_refused(checkout: Checkout, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(checkout: Checkout, tmp_path: Path) -> None:
     other = Checkout(tmp_path)
     other.port = checkout.port
     started = other.run("./start_reranker.sh", "daemon")
@@ -115,8 +115,8 @@ def test_tail_follows_the_log(checkout: Checkout) -> None:
         tail.communicate()
 
 
-def test_restart_takes_new_settings(checkout: Checkout) -> None:
-    # The shutdown timeout is one that the service takes, and the shell's arithmetic would not.
+def test_restart_applies_new_settings(checkout: Checkout) -> None:
+    # The service accepts a timeout of 08.5; shell arithmetic would not.
     for settings in ({"RERANKER_MAX_PARALLEL": 6, "RERANKER_SHUTDOWN_TIMEOUT": "08.5"}, {"RERANKER_MAX_PARALLEL": 7}):
         restarted = checkout.run("./manage_reranker.sh", "restart", **settings)
         assert restarted.returncode == 0, restarted.stderr
@@ -124,7 +124,7 @@ def test_restart_takes_new_settings(checkout: Checkout) -> None:
         assert httpx.get(f"{checkout.url}/health").json()["max_parallel"] == settings["RERANKER_MAX_PARALLEL"]
 
 
-def test_status_finds_the_service_without_being_told_its_port(checkout: Checkout) -> None:
+def test_status_finds_the_port_of_the_service(checkout: Checkout) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RERANKER_PORT"}
     status = subprocess.run(
         ["./manage_reranker.sh", "status"],
@@ -138,7 +138,7 @@ def test_status_finds_the_service_without_being_told_its_port(checkout: Checkout
     assert checkout.url in status.stdout
 
 
-def test_the_key_is_sent_where_one_is_set(tmp_path: Path) -> None:
+def test_the_scripts_send_the_api_key(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
     keys = {"RERANKER_API_KEYS": "s3cret", "RERANKER_PROTECT_METRICS": "true"}
     assert made.run("./start_reranker.sh", "daemon", **keys).returncode == 0
@@ -156,21 +156,21 @@ def test_the_key_is_sent_where_one_is_set(tmp_path: Path) -> None:
         made.run("./manage_reranker.sh", "stop")
 
 
-def test_a_restart_with_wrong_settings_leaves_the_service_running(checkout: Checkout) -> None:
+def test_a_restart_with_invalid_settings_leaves_the_service_running(checkout: Checkout) -> None:
     restarted = checkout.run("./manage_reranker.sh", "restart", RERANKER_MAX_PARALLEL="none")
     assert restarted.returncode == 1
     assert "RERANKER_MAX_PARALLEL='none' is not valid" in restarted.stderr
     assert httpx.get(f"{checkout.url}/health").status_code == 200
 
 
-def test_a_proxy_of_the_environment_is_not_asked(checkout: Checkout) -> None:
+def test_the_scripts_ignore_a_proxy_in_the_environment(checkout: Checkout) -> None:
     proxy = f"http://127.0.0.1:{free_port()}"
     assert checkout.run("./manage_reranker.sh", "health", http_proxy=proxy).returncode == 0
     assert checkout.run("./performance_test.sh", "metrics", http_proxy=proxy).returncode == 0
 
 
 @pytest.mark.parametrize("script", ["start_reranker.sh", "manage_reranker.sh", "performance_test.sh"])
-def test_help_is_no_error(checkout: Checkout, script: str) -> None:
+def test_help_exits_with_status_0(checkout: Checkout, script: str) -> None:
     asked = checkout.run(f"./{script}", "--help")
     assert asked.returncode == 0
     assert script in asked.stdout
@@ -199,7 +199,7 @@ def test_performance_test_prints_a_table_or_json(checkout: Checkout, command: li
     assert all(row["succeeded"] == row["requests"] > 0 and row["p50_ms"] > 0 and row["errors"] == {} for row in rows)
 
 
-def test_performance_test_shows_the_services_figures(checkout: Checkout) -> None:
+def test_performance_test_prints_the_metrics_of_the_service(checkout: Checkout) -> None:
     table = checkout.run("./performance_test.sh", "metrics", "--url", checkout.url)
     assert table.returncode == 0
     assert "requests.success_rate" in table.stdout
@@ -209,7 +209,7 @@ def test_performance_test_shows_the_services_figures(checkout: Checkout) -> None
 
 
 @pytest.mark.parametrize("command", [["load", "--requests=2"], ["latency", "--requests=1"], ["stress"], ["metrics"]])
-def test_performance_test_fails_when_nothing_answers(checkout: Checkout, command: list[str]) -> None:
+def test_performance_test_fails_without_a_service(checkout: Checkout, command: list[str]) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert checkout.run("./performance_test.sh", *command, "--url", nowhere).returncode == 1
     if command != ["metrics"]:
@@ -234,14 +234,14 @@ def test_performance_test_fails_when_nothing_answers(checkout: Checkout, command
         ["scripts/setup", "everything"],
     ],
 )
-def test_nonsense_prints_the_usage(checkout: Checkout, command: list[str]) -> None:
+def test_invalid_arguments_print_the_usage(checkout: Checkout, command: list[str]) -> None:
     result = checkout.run(*command)
     assert result.returncode == 2
     assert command[0].lstrip("./") in result.stderr or "Usage" in result.stderr
     assert result.stdout == ""
 
 
-def test_a_failed_start_shows_the_reason_and_leaves_no_pid_file(tmp_path: Path) -> None:
+def test_a_failed_start_prints_the_reason_and_leaves_no_pid_file(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
     started = made.run("./start_reranker.sh", "daemon", RERANKER_MODEL="/no/such/folder")
     assert started.returncode == 1
@@ -254,7 +254,7 @@ def test_a_failed_start_shows_the_reason_and_leaves_no_pid_file(tmp_path: Path) 
     assert health.stderr.endswith(f"No successful response from {made.url}\n")
 
 
-def test_without_a_docker_engine_a_rolling_restart_says_so(tmp_path: Path) -> None:
+def test_a_rolling_restart_needs_a_docker_engine(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text("#!/bin/bash\necho no daemon >&2\nexit 1\n")
     (tmp_path / "docker").chmod(0o755)
     ended = Checkout(tmp_path).run("./manage_reranker.sh", "rolling-restart", PATH=f"{tmp_path}:{os.environ['PATH']}")
@@ -262,7 +262,7 @@ def test_without_a_docker_engine_a_rolling_restart_says_so(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("modes", [("daemon", "daemon"), ("fg", "daemon")])
-def test_of_two_starts_at_once_one_is_refused(tmp_path: Path, modes: tuple[str, str]) -> None:
+def test_of_two_concurrent_starts_one_is_rejected(tmp_path: Path, modes: tuple[str, str]) -> None:
     made = Checkout(tmp_path)
     starts = [
         subprocess.Popen(
@@ -290,7 +290,7 @@ def test_of_two_starts_at_once_one_is_refused(tmp_path: Path, modes: tuple[str, 
             start.communicate(timeout=30)
 
 
-def test_the_foreground_stops_on_ctrl_c(tmp_path: Path) -> None:
+def test_a_service_in_the_foreground_stops_on_ctrl_c(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
     process = subprocess.Popen(
         ["./start_reranker.sh"], cwd=tmp_path, env=made.environment(), stderr=subprocess.PIPE, text=True
@@ -303,7 +303,7 @@ def test_the_foreground_stops_on_ctrl_c(tmp_path: Path) -> None:
     process.communicate()
 
 
-def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_stale_pid_file_is_ignored(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "/srv/myapp/app"])
     (tmp_path / "reranker.pid").write_text(f"{sleeper.pid}\n")
@@ -317,7 +317,7 @@ def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
         sleeper.wait()
 
 
-# An engine with one replica; what it is asked is in `calls`, the replicas are in `replicas`.
+# A fake docker command. It logs its arguments to `calls` and lists replicas in `replicas`.
 DOCKER = """#!/bin/bash
 echo "$*" >>calls
 case $* in
@@ -341,7 +341,7 @@ esac
         (1, "running 0 healthy", "old\n", 1),
     ],
 )
-def test_a_rolling_restart_ends_at_the_first_failure(
+def test_a_rolling_restart_stops_at_the_first_failure(
     tmp_path: Path, check: int, state: str, left: str, status: int
 ) -> None:
     made = Checkout(tmp_path)
@@ -362,7 +362,7 @@ def test_a_rolling_restart_ends_at_the_first_failure(
 def test_the_documented_profiles_start(tmp_path: Path, number: int) -> None:
     made, profile = Checkout(tmp_path), readme_profiles()[number]
     if profile.get("RERANKER_DEVICE") == "cuda":
-        profile["RERANKER_DEVICE"] = "auto"  # the rest of the profile is tried where there is no GPU, too
+        profile["RERANKER_DEVICE"] = "auto"  # tests the rest of the profile without a GPU too
     started = made.run("./manage_reranker.sh", "start", **profile)
     assert started.returncode == 0, started.stderr
     health = httpx.get(f"{made.url}/health").json()

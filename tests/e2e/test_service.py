@@ -1,4 +1,4 @@
-"""The promises that only a real process on a real model can keep."""
+"""Tests that need a real process with a real model."""
 
 import asyncio
 import signal
@@ -25,12 +25,12 @@ def best(response: httpx.Response) -> int:
 
 
 def numbered(number: int) -> dict[str, Any]:
-    """A request of its own, so that no other's scores answer it."""
+    """A request that is not in the cache."""
     return MOONS | {"query": f"{MOONS['query']} ({number})"}
 
 
 def heavy(number: int) -> dict[str, Any]:
-    """The same among other passages, so that the engine has to do for a while."""
+    """A larger request, which keeps the engine busy for a while."""
     others = [f"Bread number {other} is baked of flour, water, salt and yeast. " * 4 for other in range(10)]
     return numbered(number) | {"documents": [*MOONS["documents"], *others]}
 
@@ -49,7 +49,7 @@ async def post_all(
         return await asyncio.gather(*(post(client, number) for number in range(count)))
 
 
-def test_real_passages_come_back_in_the_right_order() -> None:
+def test_the_right_passage_is_ranked_first() -> None:
     with service() as (url, process):
         response = httpx.post(f"{url}/rerank/query", json=MOONS | {"return_documents": True}, timeout=60)
         assert response.status_code == 200
@@ -64,7 +64,7 @@ def test_real_passages_come_back_in_the_right_order() -> None:
         assert "Listening on" in process.stderr.read()
 
 
-def test_two_hundred_at_once_are_answered_or_refused_and_it_is_idle_afterwards() -> None:
+def test_two_hundred_concurrent_requests_are_served_or_rejected_and_none_is_left() -> None:
     with service(RERANKER_MAX_PARALLEL=1, RERANKER_MAX_QUEUE=5) as (url, _):
         responses = asyncio.run(post_all(url, 200))
         statuses = Counter(response.status_code for response in responses)
@@ -84,7 +84,7 @@ httpx.post(sys.argv[1] + "/rerank", json={"query": "tides " + sys.argv[2], "docu
 """
 
 
-def test_clients_killed_half_way_leave_no_request_behind() -> None:
+def test_killed_clients_leave_no_request_behind() -> None:
     with service(RERANKER_MAX_PARALLEL=2) as (url, _):
         clients = [subprocess.Popen([sys.executable, "-c", CLIENT, url, str(number)]) for number in range(5)]
         while httpx.get(f"{url}/health").json()["waiting"] < 3:
@@ -104,7 +104,7 @@ def test_sigterm_under_load_loses_no_accepted_request() -> None:
         seen: dict[str, Any] = {}
 
         def stop_in_the_middle() -> None:
-            """Once all requests are in: one that comes later may be refused."""
+            """Send SIGTERM once all requests are admitted: later ones may be rejected."""
             while sum(seen.get("in", [0])) < 60:
                 lines = httpx.get(f"{url}/metrics").text.splitlines()
                 counted = (
@@ -123,14 +123,14 @@ def test_sigterm_under_load_loses_no_accepted_request() -> None:
         stopper.start()
         responses = asyncio.run(post_all(url, 60, heavy))
         stopper.join()
-        assert seen["in"][0] >= 5, "too late to be in the middle"
+        assert seen["in"][0] >= 5, "SIGTERM came after most requests were done"
         assert Counter(getattr(response, "status_code", repr(response)) for response in responses) == {200: 60}
         assert all(best(response) == 2 for response in responses)
         assert (seen["ready"], seen["late"]) == (503, 503)
         assert process.wait(30) == 0
 
 
-def test_what_is_unfinished_after_the_shutdown_timeout_gets_an_answer() -> None:
+def test_requests_unfinished_after_the_shutdown_timeout_get_a_503() -> None:
     with service(RERANKER_MAX_PARALLEL=1, RERANKER_SHUTDOWN_TIMEOUT=0.1) as (url, process):
         documents = ["The sea and the moon. " * 60 + str(number) for number in range(300)]
         statuses: list[int] = []
@@ -165,7 +165,7 @@ def outcome(**settings: object) -> tuple[int, str]:
         ({"RERANKER_MAX_PARALLEL": "many"}, "RERANKER_MAX_PARALLEL='many' is not valid"),
     ],
 )
-def test_what_cannot_start_says_why_in_one_line_and_exits_1(settings: dict[str, object], message: str) -> None:
+def test_a_failed_start_is_reported_in_one_line_with_exit_status_1(settings: dict[str, object], message: str) -> None:
     status, stderr = outcome(**settings)
     assert status == 1
     assert message in stderr
@@ -173,7 +173,7 @@ def test_what_cannot_start_says_why_in_one_line_and_exits_1(settings: dict[str, 
     assert len([line for line in stderr.splitlines() if " INFO " not in line]) == 1
 
 
-def test_a_port_that_is_taken_is_exit_1() -> None:
+def test_a_port_in_use_is_exit_status_1() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -184,7 +184,7 @@ def test_a_port_that_is_taken_is_exit_1() -> None:
     assert "Traceback" not in stderr
 
 
-def test_it_answers_while_loading_and_stops_when_told() -> None:
+def test_it_responds_and_can_be_stopped_while_loading() -> None:
     port = free_port()
     process = start(port)
     try:
@@ -208,7 +208,7 @@ def test_it_answers_while_loading_and_stops_when_told() -> None:
 
 
 @pytest.mark.parametrize("length", [20_000_000, None])
-def test_a_body_over_the_limit_is_told_so_while_it_is_still_being_sent(length: int | None) -> None:
+def test_a_body_over_the_limit_is_rejected_while_it_is_being_sent(length: int | None) -> None:
     def chunks() -> Any:
         for _ in range(20):
             yield b" " * 1_000_000
@@ -221,8 +221,8 @@ def test_a_body_over_the_limit_is_told_so_while_it_is_still_being_sent(length: i
         assert httpx.get(f"{url}/health").status_code == 200
 
 
-def test_a_real_inference_that_takes_too_long_is_stopped_and_the_engine_loaded_again() -> None:
-    """What hangs here is a batch too large for its time; that it was stopped shows in the time that the next takes."""
+def test_an_inference_that_exceeds_its_timeout_is_stopped_and_the_engine_reloaded() -> None:
+    """The batch is too large for the timeout. The next request is fast only if the batch was stopped."""
     settings = {"RERANKER_INFERENCE_TIMEOUT": 0.3, "RERANKER_BATCH_TOKENS": 200_000, "RERANKER_BACKEND": "openvino"}
     with service(**settings) as (url, process):
         long = {"query": "moons", "documents": [f"{number} " + "moon " * 600 for number in range(200)]}

@@ -1,4 +1,4 @@
-"""Replicas that share their scores in a real Redis, which is killed and frozen under them."""
+"""Replicas that share their scores in a real Redis, also while it is killed or frozen."""
 
 import asyncio
 import shutil
@@ -59,7 +59,7 @@ def failures(url: str) -> float:
     return next(float(line.removeprefix(name)) for line in metrics.splitlines() if line.startswith(name))
 
 
-def test_what_one_replica_scored_the_others_know(tmp_path: Path) -> None:
+def test_replicas_share_their_scores(tmp_path: Path) -> None:
     port = free_port()
     settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
     with redis(tmp_path, port), service(**settings) as (first, _), service(**settings) as (second, _):
@@ -68,10 +68,10 @@ def test_what_one_replica_scored_the_others_know(tmp_path: Path) -> None:
         assert known["results"] == scored["results"]
         assert known["usage"] == scored["usage"]
         with service(**settings, RERANKER_MAX_LENGTH=64) as (other, _):
-            assert rank(other)["meta"]["scored"] == 5  # another window, other scores
+            assert rank(other)["meta"]["scored"] == 5  # with another window, scores differ
 
 
-def test_a_score_has_its_time(tmp_path: Path) -> None:
+def test_scores_expire(tmp_path: Path) -> None:
     port = free_port()
     settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}", "CACHE_TTL_SECONDS": 1}
     with redis(tmp_path, port), service(**settings) as (url, _):
@@ -83,7 +83,7 @@ def test_a_score_has_its_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-def test_without_redis_requests_are_served_as_if_there_were_none(tmp_path: Path, stop: signal.Signals) -> None:
+def test_requests_are_served_when_redis_fails(tmp_path: Path, stop: signal.Signals) -> None:
     port = free_port()
     settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
     with ExitStack() as stack:
@@ -93,22 +93,22 @@ def test_without_redis_requests_are_served_as_if_there_were_none(tmp_path: Path,
         server.send_signal(stop)
         for number in range(20):
             assert rank(url, f"Which planet, number {number}?")["meta"]["scored"] == 5
-        assert 1 <= failures(url) <= 3  # it is not asked again and again
+        assert 1 <= failures(url) <= 3  # it is not contacted for every request
         if stop == signal.SIGKILL:
             server.wait()
             stack.enter_context(redis(tmp_path, port))
         server.send_signal(signal.SIGCONT)
         time.sleep(REST_SECONDS)
-        rank(url, "Is it there again?")
+        rank(url, "Is it back?")
         process.terminate()
         log = process.communicate()[1]
     assert log.count("The shared cache does not answer") == 1
     assert log.count("The shared cache answers again") == 1
 
 
-def test_a_redis_that_never_was_is_no_reason_not_to_start() -> None:
+def test_the_service_starts_without_redis() -> None:
     with service(RERANKER_CACHE_URL=f"redis://127.0.0.1:{free_port()}") as (url, process):
-        assert failures(url) == 1  # known before the first request, and logged
+        assert failures(url) == 1  # counted before the first request, and logged
         assert rank(url)["meta"]["scored"] == 5
         process.terminate()
         log = process.communicate()[1]
@@ -116,8 +116,8 @@ def test_a_redis_that_never_was_is_no_reason_not_to_start() -> None:
 
 
 @pytest.mark.parametrize("value", ["no score", r"\0\0\192\127\5\0\0\0\0", r"\0\0\128\127\5\0\0\0\0"])
-def test_other_values_in_redis_are_no_scores(tmp_path: Path, value: str) -> None:
-    """Some text; what has the form of a score and is not a number, or is infinite."""
+def test_invalid_values_in_redis_are_ignored(tmp_path: Path, value: str) -> None:
+    """Text, and encoded scores that are NaN or infinite."""
     port = free_port()
     settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
     with redis(tmp_path, port), service(**settings) as (first, _), service(**settings) as (second, _):
@@ -127,10 +127,10 @@ def test_other_values_in_redis_are_no_scores(tmp_path: Path, value: str) -> None
         assert rank(second)["meta"]["scored"] == 5
 
 
-async def test_many_at_once_and_a_large_request_are_no_reason_to_leave_redis_alone(
+async def test_load_and_large_requests_do_not_count_as_failures_of_redis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.serving.shared_cache.SECONDS", 5)  # here it is about connections, not about a busy machine
+    monkeypatch.setattr("app.serving.shared_cache.SECONDS", 5)  # so that a busy machine does not count as a failure
     scores = {number.to_bytes(16): Score(float(number), 10, truncated=False) for number in range(10_000)}
     metrics, port = Metrics(), free_port()
     with redis(tmp_path, port):
@@ -145,7 +145,7 @@ async def test_many_at_once_and_a_large_request_are_no_reason_to_leave_redis_alo
     assert metrics.registry.get_sample_value("reranker_shared_cache_failures_total") == 0
 
 
-async def test_a_redis_that_is_slow_to_take_scores_delays_no_answer(tmp_path: Path) -> None:
+async def test_a_slow_redis_delays_no_response(tmp_path: Path) -> None:
     port = free_port()
     with redis(tmp_path, port) as server:
         cache = SharedCache(f"redis://127.0.0.1:{port}", 60, Metrics())

@@ -11,7 +11,7 @@ from tests.e2e.process import ROOT
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-def test_mixed_and_hostile_traffic_leaves_nothing_behind() -> None:
+def test_mixed_and_hostile_traffic_leaks_nothing() -> None:
     command = [sys.executable, "-m", "benchmarks.reliability.soak", "--seconds", "20", "--json"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout, result.stderr

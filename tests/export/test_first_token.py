@@ -1,4 +1,4 @@
-"""The last layer for the first token only: less work, the same scores."""
+"""The last layer is computed for the first token only: less work, the same scores."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ __all__ = ["pytestmark"]
 
 
 def tokens_before_the_head(folder: Path) -> int:
-    """Most tokens that the node before the choice of the first token has; -1 for any number."""
+    """The number of tokens before the head selects the first one; -1 for any number."""
     model = ov.Core().read_model(folder / "openvino_model.xml")
     heads = [node for node in model.get_ordered_ops() if node.get_type_name() == "Gather"]
     shapes = [node.input(0).get_partial_shape() for node in heads]
@@ -49,7 +49,7 @@ def test_a_head_that_reads_all_tokens_gets_all_tokens(tmp_path: Path) -> None:
     assert near(logits(reference, GROUP), logits(load_artefact(tmp_path / "out", 64, 1), GROUP), 1e-5)
 
 
-def test_what_another_node_reads_is_left_whole() -> None:
+def test_a_node_with_another_reader_keeps_all_tokens() -> None:
     hidden = ops.parameter([-1, -1, 4], np.float32)
     doubled = ops.add(hidden, hidden)
     first = ops.gather(doubled, ops.constant(0), ops.constant(1))
@@ -61,7 +61,7 @@ def test_what_another_node_reads_is_left_whole() -> None:
     assert np.allclose(total, 2 * values.sum(), atol=1e-4)
 
 
-def test_a_model_without_such_a_head_is_left_alone() -> None:
+def test_a_model_with_another_head_is_not_changed() -> None:
     hidden = ops.parameter([-1, -1, 4], np.float32)
     model = ov.Model([ops.gather(hidden, ops.constant(2), ops.constant(1))], [hidden])
     assert not keep_first_token(model)

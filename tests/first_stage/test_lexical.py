@@ -1,4 +1,4 @@
-"""The order by shared words."""
+"""BM25 scores by shared words."""
 
 import pytest
 
@@ -16,9 +16,9 @@ def order(query: str, documents: list[str]) -> list[int]:
     ("query", "documents", "expected"),
     [
         ("what causes tides", ["bread", "tides", "the moon causes tides"], [2, 1, 0]),
-        # A rare word tells more than one that is everywhere.
+        # A rare word counts more than a common one.
         ("the moon", ["the sea", "the sun", "moon rock"], [2, 0, 1]),
-        # Of two that say it once the shorter one is about it.
+        # Of two documents with one occurrence, the shorter one wins.
         ("moon", ["a moon among very many other things that it is about", "a moon"], [1, 0]),
         ("MOON", ["sun", "Moon."], [1, 0]),
         ("潮汐的原因", ["股票市场", "月球引起潮汐"], [1, 0]),
@@ -31,7 +31,7 @@ def order(query: str, documents: list[str]) -> list[int]:
         ("???", ["a", ""], [0, 1]),
     ],
 )
-def test_documents_that_share_more_come_first(query: str, documents: list[str], expected: list[int]) -> None:
+def test_documents_with_more_shared_words_come_first(query: str, documents: list[str], expected: list[int]) -> None:
     assert order(query, documents) == expected
 
 

@@ -1,4 +1,4 @@
-"""The first stage for large requests: what the model reads, and what becomes of the rest."""
+"""The first stage for large requests: the documents that the model scores, and the place of the others."""
 
 import asyncio
 import sys
@@ -37,7 +37,7 @@ def best(prefilter: Prefilter, method: Method, query: str, documents: Sequence[s
     return next(iter(prefilter.choose(method, query, documents, 1).kept))
 
 
-async def test_the_model_reads_the_best_and_the_rest_follows_in_the_order_of_the_first_stage(
+async def test_the_model_scores_the_best_and_the_others_follow_in_first_stage_order(
     serve: Serve, engine: FakeEngine
 ) -> None:
     async with serve() as client:
@@ -50,7 +50,7 @@ async def test_the_model_reads_the_best_and_the_rest_follows_in_the_order_of_the
     assert ["unscored" in result for result in results] == [False, False, True, True, True]
     scores = [result["relevance_score"] for result in results]
     assert scores == sorted(scores, reverse=True)
-    assert max(scores[2:]) < 0.001 < min(scores[:2])  # nobody may take for relevant what no model has read
+    assert max(scores[2:]) < 0.001 < min(scores[:2])  # unscored documents must not look relevant
     assert response.json()["meta"] | {"timings_ms": 0} == response.json()["meta"] | {
         "documents": 5,
         "scored": 2,
@@ -84,7 +84,9 @@ async def test_the_model_reads_the_best_and_the_rest_follows_in_the_order_of_the
         ({}, {"prefilter": 4, "prefilter_top_k": 2}, 3),
     ],
 )
-async def test_when_it_acts(serve: Serve, settings: dict[str, Any], asked: dict[str, Any], left_out: int) -> None:
+async def test_the_prefilter_acts_on_large_requests_only(
+    serve: Serve, settings: dict[str, Any], asked: dict[str, Any], left_out: int
+) -> None:
     async with serve(**settings) as client:
         response = await client.post("/rerank/query", json=BODY | asked)
     assert sorted(indices(response)) == [0, 1, 2, 3, 4]
@@ -101,7 +103,7 @@ async def test_when_it_acts(serve: Serve, settings: dict[str, Any], asked: dict[
         ({"score_threshold": 0.7}, [2]),
     ],
 )
-async def test_what_comes_back(serve: Serve, options: dict[str, Any], expected: list[int]) -> None:
+async def test_options_limit_the_results(serve: Serve, options: dict[str, Any], expected: list[int]) -> None:
     async with serve() as client:
         response = await client.post("/rerank/query", json=TWO | options)
     assert indices(response) == expected
@@ -139,7 +141,7 @@ async def test_every_dialect_has_a_result_for_each_document(
     assert response.headers["x-reranker-prefiltered"] == "2"
 
 
-async def test_pairs_of_their_own_queries_are_all_read(serve: Serve) -> None:
+async def test_pairs_with_their_own_queries_are_all_scored(serve: Serve) -> None:
     body = {"text_1": ["tides", "bread"], "text_2": ["tides", "bread"]}
     async with serve(prefilter="lexical", prefilter_top_k=1) as client:
         response = await client.post("/score", json=body)
@@ -148,14 +150,14 @@ async def test_pairs_of_their_own_queries_are_all_read(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"prefilter": "bm25"}, {"prefilter_top_k": 0}])
-async def test_wrong_values_are_named(serve: Serve, wrong: dict[str, Any]) -> None:
+async def test_invalid_values_are_rejected_by_name(serve: Serve, wrong: dict[str, Any]) -> None:
     async with serve() as client:
         response = await client.post("/rerank/query", json=BODY | wrong)
     assert response.status_code == 422
     assert next(iter(wrong)) in response.json()["message"]
 
 
-async def test_scores_are_remembered_as_ever(serve: Serve, engine: FakeEngine) -> None:
+async def test_scores_are_cached(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank/query", json=BODY | {"documents": [DOCUMENTS[2], DOCUMENTS[3]]})
         first, second = [(await client.post("/rerank/query", json=TWO)).json() for _ in range(2)]
@@ -163,7 +165,7 @@ async def test_scores_are_remembered_as_ever(serve: Serve, engine: FakeEngine) -
     assert first["results"] == second["results"]
 
 
-async def test_windows_are_made_of_what_is_left(serve: Serve, engine: FakeEngine) -> None:
+async def test_only_the_chosen_documents_are_split_into_windows(serve: Serve, engine: FakeEngine) -> None:
     engine.lines = 1
     long = [f"{document}\nand {document}" for document in DOCUMENTS]
     async with serve() as client:
@@ -173,14 +175,14 @@ async def test_windows_are_made_of_what_is_left(serve: Serve, engine: FakeEngine
     assert ["window" in result for result in response.json()["results"]] == [True, True, False, False, False]
 
 
-async def test_a_document_left_out_is_never_too_long(serve: Serve) -> None:
+async def test_a_document_that_is_left_out_cannot_be_too_long(serve: Serve) -> None:
     body = {"query": "tides", "texts": ["bread " * 600, "tides", "moon"], "truncate": False}
     async with serve() as client:
         asked = {"prefilter": "lexical", "prefilter_top_k": 1}
         assert (await client.post("/rerank", json=body | asked)).status_code == 200
 
 
-async def test_when_the_model_fails_the_order_of_the_first_stage_stands(serve: Serve, engine: FakeEngine) -> None:
+async def test_the_order_of_the_first_stage_remains_if_the_model_fails(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank/query", json=BODY | {"documents": [DOCUMENTS[1]]})
         engine.failure = ScoringFailed("broken")
@@ -224,7 +226,7 @@ def test_meaning_is_found_without_a_shared_word(first_stage: Prefilter, question
     assert documents[best(first_stage, "embedding", question, documents)] == answer
 
 
-def test_texts_without_a_word_are_left_in_their_order(first_stage: Prefilter) -> None:
+def test_texts_without_words_keep_their_order(first_stage: Prefilter) -> None:
     for method in METHODS:
         assert first_stage.choose(method, "tides", ["", " ", ""], 2).kept == {0, 1}
         assert first_stage.choose(method, "", ["", "tides"], 1).kept == {0}
@@ -237,7 +239,7 @@ def test_rare_names_are_found_by_words(first_stage: Prefilter) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_odd_texts_do_no_harm(first_stage: Prefilter, method: Method) -> None:
+def test_unusual_texts_are_handled(first_stage: Prefilter, method: Method) -> None:
     documents = ["", "   ", "?!…", "x" * 20_000, "月球引起潮汐", "\x00", "a\u0301 b\u00ad", "tides"]
     for query in ("tides", "???", "潮汐", "x" * 5_000):
         choice = first_stage.choose(method, query, documents, 3)
@@ -247,19 +249,19 @@ def test_odd_texts_do_no_harm(first_stage: Prefilter, method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_request_is_given_the_same_choice(method: Method) -> None:
+def test_earlier_requests_do_not_change_the_choice(method: Method) -> None:
     documents = [text for _, text in QUESTIONS] + OTHERS
     fresh, used = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
     used.choose(method, "pianos", ["orchestras and grandpianos", *documents], 2)
     assert used.choose(method, "pianos", documents, 2) == fresh.choose(method, "pianos", documents, 2)
 
 
-def test_ties_go_by_index(first_stage: Prefilter) -> None:
+def test_ties_are_broken_by_index(first_stage: Prefilter) -> None:
     for method in METHODS:
         assert first_stage.choose(method, "moon", ["sun", "moon", "moon", "moon"], 2).kept == {1, 2}
 
 
-def test_fusion_wants_a_document_that_both_lists_like() -> None:
+def test_fusion_prefers_a_document_that_is_high_in_both_lists() -> None:
     fused = fuse([np.array([9, 8, 0.1, 0]), np.array([-0.3, 0.5, 0.4, 0.6])])
     assert np.argmax(fused) == 1
 
@@ -286,7 +288,7 @@ def test_words_of_old_requests_are_forgotten(word: Callable[[int], str]) -> None
         assert sum(len(known.leading) for known in embeddings._known.values()) <= len(kept)
 
 
-def test_words_learnt_in_parts_are_known_as_those_learnt_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_learnt_in_blocks_give_the_same_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     together, parts = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
     documents = [text for _, text in QUESTIONS] + OTHERS
     expected = together.choose("embedding", QUESTIONS[0][0], documents, 2)
@@ -295,7 +297,7 @@ def test_words_learnt_in_parts_are_known_as_those_learnt_together(monkeypatch: p
     assert parts.choose("embedding", QUESTIONS[1][0], documents[::-1], 1).kept == {4}
 
 
-def test_requests_at_once_do_not_mix_their_words(request: pytest.FixtureRequest) -> None:
+def test_concurrent_requests_do_not_mix_their_words(request: pytest.FixtureRequest) -> None:
     prefilter, fresh = Prefilter(StaticEmbeddings.load), Prefilter(StaticEmbeddings.load)
     requests = [
         (f"word{number}, pianos", [f"word{number + other}! (a{other}) {number * other}" for other in range(2000)])
@@ -310,13 +312,13 @@ def test_requests_at_once_do_not_mix_their_words(request: pytest.FixtureRequest)
     assert all(0 in choice.kept for choice in found)
 
 
-def test_what_is_shipped_is_small() -> None:
+def test_the_embedded_vectors_are_small() -> None:
     assert SHIPPED.stat().st_size <= 10_000_000
 
 
 @pytest.fixture(scope="module")
 def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model2vec-like one of four words: `moon` and `luna` mean the same."""
+    """A static model with four words, like model2vec's: `moon` and `luna` have the same vector."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -329,14 +331,16 @@ def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def test_any_model_of_sentence_transformers(engine: FakeEngine, sentence_model: Path) -> None:
+async def test_a_sentence_transformers_model_can_replace_the_embeddings(
+    engine: FakeEngine, sentence_model: Path
+) -> None:
     settings = Settings(prefilter="embedding", prefilter_top_k=1, prefilter_model=str(sentence_model))
     body = {"query": "moon", "documents": ["bread", "bread bread", "luna"], "return_prefiltered": False}
     async with serving(create_app(settings, engine)) as client:
         assert indices(await client.post("/rerank/query", json=body)) == [2]
 
 
-async def test_a_model_that_is_not_there_is_told_at_the_start(
+async def test_a_missing_model_is_reported_at_the_start(
     engine: FakeEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(prefilter_model=str(tmp_path / "nothing"))
@@ -345,7 +349,7 @@ async def test_a_model_that_is_not_there_is_told_at_the_start(
     assert "RERANKER_PREFILTER_MODEL" in caplog.text
 
 
-def test_a_model_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_its_library_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.first_stage.prefilter.find_spec", lambda name: None)
     with pytest.raises(StartupError, match="sentence-transformers is not installed"):
         load_embeddings("some/model")

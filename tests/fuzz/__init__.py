@@ -1,6 +1,6 @@
-"""Generated inputs: what no test has thought of. `scripts/fuzz` runs more of them."""
+"""Tests with generated inputs. `scripts/fuzz` runs more of them."""
 
 from collections import Counter
 
 counted: Counter[str] = Counter()
-"""Inputs of each property."""
+"""Number of inputs by property."""

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz.bodies RUNS`: bodies that atheris mutates by the code they reach, through the whole service."""
+"""Coverage-guided fuzzing of the whole service with atheris: `python -m tests.fuzz.bodies RUNS`."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["app"]):
     from tests.fuzz.service import HEADERS, ROUTES, SEEDS, Service
 
 HEAD_BYTES = 2
-# Kept here: libFuzzer's own limit counts what the process that started this one ever held, too.
+# Checked here, because the limit of libFuzzer also counts the peak of the parent process.
 PEAK_BYTES = 512 << 20
 BYTES_SHARE, STOP_SHARE = 0.3, 0.2
 WORDS = ["query", "documents", "texts", "passages", "text_1", "text_2", "rank_fields", "metadata", "\\\\ud800", "1e999"]
@@ -41,7 +41,7 @@ EDGES = [
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Of what is JSON mostly a value, so that it stays JSON; else bytes."""
+    """Mutate a JSON body mostly by value, so that it stays valid JSON, and otherwise by bytes."""
     random = Random(seed)
     try:
         body = json.loads(data[HEAD_BYTES:])
@@ -55,7 +55,7 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 
 def changed(value: Any, random: Random) -> Any:
-    """The value with one of those in it replaced, added or left out."""
+    """The value with one nested value replaced or removed."""
     if not isinstance(value, dict | list) or not value or random.random() < STOP_SHARE:
         return random.choice(EDGES)
     items = dict(value) if isinstance(value, dict) else dict(enumerate(value))
@@ -68,25 +68,27 @@ def changed(value: Any, random: Random) -> Any:
 
 
 def peak_memory() -> int:
-    """Most resident bytes that this process has had."""
+    """Peak resident memory of this process in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def main(runs: int) -> None:
-    """Exit status 0 after so many inputs of which each was answered as it must be."""
+    """Send this many bodies. Exits with status 0 if every response was as expected."""
     service = Service()
     started = time.perf_counter()
 
     def one(data: bytes) -> None:
         if len(data) > HEAD_BYTES:
-            # Most have the right headers: what is behind them is of interest.
+            # Most bodies get valid headers, so that they reach the code behind them.
             service.send(data[0], data[1] if data[1] < len(HEADERS) else 0, data[HEAD_BYTES:])
             assert peak_memory() < PEAK_BYTES, peak_memory()
         done = service.statuses.total()
         if done == runs:
             seconds = time.perf_counter() - started
-            print(f"{done} bodies, {done / seconds:.0f} a second: {dict(sorted(service.statuses.items()))}", flush=True)
+            print(
+                f"{done} bodies, {done / seconds:.0f} per second: {dict(sorted(service.statuses.items()))}", flush=True
+            )
             grown, peak = service.growth() / 1e6, peak_memory() / 1e6
             print(f"memory: {grown:+.1f} MB since the caches were filled, peak {peak:.0f} MB", flush=True)
 
@@ -99,7 +101,7 @@ def main(runs: int) -> None:
                 (corpus / f"{number}-{route}").write_bytes(content)
         words = Path(folder, "words")
         words.write_text("".join(f'"{word}"\n' for word in WORDS))
-        # Those that are too short for a request are not counted: there are a few more runs than asked for.
+        # Inputs that are too short for a request are not counted, so there are some extra runs.
         options = [
             f"-runs={runs + runs // 10 + 1000}",
             f"-dict={words}",

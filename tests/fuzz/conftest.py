@@ -1,4 +1,4 @@
-"""How many inputs there were."""
+"""Fixtures, and a summary of the number of generated inputs."""
 
 import time
 from collections.abc import Iterator
@@ -22,4 +22,4 @@ def service() -> Iterator[Service]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     total, seconds = counted.total(), time.perf_counter() - STARTED
-    terminalreporter.write_line(f"{total} generated inputs, {total / seconds:.0f} a second")
+    terminalreporter.write_line(f"{total} generated inputs, {total / seconds:.0f} per second")

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import random
 import signal
 from collections.abc import Sequence
@@ -138,7 +137,7 @@ def test_a_stopped_training_can_resume_with_more_steps(start: str, tmp_path: Pat
 
     class Ended(CrossEncoder):
         def logits(self, pairs: Sequence[tuple[str, str]], max_length: int, rows: int) -> torch.Tensor:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             return super().logits(pairs, max_length, rows)
 
     with pytest.raises(KeyboardInterrupt):

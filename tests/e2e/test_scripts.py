@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, ROOT
-from tests.test_docs import readme_profiles
+from tests.test_docs import documented_profiles
 
 pytestmark = [
     pytest.mark.e2e,
@@ -360,7 +360,7 @@ def test_a_rolling_restart_stops_at_the_first_failure(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(3), ids=["high throughput", "cpu", "memory-constrained"])
 def test_the_documented_profiles_start(tmp_path: Path, number: int) -> None:
-    made, profile = Checkout(tmp_path), readme_profiles()[number]
+    made, profile = Checkout(tmp_path), documented_profiles()[number]
     if profile.get("RERANKER_DEVICE") == "cuda":
         profile["RERANKER_DEVICE"] = "auto"  # tests the rest of the profile without a GPU too
     started = made.run("./manage_reranker.sh", "start", **profile)

@@ -460,7 +460,7 @@ def test_an_export_that_ranks_differently_is_repeated_with_more_float_layers(
 
     first = export("first", force=False)
     monkeypatch.setattr("app.export.command.MIN_KENDALL_TAU", 1.01)
-    with pytest.raises(StartupError, match=r"Kendall tau 1\.000 < 1\.01; --force"):
+    with pytest.raises(StartupError, match=r"Kendall tau 1\.000 < 1\.01\. To keep it anyway, use --force"):
         export("refused", force=False)
     assert not (tmp_path / "refused").exists()
     second = export("second", force=True)

@@ -70,12 +70,12 @@ class Document(BaseModel):
         return self.text is not None and (fields == TEXT_FIELDS or self.model_fields_set == {"text"})
 
     def chosen(self, fields: list[str]) -> dict[str, Any]:
-        """Those of the fields that it has."""
+        """The given fields that this document has."""
         own = self.__dict__ | (self.model_extra or {})
         return {name: own[name] for name in fields if own.get(name) is not None}
 
     def as_text(self, index: int, fields: list[str]) -> str:
-        """What the model reads: a lone `text` as it is, other fields as YAML. Raises `InvalidRequest`."""
+        """What the model reads: a single `text` unchanged, other fields as YAML. Raises `InvalidRequest`."""
         if self.text is not None and self.is_plain(fields):
             return self.text
         values = self.chosen(fields)
@@ -86,8 +86,7 @@ class Document(BaseModel):
 
 
 def _as_yaml(values: dict[str, Any]) -> str:
-    """Block style, as it is read; libyaml would write characters of more than 16 bits as escapes, so that for its time
-    others stand in for them."""
+    """Block style. libyaml escapes characters above 16 bits, so private-use characters replace them temporarily."""
     written = json.dumps(values, ensure_ascii=False)
     escaped = sorted(set(ESCAPED.findall(written)))
     unused = (chr(code) for code in range(*PRIVATE_USE) if chr(code) not in written)
@@ -114,14 +113,14 @@ Documents = Annotated[
 
 
 def check_rendering(documents: list[Document], fields: list[str]) -> None:
-    """Raises `TooLarge` where rendering would take long."""
+    """Raises `TooLarge` if rendering would take long."""
     values = sum(_count(document.chosen(fields)) for document in documents)
     if values > MAX_RENDERED_VALUES:
         raise TooLarge(f"rank_fields: at most {MAX_RENDERED_VALUES} values are rendered, got {values}")
 
 
 def _count(value: Any) -> int:
-    """Values in a value, itself included."""
+    """Number of nested values, including the value itself."""
     if isinstance(value, dict):
         return 1 + sum(map(_count, value.values()))
     return 1 + sum(map(_count, value)) if isinstance(value, list) else 1

@@ -36,8 +36,8 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
 SHOWN_VALUE_CHARS = 60
 BAD_REQUEST, NOT_FOUND = 400, 404
 UNREADABLE = "The body cannot be read"
-# A route with several dialects marks them with pydantic tags that begin so. The tag precedes the field in the location
-# of an error, and is left out of the message.
+# The prefix of the pydantic tags that mark the dialects of a route. The tag precedes the field in the location of an
+# error and is left out of the message.
 DIALECT_TAG = "dialect:"
 NOT_AN_OBJECT = "must be an object"
 INTERNAL = (500, "failed")
@@ -172,7 +172,7 @@ def _field(problem: Any) -> str:
 
 
 def _shorten(value: Any) -> str:
-    """The value as JSON has it; of lists and objects only that it is one."""
+    """The value as shortened JSON; lists and objects only by their kind."""
     kinds = {dict: "an object", list: "a list"}
     text = next((name for kind, name in kinds.items() if isinstance(value, kind)), None) or json.dumps(value)
     return text if len(text) <= SHOWN_VALUE_CHARS else f"{text[:SHOWN_VALUE_CHARS]}…"

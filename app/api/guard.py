@@ -66,14 +66,14 @@ class RequestGuard:
         except RerankerError as error:
             await self._refuse(error, scope, receive, send_numbered)
         except Exception:
-            log.exception("Unexpected failure")
+            log.exception("Unexpected error")
             if status != CLIENT_GONE:
                 raise
             await self._refuse(None, scope, receive, send_numbered)
         self._account(scope, status, record, time.perf_counter() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request in, have its body read, handle it. What is raised here is not the handler's."""
+        """Authenticate, read the body, call the handler. `RerankerError`s raised here are not the handler's."""
         caller = self._keys.check(scope)
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
@@ -84,13 +84,13 @@ class RequestGuard:
                 await self._handle(content, scope, receive, send)
 
     async def _refuse(self, error: RerankerError | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer in place of the handler, and close: the rest of the body is not wanted. None: the handler failed."""
-        if isinstance(error, RateLimited):  # before its body was read
+        """Answer instead of the handler and close, without reading the rest of the body. None: the handler failed."""
+        if isinstance(error, RateLimited):  # its body was not read yet
             await discard(scope, receive)
         record = record_of(scope)
         status, reason = status_of(error) if error else INTERNAL
         kind = error.code if error else RerankerError.code
-        message = str(error) if error else f"Internal error; the log has it under {record.id}"
+        message = str(error) if error else f"Internal error. The log has the details under id {record.id}"
         self._metrics.rejections.labels(reason).inc()
         record.error = kind
         headers = {"Connection": "close"}
@@ -107,7 +107,7 @@ class RequestGuard:
             await asyncio.wait({handler, departure}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             departure.cancel()
-            handler.cancel()  # does nothing to a handler that is done
+            handler.cancel()  # no effect on a finished handler
         with suppress(asyncio.CancelledError):
             await handler
 
@@ -128,7 +128,7 @@ class RequestGuard:
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's own id where it is fit for a log line, else a new one."""
+    """The caller's id if it is safe to log, else a new one."""
     given = Request(scope).headers.get("x-request-id", "")
     return given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
 

@@ -57,7 +57,7 @@ class _JsonRequest(Request):
 
 
 def _parse(content: bytes) -> Any:
-    """The value. Raises `JSONDecodeError`, also for what Python cannot take of JSON that is otherwise right."""
+    """The parsed value. Raises `JSONDecodeError`, also for valid JSON that Python cannot represent."""
     try:
         with garbage.paused():
             return json.loads(content)

@@ -1,4 +1,4 @@
-"""For operators: health, what runs, and the figures."""
+"""Routes for operators: health, model and metrics."""
 
 import time
 from typing import Any, Literal
@@ -17,7 +17,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> Response:
-    """Whoever looks here with a browser."""
+    """Redirects browsers to the documentation."""
     if request.app.openapi_url:
         return RedirectResponse("/docs")
     return JSONResponse({"service": "reranker", "version": __version__, "health": "/health"})
@@ -26,7 +26,7 @@ async def root(request: Request) -> Response:
 @router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Status and concurrency", responses={503: {"description": "Not ready"}})
 async def health(request: Request) -> JSONResponse:
-    """Status, engine and concurrency figures; 503 while the service's own state makes it refuse requests."""
+    """Status, engine and concurrency. 503 while the service is not ready."""
     service = service_of(request.app)
     problem, reranker = service.problem, service.reranker
     body: dict[str, Any] = {
@@ -54,23 +54,23 @@ async def health(request: Request) -> JSONResponse:
 
 
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", summary="The process answers")
+@router.get("/health/live", summary="Liveness")
 async def live() -> dict[str, str]:
-    """200 as long as the event loop turns."""
+    """200 while the event loop runs."""
     return {"status": "alive"}
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", summary="Requests are served", responses={503: {"description": "Not ready"}})
+@router.get("/health/ready", summary="Readiness", responses={503: {"description": "Not ready"}})
 async def ready(request: Request) -> JSONResponse:
     """503 while loading, draining or unhealthy."""
     problem = service_of(request.app).problem
     return JSONResponse({"status": problem or "ready"}, 200 if problem is None else 503)
 
 
-@router.get("/info", summary="What runs here", responses={503: {"description": "Still loading"}})
+@router.get("/info", summary="Model, engine and limits", responses={503: {"description": "Still loading"}})
 async def info(request: Request) -> JSONResponse:
-    """Model, engine and limits, in the shape of text-embeddings-inference, plus ours."""
+    """In the format of text-embeddings-inference, with additional fields."""
     service = service_of(request.app)
     if (reranker := service.reranker) is None:
         return JSONResponse({"status": service.problem}, 503)
@@ -100,17 +100,15 @@ async def info(request: Request) -> JSONResponse:
 
 
 def self_test_summary(reranker: Reranker) -> dict[str, Any] | None:
-    """How near the engine came to its reference logits when it was loaded; None where it was not tested."""
+    """Deviation from the reference logits at load; None if the engine was not tested."""
     test = reranker.engine.self_test
     return test.summary() if test else None
 
 
-@router.get(
-    "/v1/models", summary="The model, as OpenAI lists models", responses={503: {"description": "Still loading"}}
-)
-@router.get("/models", summary="The same, where Infinity has it", responses={503: {"description": "Still loading"}})
+@router.get("/v1/models", summary="The model, in OpenAI's format", responses={503: {"description": "Still loading"}})
+@router.get("/models", summary="The model, at Infinity's path", responses={503: {"description": "Still loading"}})
 async def models(request: Request) -> JSONResponse:
-    """A list of one."""
+    """A list with one model."""
     service = service_of(request.app)
     if (reranker := service.reranker) is None:
         return JSONResponse({"status": service.problem}, 503)
@@ -119,7 +117,7 @@ async def models(request: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": [model]})
 
 
-@router.get("/metrics", summary="Figures", response_class=Response, responses={422: {"model": ErrorBody}})
+@router.get("/metrics", summary="Metrics", response_class=Response, responses={422: {"model": ErrorBody}})
 async def metrics(
     request: Request, format: Literal["prometheus", "json"] | None = None, accept: str = Header("")
 ) -> Response:

@@ -14,7 +14,7 @@ def freeze_loaded_objects() -> None:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Without collections: while a large body is parsed they find nothing and take most of the time."""
+    """Pause collections: during the parsing of a large body they find nothing and take most of the time."""
     gc.disable()
     try:
         yield

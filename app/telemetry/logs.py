@@ -13,11 +13,11 @@ STANDARD = {*RESERVED_ATTRS, "message", "asctime"}
 BARE = re.compile(r"[\w.:/%-]+")
 
 request_id: ContextVar[str] = ContextVar("request_id")
-"""The id of the request that this is done for. A batch is done for several, and has none."""
+"""The id of the current request. A batch serves several requests and has no id."""
 
 
 def configure_logging(level: str, form: str = "console") -> None:
-    """Log everything of ours from `level` on, of libraries only what is wrong; `form` is `console` or `json`."""
+    """Log our messages from `level` on, and only warnings of libraries. `form` is `console` or `json`."""
     logging.captureWarnings(True)
     logging.config.dictConfig(
         {
@@ -37,8 +37,11 @@ def configure_logging(level: str, form: str = "console") -> None:
 
 
 class ConsoleFormatter(logging.Formatter):
-    """The message, then the extra fields that it does not name. What comes from clients can neither begin a line nor
-    command a terminal: characters that are not printable are escaped, and the lines of a traceback are indented."""
+    """The message, then the extra fields that it does not name.
+
+    Client input cannot start a line or control a terminal: non-printable characters are escaped and tracebacks are
+    indented.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")

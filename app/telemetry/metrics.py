@@ -67,7 +67,7 @@ class Metrics:
         return time.monotonic() - self._started
 
     def observe_batch(self, tokens: int, padded: int, seconds: float) -> None:
-        """Count one batch of so many tokens, and so many with the padding."""
+        """Count one batch. `padded` is the number of tokens with padding."""
         self.tokens.labels("text").inc(tokens)
         self.tokens.labels("padding").inc(padded - tokens)
         self.batch_tokens.observe(padded)
@@ -90,7 +90,7 @@ class Metrics:
         self.request_seconds.observe(ranking.timings.total)
 
     def summary(self) -> dict[str, Any]:
-        """The same figures for people and scripts: sums, averages and rates since the start."""
+        """The metrics as JSON: sums, averages and rates since the start."""
         by_status = self._by_label("requests", "status")
         documents = self._by_label("documents", "source")
         tokens = self._by_label("tokens", "kind")
@@ -131,7 +131,7 @@ class Metrics:
         return Counter(f"reranker_{name}", meaning, labels, registry=self.registry)
 
     def gauge(self, name: str, meaning: str) -> Gauge:
-        """A new gauge, `reranker_` before its name."""
+        """Create the gauge `reranker_NAME`."""
         return Gauge(f"reranker_{name}", meaning, registry=self.registry)
 
     def _histogram(self, name: str, meaning: str, buckets: Sequence[float] = SECONDS) -> Histogram:

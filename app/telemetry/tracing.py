@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNTRACED = {"/health", "/health/live", "/health/ready", "/metrics"}
-# How long the end of the process waits for a collector that does not take the last spans.
+# At shutdown, wait this long for the collector to accept the last spans.
 CLOSE_SECONDS = 3.0
 
 
@@ -32,7 +32,7 @@ class Tracing:
     """Sends spans to the collector from a bounded queue on a separate thread: no request waits for it."""
 
     def __init__(self, exporter: str) -> None:
-        """`exporter` as `OTEL_TRACES_EXPORTER` has it. Raises `StartupError` when it cannot be had."""
+        """`exporter` is a value of `OTEL_TRACES_EXPORTER`. Raises `StartupError` if it cannot be loaded."""
         name = "otlp_proto_http" if exporter == "otlp" else exporter
         found = next(iter(entry_points(group="opentelemetry_traces_exporter", name=name)), None)
         if found is None:
@@ -41,12 +41,12 @@ class Tracing:
         self.provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
         try:
             self.provider.add_span_processor(BatchSpanProcessor(found.load()()))
-        except Exception as error:  # whatever an exporter thinks of its variables
+        except Exception as error:  # an exporter may reject its own variables
             raise StartupError(f"OTEL_TRACES_EXPORTER={exporter} cannot be used: {error}") from error
 
     @property
     def telemetry(self) -> "TelemetryConfig":
-        """What FastAPI is to do: a span for each request that is not a probe, and nothing else."""
+        """FastAPI's configuration: one span per request except probes, and nothing else."""
         return {
             "tracer_provider": self.provider,
             "metrics": False,
@@ -57,7 +57,7 @@ class Tracing:
         }
 
     async def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
+        """Send the remaining spans, for `CLOSE_SECONDS` at most."""
         sending = asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1, "traces"), self.provider.shutdown)
         with suppress(TimeoutError):
             await asyncio.wait_for(sending, CLOSE_SECONDS)

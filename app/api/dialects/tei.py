@@ -1,4 +1,4 @@
-"""The dialect of text-embeddings-inference, and `POST /rerank`, which several services have: `texts` makes it this."""
+"""text-embeddings-inference, and `POST /rerank`, which other services share: a body with `texts` is TEI's."""
 
 from typing import Annotated, Any
 

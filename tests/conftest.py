@@ -23,13 +23,13 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Client libraries last: they are being installed while the other tests run."""
+    """Run the tests of client libraries last: the libraries are installed meanwhile."""
     items.sort(key=lambda item: item.get_closest_marker("clients") is not None)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that is about to happen; the test's own timeout ends it when it does not."""
-    while not condition():  # noqa: ASYNC110 (what is waited for has no event)
+    """Wait until the condition holds. The timeout of the test limits the wait."""
+    while not condition():  # noqa: ASYNC110 (the condition has no event)
         await asyncio.sleep(0.001)
 
 
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 class QuietServer(uvicorn.Server):
-    """Leaves the test runner's signal handlers alone."""
+    """Keeps the signal handlers of the test runner."""
 
     @contextmanager
     def capture_signals(self) -> Any:
@@ -70,7 +70,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of the developer's shell must not reach the tests."""
+    """Hide the settings of the developer's shell from the tests."""
     from app.config import environment_names
 
     for name in [*environment_names(), *(name for name in os.environ if name.startswith("OTEL_"))]:

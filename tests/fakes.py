@@ -1,4 +1,4 @@
-"""A engine behind the real seam: ranks by shared words, can be held, can be failed, remembers its batches."""
+"""A fake engine: ranks by shared words, can be paused, can fail, and records its batches."""
 
 import re
 import threading
@@ -14,7 +14,7 @@ from app.engines.schedule import Schedule
 from app.errors import OutOfMemory
 from app.types import Pair, Span
 
-# No generator of texts comes upon this one.
+# A word that random texts do not contain.
 NAN = "scored-as-no-number"
 
 INFO = EngineInfo(
@@ -32,7 +32,7 @@ INFO = EngineInfo(
 
 
 class FakeEngine:
-    """The logit of a pair is the number of query words in the document, less a half."""
+    """The logit of a pair is the number of query words in the document, minus 0.5."""
 
     def __init__(self) -> None:
         self.info = INFO
@@ -42,28 +42,28 @@ class FakeEngine:
         self.batches: list[list[int]] = []
         """Lengths of the pairs of each batch scored, in order."""
         self.gate = threading.Event()
-        """Clear it to hold the inference thread."""
+        """Clear it to pause the inference thread."""
         self.gate.set()
         self.patience = 30
         """Seconds to wait for the gate."""
         self.failure: Exception | None = None
-        """Raised in place of the next batches' scores."""
+        """Raised instead of returning scores."""
         self.capacity = 10**9
-        """Pairs that fit the memory."""
+        """Number of pairs that fit into memory."""
         self.longest = 10**9
-        """Tokens of a pair that fits the memory."""
+        """Number of tokens per pair that fit into memory."""
         self.lines = 10**9
-        """Lines of a document that fit the window. With 1 each line of a longer document is a window."""
+        """Number of lines that fit into the window. With 1, each line of a longer document is a window."""
         self.seconds_per_token = 0.0
         self.cleared = 0
         self.entered = 0
-        """Batches that reached the engine, whether it has scored them or not."""
+        """Number of batches that reached the engine, scored or not."""
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
         return [self._pair(query, document, max_tokens_per_doc) for document in documents]
 
     def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
-        """Lines, of a document that has several."""
+        """The lines of a document that has several."""
         lines = [[match.span() for match in re.finditer(r"[^\n]+", document)] for document in documents]
         return [
             spans if len(spans) > 1 else [(0, len(document))] for spans, document in zip(lines, documents, strict=True)
@@ -102,7 +102,7 @@ class FakeEngine:
         self.cleared += 1
 
     def cancel(self) -> None:
-        """It cannot: the gate holds what it holds."""
+        """Has no effect: a paused batch stays paused."""
 
 
 def words(text: str) -> list[int]:
@@ -111,6 +111,6 @@ def words(text: str) -> list[int]:
 
 
 def logit(pair: Pair) -> float:
-    """What the fake model thinks of a pair; nan for a document with the word for it."""
+    """The fake score of a pair; NaN for a document that contains the `NAN` word."""
     query, document = set(pair.ids[pair.type_ids == 0].tolist()), set(pair.ids[pair.type_ids == 1].tolist())
     return float("nan") if words(NAN)[0] in document else len(query & document) - 0.5

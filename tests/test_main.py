@@ -1,4 +1,4 @@
-"""Starting and stopping, in one process."""
+"""Start and shutdown, in one process."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ def batcher_of(app: FastAPI) -> Batcher:
     return reranker.batcher
 
 
-async def test_a_model_that_cannot_be_loaded_is_one_line_and_final(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_model_that_cannot_be_loaded_is_one_error_line_and_final(caplog: pytest.LogCaptureFixture) -> None:
     app = create_app(Settings(model="/no/such/model"))
     async with app.router.lifespan_context(app):
         await until(lambda: service_of(app).lifecycle.phase is Phase.FAILED)
@@ -34,7 +34,9 @@ async def test_a_model_that_cannot_be_loaded_is_one_line_and_final(caplog: pytes
     assert record.exc_info is None
 
 
-async def test_ready_says_what_runs_and_where(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_shows_the_engine_and_the_address_once_ready(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO", "app"):
         async with serve():
             pass
@@ -42,7 +44,7 @@ async def test_ready_says_what_runs_and_where(serve: Serve, caplog: pytest.LogCa
     assert "Listening on http://127.0.0.1:8000" in caplog.text
 
 
-async def test_the_address_in_the_log_can_be_clicked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_ipv6_address_in_the_log_has_brackets(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "app"):
         async with serve(host="::1"):
             pass
@@ -58,7 +60,7 @@ async def test_more_threads_than_cpus_are_warned_about(serve: Serve, caplog: pyt
     assert f"RERANKER_THREADS={cpu_limit() + 1}: only {cpu_limit()} CPUs" in caplog.text
 
 
-async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(engine: FakeEngine) -> None:
+async def test_shutdown_ends_all_tasks_and_fails_waiting_pairs(engine: FakeEngine) -> None:
     app = create_app(Settings(batch_tokens=16), engine)
     async with app.router.lifespan_context(app):
         await until(lambda: service_of(app).lifecycle.phase is Phase.READY)
@@ -71,7 +73,7 @@ async def test_ending_the_service_ends_its_tasks_and_fails_what_waits(engine: Fa
     assert not [task for task in asyncio.all_tasks() if task.get_name() in ("serve", "batcher", "sweep")]
 
 
-async def test_a_loop_that_dies_stops_the_service(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_crashed_inference_loop_stops_the_service(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(Settings(), engine)
     async with app.router.lifespan_context(app):
         await until(lambda: service_of(app).lifecycle.phase is Phase.READY)
@@ -82,14 +84,14 @@ async def test_a_loop_that_dies_stops_the_service(engine: FakeEngine, monkeypatc
         await until(lambda: service_of(app).lifecycle.phase is Phase.FAILED)
 
 
-async def test_the_sweep_runs_regularly(engine: FakeEngine) -> None:
+async def test_memory_is_cleared_regularly(engine: FakeEngine) -> None:
     app = create_app(Settings(clear_cache_interval=0.01), engine)
     async with app.router.lifespan_context(app):
         await until(lambda: engine.cleared >= 2)
 
 
-def test_nobody_is_told_that_it_runs(tmp_path: Path) -> None:
-    """OpenVINO would send its makers an event, and keep an id for it in the home folder."""
+def test_openvino_telemetry_is_off(tmp_path: Path) -> None:
+    """OpenVINO would send an event to its vendor and store an id in the home folder."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", "import app.engines.openvino"], check=True, env=environment)
     assert list(tmp_path.iterdir()) == []

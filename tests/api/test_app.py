@@ -1,4 +1,4 @@
-"""The API over real HTTP, with the fake engine behind the real seam."""
+"""The API over real HTTP, with a fake engine."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.errors import InvalidRequest, QueueFull, RerankerError
 from tests.conftest import Serve, until
 from tests.fakes import FakeEngine
 
@@ -21,7 +22,7 @@ def indices(response: httpx.Response) -> list[int]:
 
 
 @pytest.mark.parametrize("path", ["/rerank/query", "/rerank"])
-async def test_documents_come_back_best_first_ties_by_index(serve: Serve, path: str) -> None:
+async def test_results_are_ordered_by_score_then_index(serve: Serve, path: str) -> None:
     async with serve() as client:
         response = await client.post(path, json=BODY)
     assert indices(response) == [2, 1, 0, 3]
@@ -73,7 +74,7 @@ async def test_raw_scores_are_logits(serve: Serve) -> None:
     assert [result["relevance_score"] for result in response.json()["results"]] == [1.5, 0.5, -0.5, -0.5]
 
 
-async def test_returned_documents_are_objects_with_what_was_sent(serve: Serve) -> None:
+async def test_returned_documents_are_objects_with_the_sent_fields(serve: Serve) -> None:
     documents = [
         "tides",
         {"text": "causes tides", "id": "d7", "metadata": {"page": 3, "note": None}},
@@ -88,7 +89,7 @@ async def test_returned_documents_are_objects_with_what_was_sent(serve: Serve) -
     assert third["id"] == 4
 
 
-async def test_truncated_documents_are_counted_also_from_the_cache(serve: Serve) -> None:
+async def test_truncated_documents_are_counted_even_from_the_cache(serve: Serve) -> None:
     async with serve() as client:
         for cached in (0, 4):
             response = await client.post("/rerank", json=BODY | {"max_tokens_per_doc": 3})
@@ -97,14 +98,14 @@ async def test_truncated_documents_are_counted_also_from_the_cache(serve: Serve)
             assert response.json()["usage"]["prompt_tokens"] == 4 * 3 + 3 + 3 + 3 + 2
 
 
-async def test_a_limit_that_cuts_nothing_finds_the_scores_without_one(serve: Serve) -> None:
+async def test_a_token_limit_that_cuts_nothing_hits_the_cache_of_no_limit(serve: Serve) -> None:
     async with serve() as client:
         for limit, cached in ((None, 0), (512, 4), (100_000, 4), (511, 0)):
             response = await client.post("/rerank", json=BODY | {"max_tokens_per_doc": limit})
             assert response.json()["meta"]["cached"] == cached
 
 
-async def test_messages_are_for_those_who_read_them(serve: Serve) -> None:
+async def test_messages_list_the_allowed_values_and_name_the_route(serve: Serve) -> None:
     async with serve() as client:
         wrong = await client.post("/rerank/query", json=BODY | {"prefilter": "best"})
         assert wrong.json()["message"] == (
@@ -114,14 +115,14 @@ async def test_messages_are_for_those_who_read_them(serve: Serve) -> None:
         assert (await client.get("/rernk")).json()["message"] == 'There is no route "/rernk"'
 
 
-async def test_probes_may_use_head_and_browsers_find_the_documentation(serve: Serve) -> None:
+async def test_probes_may_use_head_and_the_root_redirects_to_the_docs(serve: Serve) -> None:
     async with serve() as client:
         for path in ("/health", "/health/live", "/health/ready"):
             assert (await client.head(path)).status_code == 200
         assert (await client.get("/")).headers["location"] == "/docs"
 
 
-async def test_known_pairs_are_not_scored_again(serve: Serve, engine: FakeEngine) -> None:
+async def test_cached_pairs_are_not_scored_again(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         await client.post("/rerank", json=BODY)
         response = await client.post("/rerank", json=BODY | {"documents": [*reversed(DOCUMENTS), "new tides"]})
@@ -143,7 +144,7 @@ async def test_without_cache_everything_is_scored_again(serve: Serve, engine: Fa
     assert sum(map(len, engine.batches)) == 8
 
 
-async def test_hits_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
+async def test_cache_hits_need_no_slot(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0) as client:
         await client.post("/rerank", json=BODY)
         engine.gate.clear()
@@ -218,7 +219,7 @@ def nested(depth: int) -> Any:
 
 
 @pytest.mark.parametrize("metadata", [{"a": "\\ud800"}, nested(900)])
-async def test_metadata_that_cannot_be_echoed_is_refused_before_any_work(
+async def test_metadata_that_cannot_be_echoed_is_rejected_before_scoring(
     serve: Serve, engine: FakeEngine, metadata: Any
 ) -> None:
     document = {"text": "a", "metadata": metadata}
@@ -261,7 +262,7 @@ async def test_bodies_that_are_not_json(
         assert refused == 1
 
 
-async def test_a_body_without_a_declared_length_is_bounded_too(serve: Serve) -> None:
+async def test_a_body_without_content_length_is_limited_too(serve: Serve) -> None:
     async def chunks() -> Any:
         for _ in range(100):
             yield b" " * 1000
@@ -272,7 +273,7 @@ async def test_a_body_without_a_declared_length_is_bounded_too(serve: Serve) -> 
     assert "at most 50000 bytes" in response.json()["message"]
 
 
-async def test_a_full_queue_says_when_to_come_back(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_full_queue_answers_with_retry_after(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=1) as client:
         engine.gate.clear()
         accepted = [
@@ -293,11 +294,11 @@ async def test_a_full_queue_says_when_to_come_back(serve: Serve, engine: FakeEng
         assert figures["requests"]["success_rate"] == pytest.approx(2 / 3, abs=1e-6)
 
 
-async def test_retry_after_is_the_time_that_the_work_in_hand_takes(serve: Serve, engine: FakeEngine) -> None:
-    """A large request has just begun: whoever is sent away is told of all that it has left."""
+async def test_retry_after_estimates_the_time_of_the_running_requests(serve: Serve, engine: FakeEngine) -> None:
+    """A large request has just started: the estimate covers all of its remaining work."""
     async with serve(max_parallel=1, max_queue=0) as client:
         engine.seconds_per_token = 0.0005
-        assert (await client.post("/rerank", json=BODY)).status_code == 200  # its speed is known from now on
+        assert (await client.post("/rerank", json=BODY)).status_code == 200  # measures the speed
         speed, before = serve.reranker.batcher.speed, engine.entered
         engine.gate.clear()
         large = {"query": "tides", "documents": [f"{number} " * 500 for number in range(40)]}
@@ -312,7 +313,7 @@ async def test_retry_after_is_the_time_that_the_work_in_hand_takes(serve: Serve,
         assert serve.reranker.batcher.backlog == 0
 
 
-async def test_the_overload_status_is_a_setting(serve: Serve, engine: FakeEngine) -> None:
+async def test_the_status_of_a_full_queue_is_a_setting(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, max_queue=0, overload_status=503) as client:
         engine.gate.clear()
         accepted = asyncio.create_task(client.post("/rerank", json=BODY))
@@ -322,7 +323,7 @@ async def test_the_overload_status_is_a_setting(serve: Serve, engine: FakeEngine
         await accepted
 
 
-async def test_waiting_too_long_is_503_with_retry_after(serve: Serve, engine: FakeEngine) -> None:
+async def test_queue_timeout_is_503_with_retry_after(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_parallel=1, queue_timeout=0.05) as client:
         engine.gate.clear()
         accepted = asyncio.create_task(client.post("/rerank", json=BODY))
@@ -336,7 +337,7 @@ async def test_waiting_too_long_is_503_with_retry_after(serve: Serve, engine: Fa
 
 
 @pytest.mark.parametrize(("settings", "body"), [({}, {"timeout_ms": 40}), ({"request_timeout": 0.04}, {})])
-async def test_past_the_deadline_is_504_and_leaves_nothing(
+async def test_a_passed_deadline_is_504_and_leaves_no_work(
     serve: Serve, engine: FakeEngine, settings: Any, body: Any
 ) -> None:
     async with serve(batch_tokens=16, **settings) as client:
@@ -364,7 +365,7 @@ async def test_a_failing_model_is_500_with_an_id_and_no_internals(
         assert (await client.get("/health")).status_code == 200
 
 
-async def test_a_bug_of_ours_is_500_with_an_id_and_the_next_request_served(
+async def test_an_unexpected_error_is_500_with_an_id_and_the_next_request_succeeds(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as client:
@@ -378,7 +379,20 @@ async def test_a_bug_of_ours_is_500_with_an_id_and_the_next_request_served(
         assert indices(await client.post("/rerank", json=BODY)) == [2, 1, 0, 3]
 
 
-async def test_a_dead_loop_flips_readiness(serve: Serve) -> None:
+@pytest.mark.parametrize(("base", "status"), [(QueueFull, 429), (InvalidRequest, 422), (RerankerError, 500)])
+async def test_a_subclass_of_an_error_has_the_status_of_its_base_class(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, base: type[RerankerError], status: int
+) -> None:
+    async def fail(_: object) -> None:
+        raise type("Special", (base,), {})("special")
+
+    async with serve() as client:
+        monkeypatch.setattr(serve.reranker, "rerank", fail)
+        response = await client.post("/rerank", json=BODY)
+    assert (response.status_code, response.json()["message"]) == (status, "special")
+
+
+async def test_a_stopped_inference_loop_makes_the_service_unready(serve: Serve) -> None:
     async with serve() as client:
         serve.reranker.batcher.close()
         for path in ("/health", "/health/ready"):
@@ -388,7 +402,7 @@ async def test_a_dead_loop_flips_readiness(serve: Serve) -> None:
         assert (await client.post("/rerank", json=BODY)).status_code == 503
 
 
-async def test_loading_and_draining_are_told(serve: Serve, engine: FakeEngine) -> None:
+async def test_health_shows_loading_and_draining(serve: Serve, engine: FakeEngine) -> None:
     async with serve() as client:
         service = serve.service
         for phase in ("loading", "draining"):
@@ -403,7 +417,7 @@ async def test_loading_and_draining_are_told(serve: Serve, engine: FakeEngine) -
         assert engine.batches == []
 
 
-async def test_health_and_info_tell_what_runs(serve: Serve) -> None:
+async def test_health_and_info_show_the_model_and_engine(serve: Serve) -> None:
     async with serve(max_parallel=3, max_queue=7, max_documents=99) as client:
         health, info = (await client.get("/health")).json(), (await client.get("/info")).json()
     assert health["max_parallel"] == 3
@@ -439,7 +453,7 @@ async def test_metrics_add_up(serve: Serve) -> None:
     assert figures["batches"]["tokens"] - padding == pytest.approx(3 * sum(lengths), abs=0.01)
 
 
-async def test_request_ids_are_taken_over_when_fit_for_a_log(serve: Serve) -> None:
+async def test_valid_request_ids_are_kept_and_others_replaced(serve: Serve) -> None:
     async with serve() as client:
         for given, taken in (("abc-123", True), ("a b\tc", False), ("x" * 200, False)):
             response = await client.post("/rerank", json=BODY, headers={"x-request-id": given})
@@ -467,7 +481,7 @@ async def test_the_documentation_page_needs_no_network(serve: Serve) -> None:
             assert (await client.get(asset)).status_code == 200
 
 
-async def test_unknown_paths_and_methods_are_errors_in_our_shape(serve: Serve) -> None:
+async def test_unknown_paths_and_methods_get_the_error_body(serve: Serve) -> None:
     async with serve() as client:
         for response in (await client.get("/nothing"), await client.get("/rerank")):
             assert response.status_code in (404, 405)
@@ -475,7 +489,7 @@ async def test_unknown_paths_and_methods_are_errors_in_our_shape(serve: Serve) -
 
 
 @pytest.mark.parametrize(("priorities", "expected"), [(True, [5, 4]), (False, [4, 5])])
-async def test_priorities_count_where_they_are_allowed(
+async def test_priorities_count_only_if_the_setting_is_on(
     serve: Serve, engine: FakeEngine, priorities: bool, expected: list[int]
 ) -> None:
     async with serve(max_parallel=1, priorities=priorities) as client:

@@ -1,4 +1,4 @@
-"""The memory of bodies: counted while they are there, and not far from what they take."""
+"""The memory of request bodies: how it is counted, limited and estimated."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def never() -> Any:
     await asyncio.Event().wait()
 
 
-async def test_what_is_read_counts_until_it_is_done() -> None:
+async def test_a_body_counts_until_its_request_is_done() -> None:
     bodies = Bodies(max_bytes=100, max_held=1000, timeout=1)
     with bodies.hold() as first:
         assert await first.read(SCOPE, messages(b"ab", b"cd")) == b"abcd"
@@ -40,7 +40,7 @@ async def test_what_is_read_counts_until_it_is_done() -> None:
     assert bodies.held == 0
 
 
-async def test_what_there_is_no_room_for_is_refused_and_leaves_nothing() -> None:
+async def test_a_body_over_the_total_limit_is_rejected_and_released() -> None:
     bodies = Bodies(max_bytes=100, max_held=50, timeout=1)
     with bodies.hold() as first:
         await first.read(SCOPE, messages(b"a" * 20))
@@ -48,21 +48,21 @@ async def test_what_there_is_no_room_for_is_refused_and_leaves_nothing() -> None
             await second.read(SCOPE, messages(b"a" * 20))
         assert bodies.held == 40
     with bodies.hold() as alone:
-        await alone.read(SCOPE, messages(b"a" * 90))  # nothing else is held: it fits whatever it takes
+        await alone.read(SCOPE, messages(b"a" * 90))  # a single body always fits
     assert bodies.held == 0
 
 
-async def test_a_body_over_its_own_limit_is_read_to_its_end() -> None:
+async def test_an_oversized_body_is_read_to_its_end() -> None:
     bodies = Bodies(max_bytes=10, max_held=1000, timeout=1)
     chunks = [b"a" * 6] * 5
     receive = messages(*chunks)
     with pytest.raises(TooLarge, match="at most 10 bytes"), bodies.hold() as body:
         await body.read(SCOPE, receive)
-    with pytest.raises(IndexError):  # nothing is left
+    with pytest.raises(IndexError):  # the body was read to its end
         await receive()
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+async def test_a_body_that_does_not_arrive_times_out() -> None:
     bodies = Bodies(max_bytes=10, max_held=1000, timeout=0.01)
     with pytest.raises(BodyTimeout, match=r"within 0\.01 s"), bodies.hold() as body:
         await body.read(SCOPE, never)
@@ -76,7 +76,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         *('"' + "word " * 2000 + '"', '"' + "\\u4e00" * 2000 + '"'),
     ],
 )
-def test_the_estimate_is_near_what_a_body_takes(item: str) -> None:
+def test_the_memory_estimate_of_a_body_is_close(item: str) -> None:
     text = "[" + ",".join([item] * (1_000_000 // len(item))) + "]"
     tracemalloc.start()
     content = text.encode()
@@ -87,7 +87,7 @@ def test_the_estimate_is_near_what_a_body_takes(item: str) -> None:
     assert 0.7 < parsed_bytes(content) / taken < 6
 
 
-async def test_bodies_of_requests_in_work_are_counted_and_bounded(serve: Serve, engine: Any) -> None:
+async def test_bodies_of_running_requests_are_counted_and_limited(serve: Serve, engine: Any) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield content
 

@@ -1,4 +1,4 @@
-"""What takes too long on a connection, over a real server with shorter times."""
+"""Connection limits, on a real server with shortened timeouts."""
 
 import asyncio
 import gc
@@ -51,7 +51,7 @@ async def test_a_connection_without_a_request_is_closed(serve: Serve) -> None:
 
 @pytest.mark.parametrize("first", [b"", GET + b"\r\n"])
 @pytest.mark.parametrize("piece", [b"\r\n", b"a: b\r\n"])
-async def test_a_head_that_trickles_is_408(serve: Serve, first: bytes, piece: bytes) -> None:
+async def test_a_slow_head_is_408(serve: Serve, first: bytes, piece: bytes) -> None:
     async with serve() as client:
         reader, writer = await connect(client)
         writer.write(first)
@@ -70,7 +70,7 @@ async def test_a_head_that_trickles_is_408(serve: Serve, first: bytes, piece: by
         await until(lambda: open_connections(serve) == 0)
 
 
-async def test_a_body_that_nobody_waits_for_is_not_listened_to(serve: Serve) -> None:
+async def test_a_body_after_its_answer_closes_the_connection(serve: Serve) -> None:
     async with serve() as client:
         reader, writer = await connect(client)
         writer.write(GET + b"content-length: 1000000\r\n\r\n")
@@ -83,7 +83,7 @@ async def test_a_body_that_nobody_waits_for_is_not_listened_to(serve: Serve) -> 
         await until(lambda: open_connections(serve) == 0)
 
 
-async def test_a_head_that_trickles_behind_a_request_in_work_ends_both(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_slow_pipelined_head_ends_the_running_request_too(serve: Serve, engine: FakeEngine) -> None:
     content = json.dumps({"query": "q", "documents": ["a"]}).encode()
     async with serve() as client:
         engine.gate.clear()
@@ -101,13 +101,13 @@ def big(echo: bool) -> bytes:
     return POST + b"content-length: %d\r\n\r\n" % len(content) + content
 
 
-async def test_a_client_that_never_reads_its_answer_is_left(serve: Serve) -> None:
+async def test_a_client_that_never_reads_its_answer_is_disconnected(serve: Serve) -> None:
     async with serve() as client:
         reader, writer = await connect(client)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(big(echo=True))
         await until(lambda: serve.service.bodies.held > 12_000_000)
-        # What it has not taken is not all in a buffer: its request is held until it has.
+        # The answer exceeds the socket buffers, so the request is held until the client reads on.
         sizes: set[int] = set()
 
         def left() -> bool:
@@ -122,7 +122,7 @@ async def test_a_client_that_never_reads_its_answer_is_left(serve: Serve) -> Non
         await until(lambda: open_connections(serve) == 0)
 
 
-async def test_a_client_that_goes_on_sending_and_never_reads_is_left(serve: Serve) -> None:
+async def test_a_client_that_keeps_sending_and_never_reads_is_disconnected(serve: Serve) -> None:
     async with serve() as client:
         reader, writer = await connect(client)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -138,7 +138,9 @@ def _connections() -> list[Connection]:
     return [found for found in gc.get_objects() if type(found) is Connection and found.transport is not None]
 
 
-async def test_a_slow_reader_that_goes_on_reading_gets_all(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_reader_that_keeps_reading_gets_the_whole_answer(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 30)
     async with serve() as client:
         reader, writer = await connect(client)
@@ -159,7 +161,7 @@ LAST = GET + b"connection: close\r\n\r\n"
 
 
 async def send(client: httpx.AsyncClient, *pieces: bytes) -> bytes:
-    """What comes back until the end, when the pieces are sent one after the other."""
+    """Send the pieces one by one, and return everything the server answers."""
     reader, writer = await connect(client)
     for piece in pieces:
         writer.write(piece)
@@ -171,10 +173,8 @@ async def send(client: httpx.AsyncClient, *pieces: bytes) -> bytes:
 
 @pytest.mark.parametrize("cut", [0, 30, 150, 181, 190])
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
-    serve: Serve, chunked: bool, cut: int
-) -> None:
-    """As Java's own client and `curl --http2` ask, with the body at once, in one piece or in two."""
+async def test_an_upgrade_request_is_answered_in_http_1_1(serve: Serve, chunked: bool, cut: int) -> None:
+    """Java's HTTP client and `curl --http2` send this, with the body at once, in one piece or two."""
     asking = POST + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
     if chunked:
         request = asking + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
@@ -187,7 +187,7 @@ async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
     assert (received.count(b'"relevance_score"'), received.count(b'"alive"')) == (1, 2)
 
 
-async def test_a_body_is_no_request_whatever_the_head_asked_for(serve: Serve) -> None:
+async def test_the_body_of_an_upgrade_request_is_not_read_as_a_request(serve: Serve) -> None:
     body = GET + b"\r\n"
     head = POST + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: %d\r\n\r\n" % len(body)
     async with serve() as client:
@@ -196,7 +196,7 @@ async def test_a_body_is_no_request_whatever_the_head_asked_for(serve: Serve) ->
 
 
 @pytest.mark.parametrize("after", [b"\r\n", WHOLE + LAST[:9]], ids=["empty line", "two more"])
-async def test_what_follows_a_request_has_its_time_when_that_is_answered(
+async def test_the_head_timeout_of_a_pipelined_request_starts_after_the_answer(
     serve: Serve, engine: FakeEngine, after: bytes
 ) -> None:
     async with serve() as client:
@@ -215,14 +215,14 @@ async def test_what_follows_a_request_has_its_time_when_that_is_answered(
     assert received.endswith(b'"alive"}')
 
 
-async def test_a_refused_client_is_not_asked_to_go_on(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_rejected_client_gets_no_100_continue(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     async with serve() as client:
         received = await send(client, POST + b"expect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\nZZZ\r\n")
     assert received.startswith(b"HTTP/1.1 400 ")
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_a_half_closed_connection_has_left(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_half_closed_connection_counts_as_disconnected(serve: Serve, engine: FakeEngine) -> None:
     content = json.dumps({"query": "q", "documents": ["a"]}).encode()
     async with serve() as client:
         engine.gate.clear()
@@ -237,7 +237,7 @@ async def test_a_half_closed_connection_has_left(serve: Serve, engine: FakeEngin
         engine.gate.set()
 
 
-async def test_connections_over_the_limit_come_in_again_when_there_is_room(serve: Serve) -> None:
+async def test_connections_are_accepted_again_below_the_limit(serve: Serve) -> None:
     body: dict[str, Any] = {"query": "q", "documents": ["a"]}
     async with serve(max_connections=1) as client:
         _, writer = await connect(client)

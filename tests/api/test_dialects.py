@@ -1,4 +1,4 @@
-"""Other services' requests, as their clients send them, and the answers those clients need."""
+"""Requests as the clients of other services send them, and the answers that those clients expect."""
 
 import asyncio
 from typing import Any
@@ -35,7 +35,7 @@ async def test_cohere_jina_and_vllm(serve: Serve, path: str) -> None:
     assert body["meta"]["billed_units"] == {"search_units": 1}
 
 
-async def test_vllm_says_minus_one_or_zero_for_no_limit(serve: Serve) -> None:
+async def test_vllm_sends_minus_one_or_zero_for_no_token_limit(serve: Serve) -> None:
     async with serve() as client:
         for none in ({"truncate_prompt_tokens": -1}, {"max_tokens_per_doc": 0}, {"top_n": 0}):
             body = await answer(client, "/v1/rerank", NATIVE | none)
@@ -45,7 +45,7 @@ async def test_vllm_says_minus_one_or_zero_for_no_limit(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("name", ["use_activation", "activation"])
-async def test_vllm_says_otherwise_that_it_wants_logits(serve: Serve, name: str) -> None:
+async def test_vllm_asks_for_logits_with_use_activation(serve: Serve, name: str) -> None:
     async with serve() as client:
         ranked = await answer(client, "/v1/rerank", NATIVE | {name: False})
         data = (await answer(client, "/score", {"data_1": QUERY, "data_2": DOCUMENTS, name: False}))["data"]
@@ -64,7 +64,7 @@ async def test_tei_gets_a_bare_list(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("other", [{"documents": None}, {"passages": None}, {}])
-async def test_texts_with_nothing_beside_them_are_tei(serve: Serve, other: dict[str, Any]) -> None:
+async def test_a_body_with_only_texts_is_tei(serve: Serve, other: dict[str, Any]) -> None:
     async with serve() as client:
         assert isinstance(await answer(client, "/rerank", TEI | other), list)
         assert isinstance(await answer(client, "/rerank", TEI | {"documents": DOCUMENTS}), dict)
@@ -120,7 +120,7 @@ async def test_info_has_the_shape_of_tei(serve: Serve) -> None:
     assert (info["model_id"], info["max_input_length"], info["max_client_batch_size"]) == ("fake", 512, 1000)
 
 
-async def test_every_answer_tells_its_times(serve: Serve) -> None:
+async def test_every_answer_has_timing_headers(serve: Serve) -> None:
     async with serve() as client:
         for path, body in (("/rerank/query", NATIVE), ("/rerank", TEI), ("/score", SCORE), ("/v1/ranking", NIM)):
             response = await client.post(path, json=body, headers={"x-request-id": "abc-1"})
@@ -201,7 +201,7 @@ async def test_tei_failures(
         ("/v1/rerank", NATIVE | {"long_documents": "refuse"}),
     ],
 )
-async def test_who_asks_not_to_truncate_is_refused(
+async def test_long_documents_are_rejected_if_truncation_is_off(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
 ) -> None:
     async with serve(prediction_cache=False) as client:
@@ -258,7 +258,7 @@ async def test_documents_without_text(serve: Serve, documents: Any, fields: Any,
     assert response.json()["message"].startswith(message)
 
 
-async def test_a_string_document_is_its_text_whatever_the_fields(serve: Serve) -> None:
+async def test_a_string_document_is_used_as_is_with_any_rank_fields(serve: Serve) -> None:
     body = {"query": "a", "documents": [{"text": "b", "title": "c"}, "a"], "rank_fields": ["title"]}
     async with serve() as client:
         assert [item["index"] for item in (await answer(client, "/rerank", body))["results"]] == [1, 0]
@@ -279,7 +279,7 @@ async def test_long_documents_are_scored_by_their_best_window(serve: Serve, engi
             window = found["results"][0]["window"]
             assert documents[0][window["start"] : window["end"]] == "the moon causes tides"
             assert found["results"][1]["window"] == {"start": 0, "end": 5}
-            # one of five windows comes twice
+            # one of the five windows occurs twice
             assert (found["meta"]["documents"], found["meta"]["cached"]) == (3, cached + 1)
         first = await answer(client, "/rerank", body | {"max_chunks_per_doc": 1})
         assert (first["results"][0]["index"], first["meta"]["truncated"]) == (1, 1)
@@ -311,7 +311,7 @@ async def test_dify_and_gpustack_read_documents(serve: Serve) -> None:
         assert [result["document"]["text"] for result in body["results"]] == [DOCUMENTS[2], DOCUMENTS[1]]
 
 
-async def test_open_webui_sorts_by_index_and_wants_one_result_for_each(serve: Serve) -> None:
+async def test_open_webui_sorts_by_index_and_expects_every_document(serve: Serve) -> None:
     async with serve() as client:
         body = await answer(client, "/v1/rerank", NATIVE | {"model": "m", "top_n": len(DOCUMENTS)})
     by_index = sorted(body["results"], key=lambda result: result["index"])

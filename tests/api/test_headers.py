@@ -1,4 +1,4 @@
-"""What answers tell a browser, and the documentation pages under it."""
+"""Security headers, and documentation pages that work with them."""
 
 import re
 from html.parser import HTMLParser
@@ -24,7 +24,7 @@ DOCUMENTATION = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs/swagg
         ("GET", "/info", 401),
     ],
 )
-async def test_an_answer_is_no_page_and_is_kept_nowhere(serve: Serve, method: str, path: str, status: int) -> None:
+async def test_answers_are_not_cached_and_cannot_be_embedded(serve: Serve, method: str, path: str, status: int) -> None:
     key = {} if status == 401 else {"X-API-Key": "k"}
     async with serve(max_body_bytes=1024, api_keys="k") as client:
         body = BODY | {"query": "x" * 2000} if status == 413 else BODY
@@ -37,14 +37,14 @@ async def test_an_answer_is_no_page_and_is_kept_nowhere(serve: Serve, method: st
 
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "*/*;q=x", ""])
-async def test_metrics_are_given_whatever_is_accepted(serve: Serve, accept: str) -> None:
+async def test_metrics_are_served_for_any_accept_header(serve: Serve, accept: str) -> None:
     async with serve() as client:
         response = await client.get("/metrics", headers={"accept": accept})
     assert (response.status_code, "reranker_ready" in response.text) == (200, True)
 
 
 class Page(HTMLParser):
-    """What a page loads, and whether it has scripts within."""
+    """What a page loads, and whether it contains inline scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ async def test_the_documentation_may_load_what_it_needs(serve: Serve, path: str)
     assert "frame-ancestors 'none'" in policy
 
 
-async def test_without_documentation_there_is_none(serve: Serve) -> None:
+async def test_documentation_can_be_switched_off(serve: Serve) -> None:
     async with serve() as client:
         assert [(await client.get(path)).status_code for path in DOCUMENTATION] == [200] * 4
     async with serve(docs=False) as client:

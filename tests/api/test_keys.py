@@ -1,4 +1,4 @@
-"""Who may come in."""
+"""Authentication by API key."""
 
 import logging
 from pathlib import Path
@@ -27,7 +27,7 @@ SECRET = "first-key"
         {"Authorization": "Bearer schlüssel mit leerzeichen".encode()},
     ],
 )
-async def test_a_known_key_comes_in(serve: Serve, headers: dict[str, Any]) -> None:
+async def test_a_known_key_is_accepted(serve: Serve, headers: dict[str, Any]) -> None:
     async with serve(api_keys=f"{SECRET}, second-key,schlüssel mit leerzeichen") as client:
         assert (await client.post("/rerank", json=BODY, headers=headers)).status_code == 200
         assert (await client.get("/info", headers=headers)).status_code == 200
@@ -46,7 +46,7 @@ async def test_a_known_key_comes_in(serve: Serve, headers: dict[str, Any]) -> No
         {"X-API-Key": "schlüssel".encode()},
     ],
 )
-async def test_others_stay_out(serve: Serve, headers: dict[str, Any]) -> None:
+async def test_a_missing_or_unknown_key_is_rejected(serve: Serve, headers: dict[str, Any]) -> None:
     async with serve(api_keys=f"{SECRET},second-key") as client:
         for method, path in (("POST", "/rerank"), ("POST", "/score"), ("GET", "/info"), ("GET", "/v1/models")):
             response = await client.request(method, path, json=BODY, headers=headers)
@@ -61,7 +61,7 @@ async def test_others_stay_out(serve: Serve, headers: dict[str, Any]) -> None:
         assert rejected == 4
 
 
-async def test_probes_need_no_key_and_metrics_if_so_set(serve: Serve) -> None:
+async def test_probes_need_no_key_and_metrics_only_if_protected(serve: Serve) -> None:
     async with serve(api_keys=SECRET) as client:
         for path in ("/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
@@ -73,7 +73,7 @@ async def test_probes_need_no_key_and_metrics_if_so_set(serve: Serve) -> None:
         assert (await client.get("/metrics", headers={"X-API-Key": SECRET})).status_code == 200
 
 
-async def test_a_stranger_cannot_make_the_service_read_a_body(serve: Serve) -> None:
+async def test_a_body_without_a_valid_key_is_not_read(serve: Serve) -> None:
     async def endless() -> object:
         while True:
             yield b"x" * 65536
@@ -83,13 +83,13 @@ async def test_a_stranger_cannot_make_the_service_read_a_body(serve: Serve) -> N
             response = await client.post("/rerank", content=endless())
             assert response.status_code == 401
         except httpx.TransportError:
-            pass  # the connection was closed while we wrote
+            pass  # the server closed the connection during the write
         assert (await client.get("/health")).json()["active"] == 0
 
 
-def test_keys_come_from_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_can_be_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text("\ufeffone\n# of team a, revoked\ntwo words\n\n")  # as editors on Windows begin a file
+    file.write_text("\ufeffone\n# of team a, revoked\ntwo words\n\n")  # with the byte order mark of Windows editors
     monkeypatch.setenv("RERANKER_API_KEYS", "zero")
     monkeypatch.setenv("RERANKER_API_KEYS_FILE", str(file))
     settings = load_settings()
@@ -98,16 +98,14 @@ def test_keys_come_from_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("value", [",", " , ,"])
-def test_a_variable_without_keys_is_no_open_door(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_variable_without_keys_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RERANKER_API_KEYS", value)
     with pytest.raises(StartupError, match="RERANKER_API_KEYS has no key"):
         load_settings()
 
 
 @pytest.mark.parametrize("content", [None, "", " \n", "# one\n", "one # of team a\n"])
-def test_a_file_without_keys_is_no_open_door(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
-) -> None:
+def test_a_file_without_keys_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
     file = tmp_path / "keys"
     if content is not None:
         file.write_text(content)
@@ -120,7 +118,7 @@ def test_a_file_without_keys_is_no_open_door(
     ("settings", "level"),
     [({"host": "0.0.0.0"}, logging.WARNING), ({}, logging.INFO), ({"host": "0.0.0.0", "api_keys": "k"}, None)],
 )
-async def test_the_log_says_when_everybody_may_come_in(
+async def test_the_log_warns_if_authentication_is_off(
     serve: Serve, caplog: pytest.LogCaptureFixture, settings: dict[str, str], level: int | None
 ) -> None:
     caplog.set_level("INFO")
@@ -131,7 +129,7 @@ async def test_the_log_says_when_everybody_may_come_in(
     assert all(Settings(**settings).host in record.message for record in found)
 
 
-async def test_browsers_of_named_origins_may_call(serve: Serve) -> None:
+async def test_cors_allows_the_configured_origins(serve: Serve) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     async with serve(cors_origins="https://a.example, https://b.example", api_keys=SECRET) as client:
         assert (await client.options("/rerank", headers=asked)).headers["access-control-allow-origin"] == asked[

@@ -1,4 +1,4 @@
-"""How much one API key may send."""
+"""Rate limits per API key."""
 
 import asyncio
 import http.client
@@ -14,7 +14,7 @@ KEYS = {"api_keys": "first,second"}
 FIRST, SECOND = {"X-API-Key": "first"}, {"Authorization": "Bearer second"}
 
 
-async def test_a_key_has_so_many_requests_at_a_time(serve: Serve, engine: FakeEngine) -> None:
+async def test_a_key_has_a_limit_of_parallel_requests(serve: Serve, engine: FakeEngine) -> None:
     async with serve(**KEYS, key_max_parallel=2) as client:
         engine.gate.clear()
         running = [asyncio.create_task(client.post("/rerank", json=BODY, headers=FIRST)) for _ in range(2)]
@@ -35,7 +35,7 @@ async def test_a_key_has_so_many_requests_at_a_time(serve: Serve, engine: FakeEn
     assert 'reranker_rejections_total{reason="rate_limited"} 1.0' in figures
 
 
-async def test_a_key_has_so_many_requests_a_minute(serve: Serve) -> None:
+async def test_a_key_has_a_limit_of_requests_per_minute(serve: Serve) -> None:
     async with serve(**KEYS, key_per_minute=2, key_burst=3) as client:
         first = [await client.post("/rerank", json=BODY, headers=FIRST) for _ in range(4)]
         second = await client.post("/rerank", json=BODY, headers=SECOND)
@@ -46,14 +46,14 @@ async def test_a_key_has_so_many_requests_a_minute(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("headers", [FIRST, {}])
-async def test_without_keys_all_callers_are_one(serve: Serve, headers: dict[str, str]) -> None:
+async def test_without_keys_all_callers_share_one_limit(serve: Serve, headers: dict[str, str]) -> None:
     async with serve(key_per_minute=1, key_burst=1) as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200
         assert (await client.post("/rerank", json=BODY, headers=headers)).status_code == 429
 
 
-async def test_a_large_body_that_is_refused_is_taken_so_that_its_sender_learns_why(serve: Serve) -> None:
-    """Python's own client writes all of it before it reads."""
+async def test_a_rejected_large_body_is_read_so_the_client_gets_the_answer(serve: Serve) -> None:
+    """`http.client` sends the whole body before it reads the answer."""
     body = json.dumps({"query": "tides", "documents": ["x" * 90_000] * 80})
     async with serve(key_per_minute=1, key_burst=1) as client:
         await client.post("/rerank", json=BODY)
@@ -67,7 +67,7 @@ async def test_a_large_body_that_is_refused_is_taken_so_that_its_sender_learns_w
         assert {await asyncio.to_thread(post) for _ in range(4)} == {(429, True)}
 
 
-async def test_who_has_no_key_uses_up_nobodys_share(serve: Serve) -> None:
+async def test_requests_without_a_key_do_not_count_against_any_key(serve: Serve) -> None:
     async with serve(**KEYS, key_per_minute=1, key_burst=1) as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 401
         assert (await client.post("/rerank", json=BODY, headers={"X-API-Key": "wrong"})).status_code == 401

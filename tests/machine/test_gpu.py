@@ -1,7 +1,4 @@
-"""What the driver tells of a card reaches `/health` and `/metrics`, and a driver that does not tell hurts nobody.
-
-The driver's library is the hardware's: here one stands in for it.
-"""
+"""GPU figures in `/health` and `/metrics`, with a fake of the driver's library that can fail."""
 
 import re
 import sys
@@ -66,7 +63,7 @@ def engine(engine: FakeEngine) -> FakeEngine:
     return engine
 
 
-async def test_health_and_metrics_tell_of_the_card(serve: Serve, driver: Driver) -> None:
+async def test_health_and_metrics_report_the_gpu(serve: Serve, driver: Driver) -> None:
     async with serve() as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200
         health = (await client.get("/health")).json()
@@ -81,21 +78,21 @@ async def test_health_and_metrics_tell_of_the_card(serve: Serve, driver: Driver)
     assert float(speed) == pytest.approx(health["tokens_per_second"], abs=1)
 
 
-async def test_without_its_uuid_the_card_is_found_by_number(serve: Serve, engine: FakeEngine, driver: Driver) -> None:
+async def test_without_a_uuid_the_gpu_is_found_by_index(serve: Serve, engine: FakeEngine, driver: Driver) -> None:
     engine.info = replace(engine.info, device_uuid=None)
     async with serve() as client:
         assert (await client.get("/health")).json()["gpu"]["memory_used_bytes"] == 1000
 
 
 @pytest.mark.parametrize("packed", [True, False])
-async def test_info_tells_whether_batches_are_packed(serve: Serve, engine: FakeEngine, packed: bool) -> None:
+async def test_info_shows_if_batches_are_packed(serve: Serve, engine: FakeEngine, packed: bool) -> None:
     engine.info = replace(engine.info, packed=packed)
     async with serve() as client:
         assert (await client.get("/info")).json()["packed"] is packed
 
 
 @pytest.mark.parametrize("since", ["start", "later"])
-async def test_a_driver_that_does_not_tell_is_no_failure(serve: Serve, driver: Driver, since: str) -> None:
+async def test_a_driver_error_does_not_fail_health_or_metrics(serve: Serve, driver: Driver, since: str) -> None:
     driver.silent = since == "start"
     async with serve() as client:
         driver.silent = True
@@ -106,7 +103,7 @@ async def test_a_driver_that_does_not_tell_is_no_failure(serve: Serve, driver: D
     assert "reranker_gpu_memory_used_bytes NaN" in metrics.text
 
 
-async def test_a_slice_of_a_card_tells_its_memory_only(serve: Serve, driver: Driver) -> None:
+async def test_a_gpu_slice_reports_only_its_memory(serve: Serve, driver: Driver) -> None:
     driver.sliced = True
     async with serve() as client:
         figures = (await client.get("/health")).json()["gpu"]
@@ -116,14 +113,14 @@ async def test_a_slice_of_a_card_tells_its_memory_only(serve: Serve, driver: Dri
     assert "reranker_gpu_utilization NaN" in metrics
 
 
-async def test_on_a_cpu_there_is_no_card(serve: Serve, engine: FakeEngine) -> None:
+async def test_on_a_cpu_no_gpu_is_reported(serve: Serve, engine: FakeEngine) -> None:
     engine.info = replace(engine.info, device="cpu")
     async with serve() as client:
         assert "gpu" not in (await client.get("/health")).json()
         assert "reranker_gpu" not in (await client.get("/metrics")).text
 
 
-async def test_without_the_drivers_library_nothing_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_pynvml_no_gpu_is_reported(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     async with serve() as client:
         assert "gpu" not in (await client.get("/health")).json()

@@ -1,4 +1,4 @@
-"""What is in the log, what never is, and that nobody else can write in it."""
+"""What the log contains, what it never contains, and that clients cannot forge lines."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ Read = Callable[[], list[str]]
 
 @pytest.fixture
 def read(capsys: pytest.CaptureFixture[str]) -> Iterator[Read]:
-    """The lines that were logged since the last call, once `configure_logging` was called."""
+    """The lines logged since the last call. Needs `configure_logging` first."""
     root, loggers = logging.getLogger(), (logging.getLogger("app"), logging.getLogger("uvicorn"))
     before = root.handlers[:], root.level, [logger.level for logger in loggers]
 
@@ -40,7 +40,7 @@ def read(capsys: pytest.CaptureFixture[str]) -> Iterator[Read]:
         logger.setLevel(level)
 
 
-async def test_a_request_is_one_line_with_all_its_figures(serve: Serve, read: Read) -> None:
+async def test_a_request_is_one_log_line_with_all_its_fields(serve: Serve, read: Read) -> None:
     async with serve() as client:
         configure_logging("info")
         response = await client.post("/rerank", json=BODY | {"user": "team a"}, headers={"x-request-id": "my-id"})
@@ -54,7 +54,7 @@ async def test_a_request_is_one_line_with_all_its_figures(serve: Serve, read: Re
     )
 
 
-async def test_a_path_has_no_fields_of_its_own_and_an_end(serve: Serve, read: Read) -> None:
+async def test_a_path_cannot_add_log_fields_and_is_shortened(serve: Serve, read: Read) -> None:
     async with serve() as client:
         configure_logging("info")
         await client.post(f"/x%20status=200%20id=mine/{'y' * 5000}")
@@ -63,7 +63,7 @@ async def test_a_path_has_no_fields_of_its_own_and_an_end(serve: Serve, read: Re
     assert len(line) < 500
 
 
-async def test_json_has_a_field_for_each_figure(serve: Serve, read: Read) -> None:
+async def test_json_logs_have_one_key_per_field(serve: Serve, read: Read) -> None:
     async with serve(max_body_bytes=1024) as client:
         configure_logging("info", "json")
         await client.post("/rerank", json=BODY, headers={"x-request-id": "first"})
@@ -93,7 +93,7 @@ async def test_every_line_of_a_request_has_its_id(
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-async def test_nobody_forges_a_line(serve: Serve, engine: FakeEngine, read: Read, form: str) -> None:
+async def test_client_input_cannot_forge_a_log_line(serve: Serve, engine: FakeEngine, read: Read, form: str) -> None:
     forged = "2026-01-01 00:00:00,000 ERROR   app: forged\x1b[31m\u2028\x85"
     async with serve() as client:
         configure_logging("debug", form)
@@ -109,7 +109,7 @@ async def test_nobody_forges_a_line(serve: Serve, engine: FakeEngine, read: Read
         assert all("time" in json.loads(line) for line in text.split("\n"))
 
 
-async def test_texts_are_logged_only_where_that_is_asked_for(serve: Serve, engine: FakeEngine, read: Read) -> None:
+async def test_texts_are_logged_only_if_the_setting_is_on(serve: Serve, engine: FakeEngine, read: Read) -> None:
     async def send_all(client: Any) -> None:
         for body in (
             BODY,
@@ -140,7 +140,7 @@ async def test_texts_are_logged_only_where_that_is_asked_for(serve: Serve, engin
     assert "private passage" not in "\n".join(lines)
 
 
-async def test_the_log_says_that_texts_are_in_it(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_warns_that_it_contains_texts(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     for asked in (False, True):
         caplog.clear()
         async with serve(log_texts=asked):
@@ -175,14 +175,14 @@ async def test_the_password_of_redis_is_never_logged(serve: Serve, read: Read) -
 
 
 @pytest.mark.parametrize("url", ["redis://:sec/ret@localhost", "http://:secret@localhost", "redis://:secret@h:port"])
-def test_a_wrong_url_of_redis_is_refused_without_its_password(url: str) -> None:
+def test_an_invalid_redis_url_is_rejected_without_showing_its_password(url: str) -> None:
     with pytest.raises(StartupError, match="RERANKER_CACHE_URL is not valid") as caught:
         SharedCache(url, 1, Metrics())
     assert "sec" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["RERANKER_API_KEYS", "RERANKER_CACHE_URL"])
-def test_a_wrong_secret_is_named_and_not_shown(name: str) -> None:
+def test_an_invalid_secret_is_named_but_not_shown(name: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({name: ["secret"], "RERANKER_PORT": "web"})
     first, second = sorted(_explain(caught.value.errors()))
@@ -191,8 +191,8 @@ def test_a_wrong_secret_is_named_and_not_shown(name: str) -> None:
     assert "secret" not in first
 
 
-async def test_a_batch_that_fails_names_no_request(serve: Serve, engine: FakeEngine, read: Read) -> None:
-    """It was done for several."""
+async def test_the_log_of_a_failed_batch_has_no_request_id(serve: Serve, engine: FakeEngine, read: Read) -> None:
+    """One batch serves several requests."""
     async with serve() as client:
         configure_logging("info")
         engine.failure = RuntimeError("failed")

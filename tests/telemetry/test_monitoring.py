@@ -1,4 +1,4 @@
-"""Alert rules, scrape configuration and dashboard, by Prometheus's own tool and against the service's real metrics."""
+"""Alert rules, scrape configuration and dashboard, checked with promtool and against the service's real metrics."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def test_the_dashboards_queries_are_valid(expression: str, tmp_path: Path) -> No
 
 
 async def test_alerts_and_dashboard_ask_for_metrics_that_exist(serve: Serve, engine: FakeEngine) -> None:
-    engine.info = replace(engine.info, device="cuda:0")  # has all that a CPU has, and more
+    engine.info = replace(engine.info, device="cuda:0")  # has all metrics of a CPU, and more
     async with serve() as client:
         await client.post("/rerank", json={"query": "a", "documents": ["a"]})
         text = (await client.get("/metrics")).text
@@ -65,7 +65,7 @@ async def test_alerts_and_dashboard_ask_for_metrics_that_exist(serve: Serve, eng
         for expression in [*EXPRESSIONS, *(rule["expr"] for rule in RULES)]
         for name in re.findall(r"\b(?:reranker|process)_\w+", expression)
     }
-    # Counters with labels are named before they have a sample.
+    # A counter with labels has a TYPE line before its first sample.
     assert {name for name in asked if name not in there and name.removesuffix("_total") not in there} == set()
 
 

@@ -1,4 +1,4 @@
-"""Traces, as a collector gets them over OTLP."""
+"""Traces, as a collector receives them over OTLP."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 class Collector:
-    """As much of a collector as it takes to know what came."""
+    """Records the received spans."""
 
     def __init__(self) -> None:
         self.requests: list[ExportTraceServiceRequest] = []
@@ -67,13 +67,13 @@ def attributes(span: Span) -> dict[str, Any]:
     return {item.key: item.value.string_value or item.value.int_value for item in span.attributes}
 
 
-async def test_a_first_stage_is_a_span_of_its_own(serve: Serve, collector: Collector) -> None:
+async def test_the_first_stage_has_a_span(serve: Serve, collector: Collector) -> None:
     async with serve() as client:
         await client.post("/rerank/query", json=BODY | {"prefilter": "lexical", "prefilter_top_k": 1})
     assert {"queue", "prefilter", "tokenize", "inference"} < {span.name for span in collector.spans}
 
 
-async def test_a_request_is_a_span_of_the_callers_trace_with_its_stages(serve: Serve, collector: Collector) -> None:
+async def test_a_request_is_a_span_in_the_callers_trace_with_child_spans(serve: Serve, collector: Collector) -> None:
     async with serve() as client:
         headers = {"traceparent": f"00-{TRACE}-{CALLER}-01", "x-request-id": "my-id"}
         assert (await client.post("/rerank", json=BODY, headers=headers)).status_code == 200
@@ -100,7 +100,7 @@ async def test_a_request_is_a_span_of_the_callers_trace_with_its_stages(serve: S
     assert b"private" not in request.SerializeToString()
 
 
-async def test_known_scores_have_no_stages_and_failures_a_reason(
+async def test_cached_requests_have_no_inference_span_and_failures_have_an_error(
     serve: Serve, engine: FakeEngine, collector: Collector
 ) -> None:
     async with serve(api_keys="k") as client:
@@ -131,7 +131,7 @@ async def test_probes_are_not_traced(serve: Serve, collector: Collector) -> None
     assert [span.name for span in collector.spans] == ["GET /info"]
 
 
-async def test_the_variables_of_opentelemetry_rule(
+async def test_the_variables_of_opentelemetry_are_respected(
     serve: Serve, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "search-ranking")
@@ -144,7 +144,7 @@ async def test_the_variables_of_opentelemetry_rule(
     assert {"search-ranking"} == {item.value.string_value for item in resource.attributes if item.key == "service.name"}
 
 
-async def test_a_collector_that_is_not_there_disturbs_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_collector_does_not_affect_requests(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"http://127.0.0.1:{free_port()}/v1/traces")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
@@ -164,7 +164,7 @@ async def test_a_collector_that_is_not_there_disturbs_nobody(serve: Serve, monke
         ({}, None),
     ],
 )
-def test_without_traces_the_service_goes_on(
+def test_the_service_runs_without_tracing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variables: dict[str, str], problem: str | None
 ) -> None:
     for name, value in variables.items():
@@ -176,7 +176,7 @@ def test_without_traces_the_service_goes_on(
 
 
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:9"])
-def test_nothing_of_it_is_imported_when_it_is_off_and_a_missing_package_is_named(endpoint: str) -> None:
+def test_tracing_is_imported_only_if_on_and_a_missing_package_is_named(endpoint: str) -> None:
     code = (
         "import sys; sys.modules['opentelemetry.sdk'] = None\n"
         "from app.main import create_app; create_app()\n"

@@ -1,6 +1,6 @@
 """The values that flow through the service, from a request's texts to its ranking. Imports nothing from the service."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Literal, NamedTuple
@@ -18,6 +18,13 @@ or reject the request."""
 
 Method = Literal["off", "lexical", "embedding", "hybrid"]
 
+Evidence = Literal["off", "lexical", "score", "order"]
+"""What a ranking considers besides the model's score: BM25 of the documents, the `score` that the caller sent with each
+document, or the order in which the caller sent them."""
+
+FusionMethod = Literal["zscore", "rrf"]
+"""Weighted z-scores, or weighted reciprocal ranks."""
+
 # Upper bounds for the settings. The body parsers stop at these, whatever the settings allow.
 MAX_DOCUMENTS = 10_000
 MAX_TEXT_CHARS = 100_000_000
@@ -33,6 +40,16 @@ class Limits:
 
 
 OnOverload = Literal["error", "lexical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How the model's score and other evidence are combined into an order."""
+
+    evidence: Evidence = "off"
+    weight: float = 0.4
+    """Weight of the evidence. That of the model is 1."""
+    method: FusionMethod = "zscore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,9 @@ class RerankQuery:
     prefilter: Method = "off"
     """How the first stage selects documents for the model, if there are more than `prefilter_top_k`."""
     prefilter_top_k: int = 100
+    fusion: Fusion = Fusion()
+    retrieval_scores: Sequence[float] | None = None
+    """The caller's score of each document, higher is better. None if some have no score."""
     names: tuple[str, str] = ("query", "documents")
     """The caller's field names, for error messages."""
 
@@ -63,6 +83,11 @@ class RerankQuery:
         """Whether the model reads only some of the documents. Never so if each document has its own query."""
         is_large = len(self.documents) > self.prefilter_top_k
         return is_large and self.prefilter != "off" and isinstance(self.query, str)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the order considers besides the logits. A query for each document means that no order is wanted."""
+        return self.fusion.evidence if isinstance(self.query, str) else "off"
 
     def passages(self) -> list["Passage"]:
         """Each document as one passage."""
@@ -120,13 +145,18 @@ class Ranking:
     they share with the query."""
     prefiltered: frozenset[int] = frozenset()
     """The unscored documents that the first stage left out."""
+    fused: Mapping[int, float] = field(default_factory=dict)
+    """The fused score of each scored document. Empty if only the logits decide the order."""
+    evidence: Evidence = "off"
+    """What the fused scores combine the logits with."""
 
     def order(self) -> list[int]:
-        """Document indices, best first; ties by index.
+        """Document indices, best first; ties by index. Unscored documents are last.
 
         Sorts by logit, because an activation may round two different logits to the same score.
         """
-        return sorted(range(len(self.logits)), key=lambda index: (-self.logits[index], index))
+        keys = [self.fused.get(index, logit) for index, logit in enumerate(self.logits)]
+        return sorted(range(len(keys)), key=lambda index: (index in self.unscored, -keys[index], index))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ class Result(Answer):
 
     index: int
     relevance_score: float
+    fused_score: float | None = None
     id: str | int | None = None
     document: Document | None = None
     window: Window | None = None
@@ -52,6 +53,7 @@ class Meta(Answer):
     cached: int
     prefiltered: int = 0
     truncated: int
+    fusion: str = "off"
     timings_ms: dict[str, float]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from typing import Annotated, Any, Self
 
 import yaml
@@ -64,6 +65,12 @@ class Document(BaseModel):
     @model_serializer
     def _as_sent(self) -> dict[str, Any]:
         return self._sent
+
+    @property
+    def retrieval_score(self) -> float | None:
+        """The caller's `score`, if it is a number that a float can hold."""
+        score = (self.model_extra or {}).get("score")
+        return score if type(score) in (int, float) and abs(score) <= sys.float_info.max else None  # type: ignore[arg-type]
 
     def is_plain(self, fields: list[str]) -> bool:
         """Whether the model reads `text` as it is."""

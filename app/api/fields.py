@@ -1,6 +1,7 @@
 """Fields that the dialects share."""
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import (
     BaseModel,
@@ -28,14 +29,12 @@ Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
 MAX_TIMEOUT_MS = 86_400_000
 
 
-def _method_or_number(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """Replaces one message per type of the union by a single one."""
+def _one_message(message: LiteralString, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Replaces one message per type of a union by a single one."""
     try:
         return handler(value)
     except ValidationError:
-        raise PydanticCustomError(
-            "prefilter", "should be 'off', 'lexical', 'embedding', 'hybrid', true, false, or a number of 0 or more"
-        ) from None
+        raise PydanticCustomError("choice", message) from None
 
 
 class RequestBody(BaseModel):
@@ -62,7 +61,12 @@ class RequestBody(BaseModel):
 
     prefilter: Annotated[
         Literal["off", "lexical", "embedding", "hybrid"] | bool | Annotated[int, Field(ge=0)] | None,
-        WrapValidator(_method_or_number),
+        WrapValidator(
+            partial(
+                _one_message,
+                "should be 'off', 'lexical', 'embedding', 'hybrid', true, false, or a number of 0 or more",
+            )
+        ),
         Field(
             description="How a fast first stage selects the documents that the model reads, if there are more than "
             "`prefilter_top_k`: by shared words, static embeddings, or both. `true` and `false` switch it on or off, a "
@@ -72,6 +76,24 @@ class RequestBody(BaseModel):
     prefilter_top_k: Annotated[
         int | None,
         Field(ge=1, description="How many documents the model reads after the first stage (RERANKER_PREFILTER_TOP_K)"),
+    ] = None
+
+    fusion: Annotated[
+        Literal["off", "lexical", "score", "order"] | bool | None,
+        WrapValidator(partial(_one_message, "should be 'off', 'lexical', 'score', 'order', true or false")),
+        Field(
+            description="What the order considers besides the model's score: BM25 of the documents, the `score` that "
+            "you send with each document, or their order. `true` and `false` switch it on or off. Default: "
+            "RERANKER_FUSION"
+        ),
+    ] = None
+    fusion_weight: Annotated[
+        float | None,
+        Field(ge=0, le=100, description="Weight of that evidence; the model's is 1. Default: RERANKER_FUSION_WEIGHT"),
+    ] = None
+    fusion_method: Annotated[
+        Literal["zscore", "rrf"] | None,
+        Field(description="Weighted z-scores or weighted reciprocal ranks. Default: RERANKER_FUSION_METHOD"),
     ] = None
 
     @classmethod

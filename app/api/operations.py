@@ -39,6 +39,7 @@ async def health(request: Request) -> JSONResponse:
         admission = reranker.admission
         body |= reranker.engine.info.summary() | {
             "long_documents": reranker.long_documents,
+            "fusion": service.fusion,
             "active": admission.active,
             "waiting": admission.waiting,
             "max_parallel": admission.max_parallel,
@@ -95,7 +96,7 @@ async def info(request: Request) -> JSONResponse:
             "self_test": self_test_summary(reranker),
         }
         | about.summary()
-        | {"long_documents": reranker.long_documents}
+        | {"long_documents": reranker.long_documents, "fusion": service.fusion}
     )
 
 

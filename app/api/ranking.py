@@ -7,11 +7,11 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
-from app.api.service import Defaults, service_of
+from app.api.service import Defaults, Service, service_of
 from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest
 from app.telemetry.record import RequestRecord, record_of
-from app.types import Method, Ranking, RerankQuery
+from app.types import Fusion, Method, Ranking, RerankQuery
 
 TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
 DEGRADED_HEADER = "x-reranker-degraded"
@@ -27,7 +27,7 @@ async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple
     service, record = service_of(request.app), record_of(request.scope)
     _record(record, body, query, service.defaults.log_texts)
     reranker = service.usable_reranker()
-    ranking = await reranker.rerank(_with_options(query, request, body, service.defaults))
+    ranking = await reranker.rerank(_with_options(query, request, body, service))
     record.set_ranking(ranking)
     return ranking, reranker.engine.info
 
@@ -41,8 +41,9 @@ def _record(record: RequestRecord, body: RequestBody, query: RerankQuery, log_te
         record.query = first[:LOGGED_TEXT_CHARS]
 
 
-def _with_options(query: RerankQuery, request: Request, body: RequestBody, defaults: Defaults) -> RerankQuery:
+def _with_options(query: RerankQuery, request: Request, body: RequestBody, service: Service) -> RerankQuery:
     """The query with the options that all dialects have."""
+    defaults = service.defaults
     method, top_k = _first_stage(body, defaults)
     return replace(
         query,
@@ -51,6 +52,7 @@ def _with_options(query: RerankQuery, request: Request, body: RequestBody, defau
         priority=body.priority if defaults.priorities else 0,
         prefilter=method,
         prefilter_top_k=top_k,
+        fusion=_fusion(body, query, service),
     )
 
 
@@ -63,6 +65,19 @@ def _first_stage(body: RequestBody, defaults: Defaults) -> tuple[Method, int]:
         method = "off" if not asked else "hybrid" if method == "off" else method
     number = asked if type(asked) is int else None
     return method, body.prefilter_top_k or number or defaults.prefilter_top_k
+
+
+def _fusion(body: RequestBody, query: RerankQuery, service: Service) -> Fusion:
+    """The fields of the body in place of the defaults. `fusion` may be a switch. Raises `InvalidRequest`."""
+    asked, evidence, defaults = body.fusion, service.fusion, service.defaults
+    if isinstance(asked, str):
+        evidence = asked
+    elif asked is not None:
+        evidence = "off" if not asked else "lexical" if evidence == "off" else evidence
+    if asked == "score" and query.retrieval_scores is None:
+        raise InvalidRequest("fusion: 'score' needs a numeric 'score' in every document")
+    weight = defaults.fusion_weight if body.fusion_weight is None else body.fusion_weight
+    return Fusion(evidence, weight, body.fusion_method or defaults.fusion_method)
 
 
 def answer(ranking: Ranking, content: BaseModel) -> Response:

@@ -1,7 +1,7 @@
 """The assembled service: what the routes and the server share."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from starlette.applications import Starlette
 
@@ -11,7 +11,7 @@ from app.machine.gpu import Gpu
 from app.serving.lifecycle import Lifecycle, Phase
 from app.serving.reranker import Reranker
 from app.telemetry.metrics import Metrics
-from app.types import Method, OnOverload
+from app.types import Evidence, FusionMethod, Method, OnOverload
 
 REASONS = {
     Phase.LOADING: "The model is still loading",
@@ -29,6 +29,9 @@ class Defaults:
     on_overload: OnOverload
     prefilter: Method
     prefilter_top_k: int
+    fusion: Literal["auto"] | Evidence
+    fusion_weight: float
+    fusion_method: FusionMethod
     priorities: bool
     """Whether the `priority` of requests counts."""
     log_texts: bool
@@ -59,6 +62,13 @@ class Service:
         if self.problem is None:
             return "ok"
         return "unhealthy" if self.lifecycle.phase is Phase.READY else self.lifecycle.phase
+
+    @property
+    def fusion(self) -> Evidence:
+        """The operator's choice, or else the model's default."""
+        if self.defaults.fusion != "auto":
+            return self.defaults.fusion
+        return self.reranker.engine.info.fusion if self.reranker else "off"
 
     def usable_reranker(self) -> Reranker:
         """The reranker for a new request. Raises `Unavailable`.

@@ -63,6 +63,7 @@ class OnnxEngine:
             activation=manifest.activation,
             labels=manifest.labels,
             long_documents=manifest.long_documents,
+            fusion=manifest.fusion,
         )
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:

@@ -75,6 +75,7 @@ class OpenVinoEngine:
             activation=manifest.activation,
             labels=manifest.labels,
             long_documents=manifest.long_documents,
+            fusion=manifest.fusion,
             splits=True,
         )
         self._schedule = Schedule(

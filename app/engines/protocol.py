@@ -8,7 +8,7 @@ from app.engines.padding import Shape
 from app.engines.probes import ProbeSet
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
-from app.types import LongDocuments, Pair, Span
+from app.types import Evidence, LongDocuments, Pair, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class EngineInfo:
     """How the engine computes, if it has several ways for the same weights."""
     long_documents: LongDocuments = "truncate"
     """How the model reads documents that exceed its window, unless the request or a setting decides it."""
+    fusion: Evidence = "off"
+    """What the model's order should consider besides its scores, unless the request or a setting decides it."""
     contents: str | None = None
     """A digest of the model's files. None for a model from the hub."""
     device_name: str | None = None

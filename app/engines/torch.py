@@ -85,6 +85,7 @@ class TorchEngine:
             activation=type(self._model.activation_fn).__name__.lower(),
             labels=dict(self._model.config.id2label),
             long_documents=getattr(self._model.config, "long_documents", "truncate"),
+            fusion=getattr(self._model.config, "fusion", "off"),
             **card(self._device),
             packed=self._forward.packed,
         )

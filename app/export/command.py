@@ -154,6 +154,7 @@ def _convert(
         float_layers=float_layers,
         probes=make_probes(reference, reference.info.max_length, own_entries()),
         long_documents=reference.info.long_documents,
+        fusion=reference.info.fusion,
         versions={name: version(name) for name in ("torch", "transformers", "openvino")},
     )
     manifest.write(folder)

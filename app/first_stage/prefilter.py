@@ -6,19 +6,14 @@ from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.engines.models.source import check_folder
 from app.errors import StartupError
 from app.first_stage.embeddings import StaticEmbeddings
+from app.first_stage.fusion import Scores, fuse_ranks
 from app.first_stage.lexical import bm25
 from app.first_stage.words import Lexicon, Words
 from app.types import Choice, Method
-
-# The usual constant of reciprocal rank fusion. A larger one reduces the weight of the first few ranks.
-FUSION = 60
-
-Scores = NDArray[np.floating]
 
 
 class Embeddings(Protocol):
@@ -55,7 +50,7 @@ class Prefilter:
             lists.append(bm25([query] * len(documents), words))
         if method in ("embedding", "hybrid"):
             lists.append(self.embeddings.similarities(query, words))
-        order = np.argsort(-fuse(lists), kind="stable")
+        order = np.argsort(-fuse_ranks(lists), kind="stable")
         places = np.empty(len(order))
         places[order] = 1 - (np.arange(len(order)) + 1) / len(order)
         return Choice(places.tolist(), frozenset(order[:top_k].tolist()))
@@ -74,21 +69,3 @@ def load_embeddings(model: str | None) -> Embeddings:
     from app.first_stage.sentence_embeddings import SentenceEmbeddings
 
     return SentenceEmbeddings(model)
-
-
-def fuse(lists: Sequence[Scores]) -> Scores:
-    """Combine the scores of several lists by reciprocal rank fusion. A single list is returned as it is.
-
-    Cormack, Clarke and Büttcher, Reciprocal Rank Fusion, 2009.
-    """
-    if len(lists) == 1:
-        return lists[0]
-    total = np.zeros(len(lists[0]))
-    for scores in lists:
-        total += 1 / (FUSION + 1 + _ranks(scores))
-    return total
-
-
-def _ranks(scores: Scores) -> NDArray[np.intp]:
-    """The number of documents with a better score, for each document."""
-    return np.searchsorted(np.sort(-scores), -scores)

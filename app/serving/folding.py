@@ -1,8 +1,10 @@
 """From the scores of passages to one logit for each document."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from app.types import Passage, Score
+from app.first_stage.fusion import fuse
+from app.types import Fusion, Passage, Score
 
 ScoredPassage = tuple[Passage, Score]
 
@@ -28,3 +30,15 @@ def place_unscored(logits: Mapping[int, float], places: Sequence[float], count: 
     """
     floor = min([UNREAD, *logits.values()]) - 1
     return [logits[index] if index in logits else floor + places[index] for index in range(count)]
+
+
+def fused_scores(logits: Mapping[int, float], evidence: Sequence[float], fusion: Fusion) -> dict[int, float]:
+    """The logits combined with the evidence about all documents, by document index. Empty without evidence."""
+    if not evidence:
+        return {}
+    return dict(zip(logits, fuse([*logits.values()], [evidence[index] for index in logits], fusion), strict=True))
+
+
+def by_position(count: int) -> list[float]:
+    """The evidence of an order: higher for earlier documents, most different for the first few."""
+    return [-math.log2(position + 2) for position in range(count)]

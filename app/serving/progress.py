@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.serving.folding import ScoredPassage
+from app.serving.folding import ScoredPassage, by_position
 from app.types import Choice, LongDocuments, Pair, Passage, RerankQuery, Score, Timings
 
 
@@ -37,6 +37,8 @@ class Progress:
     keyed: KeyedPassages = field(default_factory=KeyedPassages)
     """Windows replace the long documents that they are part of."""
     known: dict[bytes, Score] = field(default_factory=dict)
+    words: Sequence[float] = ()
+    """BM25 of each document; empty until it is needed."""
     scored: int = 0
     """Pairs that the model read for this request."""
     timings: Timings = field(default_factory=Timings)
@@ -56,6 +58,15 @@ class Progress:
     def is_complete(self) -> bool:
         """Whether every passage has a score, and no document must be split into windows first."""
         return not self.missing() and not (self.long_documents == "chunk_max" and self.truncated({}))
+
+    def evidence_scores(self) -> Sequence[float]:
+        """The other evidence about each document, higher is better. Empty if there is none."""
+        evidence = self.query.evidence
+        if evidence == "lexical":
+            return self.words
+        if evidence == "order":
+            return by_position(len(self.query.documents))
+        return self.query.retrieval_scores or () if evidence == "score" else ()
 
     def remaining(self) -> float:
         """Seconds until the deadline."""

@@ -15,7 +15,7 @@ from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
 from app.serving.checks import check_query, check_untruncated
-from app.serving.folding import best_passages, place_unscored
+from app.serving.folding import best_passages, fused_scores, place_unscored
 from app.serving.progress import KeyedPassages, Progress
 from app.serving.tokenizing import encode_passages, find_windows
 from app.serving.windows import put_windows
@@ -115,6 +115,8 @@ class Reranker:
                     progress.known |= self.cache.find(progress.keyed.keys)
                 await self._score(progress, await self._prepare(progress))
         check_untruncated(query, progress.long_documents, progress.scored_passages())
+        if query.evidence == "lexical":
+            await self._compare_words(progress)
 
     async def _prefilter(self, progress: Progress) -> list[Passage]:
         """The documents that the first stage keeps."""
@@ -217,17 +219,23 @@ class Reranker:
         if unwanted := self.cache.release(flights):
             self.batcher.withdraw(unwanted)
 
-    def _rank(self, progress: Progress, words: Sequence[float] = ()) -> Ranking:
-        """The ranking from all known scores. `words` orders unscored documents if no first stage has."""
+    async def _compare_words(self, progress: Progress) -> None:
+        """Compute the BM25 score of each document."""
+        query = progress.query
+        queries = [query.query] * len(query.documents) if isinstance(query.query, str) else query.query
+        progress.words = await asyncio.get_running_loop().run_in_executor(
+            self._tokenizers, lexical_scores, queries, query.documents
+        )
+
+    def _rank(self, progress: Progress) -> Ranking:
+        """The ranking from all known scores. Unscored documents follow in first-stage order, or by shared words."""
         documents = range(len(progress.query.documents))
         choice = progress.choice
         scored = progress.scored_passages()
         best = best_passages(scored)
-        logits = place_unscored(
-            {index: score.logit for index, (_, score) in best.items()},
-            choice.places if choice else words,
-            len(documents),
-        )
+        own = {index: score.logit for index, (_, score) in best.items()}
+        logits = place_unscored(own, choice.places if choice else progress.words, len(documents))
+        fused = fused_scores(own, progress.evidence_scores(), progress.query.fusion)
         return Ranking(
             logits=logits,
             scores=self.engine.activate(logits),
@@ -239,16 +247,14 @@ class Reranker:
             timings=progress.timings,
             unscored=frozenset(documents).difference(best),
             prefiltered=frozenset(documents).difference(choice.kept) if choice else frozenset(),
+            fused=fused,
+            evidence=progress.query.evidence if fused else "off",
         )
 
     async def _degrade(self, progress: Progress, error: RerankerError) -> Ranking:
-        """Rank without the missing scores: unscored documents follow in first-stage order, or by shared words."""
-        query = progress.query
-        words: Sequence[float] = ()
-        if progress.choice is None:
-            queries = [query.query] * len(query.documents) if isinstance(query.query, str) else query.query
-            loop = asyncio.get_running_loop()
-            words = await loop.run_in_executor(self._tokenizers, lexical_scores, queries, query.documents)
-        ranking = self._rank(progress, words)
+        """Rank without the missing scores."""
+        if progress.choice is None or progress.query.evidence == "lexical":
+            await self._compare_words(progress)
+        ranking = self._rank(progress)
         ranking.degraded = error.code
         return ranking

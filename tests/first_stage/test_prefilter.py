@@ -13,7 +13,8 @@ import pytest
 from app.config import Settings
 from app.errors import ScoringFailed, StartupError
 from app.first_stage.embeddings import SHIPPED, StaticEmbeddings
-from app.first_stage.prefilter import Prefilter, fuse, load_embeddings
+from app.first_stage.fusion import fuse_ranks
+from app.first_stage.prefilter import Prefilter, load_embeddings
 from app.first_stage.words import MAX_KNOWN, MAX_KNOWN_CHARS
 from app.main import create_app
 from app.types import Method
@@ -262,7 +263,7 @@ def test_ties_are_broken_by_index(first_stage: Prefilter) -> None:
 
 
 def test_fusion_prefers_a_document_that_is_high_in_both_lists() -> None:
-    fused = fuse([np.array([9, 8, 0.1, 0]), np.array([-0.3, 0.5, 0.4, 0.6])])
+    fused = fuse_ranks([np.array([9, 8, 0.1, 0]), np.array([-0.3, 0.5, 0.4, 0.6])])
     assert np.argmax(fused) == 1
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -14,7 +14,7 @@ from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
 from app.telemetry.record import milliseconds, record_of
-from app.types import LongDocuments, Ranking, RerankQuery
+from app.types import Evidence, LongDocuments, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
@@ -127,7 +127,12 @@ class RerankRequest(RequestBody):
             max_tokens_per_doc=self.max_tokens_per_doc,
             long_documents=self.long_documents,
             max_windows=self.max_chunks_per_doc,
+            retrieval_scores=self._retrieval_scores(),
         )
+
+    def _retrieval_scores(self) -> list[float] | None:
+        scores = [document.retrieval_score for document in self.documents]
+        return None if None in scores else cast(list[float], scores)
 
 
 class Window(BaseModel):
@@ -142,6 +147,9 @@ class Result(BaseModel):
 
     index: int
     relevance_score: float
+    fused_score: Annotated[
+        float | None, Field(description="With `fusion`: what the order is based on, comparable within the request")
+    ] = None
     id: str | int | None = None
     document: Document | None = None
     unscored: Annotated[
@@ -183,6 +191,7 @@ class Meta(BaseModel):
     prefiltered: int
     truncated: int
     degraded: Literal[False] | str = False
+    fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
     timings_ms: TimingsMs
     billed_units: BilledUnits = BilledUnits()
 
@@ -217,6 +226,7 @@ class RerankResponse(BaseModel):
                 prefiltered=len(ranking.prefiltered),
                 truncated=ranking.truncated,
                 degraded=ranking.degraded or False,
+                fusion=ranking.evidence,
                 timings_ms=TimingsMs(
                     queue=milliseconds(timings.queue),
                     prefilter=milliseconds(timings.prefilter),
@@ -249,6 +259,7 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
     return Result(
         index=index,
         relevance_score=score,
+        fused_score=ranking.fused.get(index),
         id=document.id,
         document=document if request.return_documents else None,
         unscored=True if index in ranking.unscored else None,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.engines.probes import ProbeSet
 from app.errors import StartupError, first_line
-from app.types import LongDocuments
+from app.types import Evidence, LongDocuments
 
 Backend = Literal["openvino", "onnx"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -58,6 +58,8 @@ class Manifest(BaseModel):
     """Reference logits for the self-test. None for exports that were made by others."""
     long_documents: LongDocuments = "truncate"
     """How the model reads documents that exceed its window."""
+    fusion: Evidence = "off"
+    """What the model's order should consider besides its scores."""
     weights: str | None = None
     """A safetensors file with the weights that the exported file leaves out. Its path is relative to the folder."""
     versions: dict[str, str] = {}

@@ -41,6 +41,8 @@ OVERRIDES: dict[str, Any] = {
     "prediction_cache": False,
     "docs": False,
 }
+# Every document gets the model's logit, and these alone decide the order.
+MODEL_ALONE: dict[str, Any] = {"fusion": "off", "prefilter": "off", "raw_scores": True}
 # Long enough for a thousand long documents on a slow machine.
 TIMEOUT_SECONDS = 600
 errors = Console(stderr=True)
@@ -69,6 +71,9 @@ def main(
     plot: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also draw a chart into this .png, .svg or .pdf file")
     ] = None,
+    fusion: Annotated[
+        bool, typer.Option("--fusion", help="Also find the best weight for fusion with BM25 or with your order")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with a row per query instead of a table")] = False,
 ) -> None:
     """Measure ranking on your own queries, documents and judgments, before and after reranking."""
@@ -86,17 +91,25 @@ def main(
         with errors.status(f"Reading {file} ..."):
             topics = read_collection(file, run, depth, queries)
         judged = _judged(topics, file)
-        answers = asyncio.run(_ask_all(judged, settings, url, api_key))
+        answers = asyncio.run(_ask_all(judged, settings, url, api_key, MODEL_ALONE if fusion else {}))
     except UnusableCollection as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
     except (StartupError, RerankError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     figures = report(judged, answers, cutoff) | {"left_out": len(topics) - len(judged)}
+    if fusion:
+        from app.evaluation.fusion import find_fusion
+
+        figures["fusion"] = find_fusion(judged, {qid: each.scores for qid, each in answers.outcomes.items()}, cutoff)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
         print_report(figures)
+        if fusion:
+            from app.evaluation.fusion import print_fusion
+
+            print_fusion(figures["fusion"], cutoff)
     if plot:
         from app.evaluation.chart import draw
 
@@ -141,14 +154,20 @@ def _judged(topics: Sequence[Topic], file: Path) -> list[Topic]:
     return judged
 
 
-async def _ask_all(topics: Sequence[Topic], settings: Settings | None, url: str | None, api_key: str | None) -> Answers:
+async def _ask_all(
+    topics: Sequence[Topic],
+    settings: Settings | None,
+    url: str | None,
+    api_key: str | None,
+    options: Mapping[str, Any],
+) -> Answers:
     """Rank the documents of every topic that has any. Raises `RerankError` and `StartupError`."""
     service = _own_service(settings) if settings else AsyncClient(str(url), api_key, TIMEOUT_SECONDS)
     async with service as client:
         engine = await client.info()
         asked = [topic for topic in topics if topic.documents]
         progress = track(asked, "Reranking", console=errors, transient=True, disable=not errors.is_terminal)
-        return Answers(engine, {topic.qid: await _ask(client, topic) for topic in progress})
+        return Answers(engine, {topic.qid: await _ask(client, topic, options) for topic in progress})
 
 
 @asynccontextmanager
@@ -169,14 +188,15 @@ async def _own_service(settings: Settings) -> AsyncIterator[AsyncClient]:
             yield client
 
 
-async def _ask(client: AsyncClient, topic: Topic) -> Outcome:
+async def _ask(client: AsyncClient, topic: Topic, options: Mapping[str, Any]) -> Outcome:
     ids = list(topic.documents)
     started = perf_counter()
     try:
         # An order by shared words must not pass for a result of the model.
-        ranking = await client.rerank(topic.query, list(topic.documents.values()), on_overload="error")
+        ranking = await client.rerank(topic.query, list(topic.documents.values()), on_overload="error", **options)
     except RerankError as error:
         raise RerankError(f"Query {topic.qid!r}: {error}", error.status, error.request_id) from None
     milliseconds = 1000 * (perf_counter() - started)
     order = [ids[result.index] for result in ranking]
-    return Outcome(order, milliseconds, ranking.meta.scored, ranking.meta.cached)
+    scores = [result.relevance_score for result in sorted(ranking, key=lambda result: result.index)]
+    return Outcome(order, scores, milliseconds, ranking.meta.scored, ranking.meta.cached)

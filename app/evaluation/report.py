@@ -24,6 +24,8 @@ class Outcome:
 
     order: list[str]
     """Document ids, best first."""
+    scores: list[float]
+    """The score of each document, in the order of the request."""
     milliseconds: float
     """From sending the request to receiving the response."""
     scored: int

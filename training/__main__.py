@@ -184,6 +184,7 @@ def validate(
     data: Annotated[Path, typer.Option(help="Folder of the public corpora", exists=True, file_okay=False)],
     dev: Annotated[Path | None, typer.Option(help="Folder of labelled sets to measure too", file_okay=False)] = None,
     queries: Annotated[int, typer.Option(help="Queries per corpus", min=1)] = 40,
+    languages: Annotated[bool, typer.Option("--languages", help="Validate on other languages than English")] = False,
     dev_queries: Annotated[int | None, typer.Option(help="Queries per labelled set; default: all", min=1)] = None,
     max_length: Annotated[int, typer.Option(help="Tokens to read of a pair", min=8)] = 512,
     device: Device = "auto",
@@ -192,10 +193,11 @@ def validate(
     """Compare a model with BM25 on corpora outside the training data, and measure it on long documents."""
     with _one_line_errors():
         from training.judge import Judge
+        from training.sources import LANGUAGES, VALIDATION
         from training.validation import compare, dev_sets, domains, long_documents
 
         judge = Judge(model, pick_device(device), max_length)
-        held_out = dict(domains(data, queries, seed))
+        held_out = dict(domains(data, queries, seed, LANGUAGES if languages else VALIDATION))
         print_gains(
             f"{model}, {max_length} tokens", [compare(name, topics, judge) for name, topics in held_out.items()]
         )

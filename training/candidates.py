@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from rich.progress import track
 
+from app.first_stage.words import CHARACTERS
 from training.corpora import Question
 from training.groups import Group
 from training.inference import Floats
@@ -36,9 +38,11 @@ class Words:
     def __init__(self, passages: Sequence[str]) -> None:
         import bm25s
 
-        self._count, self._tokenize = len(passages), bm25s.tokenize
+        self._count = len(passages)
+        # Words of two characters or more. Scripts without spaces: each character is a word.
+        self._tokenize = partial(bm25s.tokenize, token_pattern=rf"[{CHARACTERS}]|[^\W{CHARACTERS}]{{2,}}")
         self._index = bm25s.BM25()
-        self._index.index(bm25s.tokenize(list(passages), show_progress=False), show_progress=False)
+        self._index.index(self._tokenize(list(passages), show_progress=False), show_progress=False)
 
     def scores(self, query: str) -> Floats:
         """Scores of all passages, shape (passages,)."""

@@ -4,7 +4,7 @@ import gzip
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ VALIDATION = (
     "openstax_science",
     "qmsum_meetings",
 )
+# The same for other languages: Arabic, German, Spanish, Russian and Chinese.
+LANGUAGES = ("ml_ar_arcd", "ml_de_docs", "ml_es_openstax", "ml_ru_docs", "ml_zh_cmrc2018")
 # Texts about the trials of `evidence_inference_questions`, which is a validation corpus; other languages.
 LEFT_OUT = ("pmc_trial_", "ml_")
 # Longer passages are truncated; training does not read beyond this.
@@ -33,16 +35,16 @@ MIN_SECTION_CHARS = 80
 def read_corpora(folder: Path, passages: int, rng: random.Random) -> Iterator[Corpus]:
     """The training corpora in the folder, each limited to `passages`, with questions in random order."""
     for name, read in readers(folder).items():
-        if name not in VALIDATION:
+        if name not in VALIDATION and not name.startswith(LEFT_OUT):
             corpus = read(folder, rng).limited(passages, rng)
             rng.shuffle(corpus.questions)
             yield corpus
 
 
-def read_validation(folder: Path, rng: random.Random) -> Iterator[Corpus]:
-    """The validation corpora in the folder, with questions in random order."""
+def read_validation(folder: Path, rng: random.Random, names: Sequence[str] = VALIDATION) -> Iterator[Corpus]:
+    """Those of the corpora that are in the folder, with questions in random order."""
     for name, read in readers(folder).items():
-        if name in VALIDATION:
+        if name in names:
             corpus = read(folder, rng)
             rng.shuffle(corpus.questions)
             yield corpus
@@ -52,7 +54,7 @@ def readers(folder: Path) -> dict[str, "Reader"]:
     """A reader for each corpus in the folder. Files in the subfolder `broad` have the common format."""
     own = {name: read for name, read in SOURCES.items() if any(folder.glob(f"{name}*.jsonl.gz"))}
     names = [file.name.removesuffix(".jsonl.gz") for file in sorted(folder.glob("broad/*.jsonl.gz"))]
-    return own | {name: _broad(name) for name in names if not name.startswith(LEFT_OUT)}
+    return own | {name: _broad(name) for name in names}
 
 
 def _squad(folder: Path, rng: random.Random) -> Corpus:

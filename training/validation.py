@@ -16,7 +16,7 @@ from training.candidates import Words
 from training.corpora import Corpus, Question
 from training.judge import Judge
 from training.lengthening import SPECIAL_TOKENS, Lengthener
-from training.sources import read_validation
+from training.sources import VALIDATION, read_validation
 
 CANDIDATES, CUTOFF = 40, 10
 # For long documents: candidates per query, and tokens of a query with its document.
@@ -38,9 +38,11 @@ class Figures(NamedTuple):
         return self.model - self.bm25
 
 
-def domains(data: Path, queries: int, seed: int) -> Iterator[tuple[str, list[Topic]]]:
+def domains(
+    data: Path, queries: int, seed: int, names: Sequence[str] = VALIDATION
+) -> Iterator[tuple[str, list[Topic]]]:
     """The queries of each validation corpus, with the best candidates of BM25 and all relevant passages."""
-    for corpus in read_validation(data, random.Random(seed)):
+    for corpus in read_validation(data, random.Random(seed), names):
         words = Words(corpus.passages)
         yield corpus.name, [topic(corpus, question, words) for question in corpus.questions[:queries]]
 

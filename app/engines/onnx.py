@@ -64,6 +64,7 @@ class OnnxEngine:
             labels=manifest.labels,
             long_documents=manifest.long_documents,
             fusion=manifest.fusion,
+            languages=manifest.languages,
         )
 
     def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:

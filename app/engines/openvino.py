@@ -76,6 +76,7 @@ class OpenVinoEngine:
             labels=manifest.labels,
             long_documents=manifest.long_documents,
             fusion=manifest.fusion,
+            languages=manifest.languages,
             splits=True,
         )
         self._schedule = Schedule(

@@ -39,6 +39,8 @@ class EngineInfo:
     """How the model reads documents that exceed its window, unless the request or a setting decides it."""
     fusion: Evidence = "off"
     """What the model's order should consider besides its scores, unless the request or a setting decides it."""
+    languages: tuple[str, ...] = ()
+    """Codes of the languages that the model reads. Empty if it does not declare them."""
     contents: str | None = None
     """A digest of the model's files. None for a model from the hub."""
     device_name: str | None = None

@@ -86,6 +86,7 @@ class TorchEngine:
             labels=dict(self._model.config.id2label),
             long_documents=getattr(self._model.config, "long_documents", "truncate"),
             fusion=getattr(self._model.config, "fusion", "off"),
+            languages=tuple(getattr(self._model.config, "languages", ())),
             **card(self._device),
             packed=self._forward.packed,
         )

@@ -22,6 +22,7 @@ from rich.progress import track
 from app.config import Settings, load_settings, unknown_variables
 from app.errors import StartupError
 from app.evaluation.collection import read_collection
+from app.evaluation.fusion import find_fusion, print_fusion
 from app.evaluation.lines import UnusableCollection
 from app.evaluation.report import Answers, Outcome, print_report, report
 from app.evaluation.topic import Topic
@@ -99,21 +100,22 @@ def main(
         raise typer.Exit(1) from None
     figures = report(judged, answers, cutoff) | {"left_out": len(topics) - len(judged)}
     if fusion:
-        from app.evaluation.fusion import find_fusion
-
-        figures["fusion"] = find_fusion(judged, {qid: each.scores for qid, each in answers.outcomes.items()}, cutoff)
-    if as_json:
-        print(json.dumps(figures, indent=2))
-    else:
-        print_report(figures)
-        if fusion:
-            from app.evaluation.fusion import print_fusion
-
-            print_fusion(figures["fusion"], cutoff)
+        logits = {qid: outcome.scores for qid, outcome in answers.outcomes.items()}
+        figures["fusion"] = find_fusion(judged, logits, cutoff)
+    _show(figures, cutoff, as_json)
     if plot:
         from app.evaluation.chart import draw
 
         draw(figures, plot)
+
+
+def _show(figures: Mapping[str, Any], cutoff: int, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    print_report(figures)
+    if "fusion" in figures:
+        print_fusion(figures["fusion"], cutoff)
 
 
 def _check_extra(plot: Path | None) -> None:

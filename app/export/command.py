@@ -155,6 +155,7 @@ def _convert(
         probes=make_probes(reference, reference.info.max_length, own_entries()),
         long_documents=reference.info.long_documents,
         fusion=reference.info.fusion,
+        languages=reference.info.languages,
         versions={name: version(name) for name in ("torch", "transformers", "openvino")},
     )
     manifest.write(folder)

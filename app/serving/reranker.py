@@ -16,6 +16,7 @@ from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
 from app.serving.checks import check_query, check_untruncated
 from app.serving.folding import best_passages, fused_scores, place_unscored
+from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
 from app.serving.tokenizing import encode_passages, find_windows
 from app.serving.windows import put_windows
@@ -52,6 +53,7 @@ class Reranker:
         self._first_stage = prefilter
         self._long_documents = long_documents
         self._shared_cache = shared_cache
+        self._languages = LanguageWatch(metrics)
 
     @property
     def long_documents(self) -> LongDocuments:
@@ -70,6 +72,8 @@ class Reranker:
         `ScoringFailed`. A cancelled call leaves nothing behind.
         """
         check_query(query, self.limits)
+        if self.engine.info.languages == ("en",):
+            self._languages.see(query)
         progress = Progress(query, self._long_documents_of(query))
         started = perf_counter()
         try:

@@ -35,6 +35,9 @@ class Metrics:
         self.rejections = self._counter("rejections", "Rejected requests, by reason", ["reason"])
         self.disconnects = self._counter("disconnects", "Requests that the client abandoned before the answer")
         self.documents = self._counter("documents", "Ranked documents, by source of the score", ["source"])
+        self.languages = self._counter(
+            "sampled_documents", "First document of each request to a model for English, by its language", ["language"]
+        )
         self.truncated = self._counter("truncated_documents", "Documents cut to fit the model's window")
         self.tokens = self._counter("tokens", "Tokens that the model computed: text and padding", ["kind"])
         self.shared_lookups = self._counter(

@@ -60,6 +60,8 @@ class Manifest(BaseModel):
     """How the model reads documents that exceed its window."""
     fusion: Evidence = "off"
     """What the model's order should consider besides its scores."""
+    languages: tuple[str, ...] = ()
+    """Codes of the languages that the model reads, if it declares them."""
     weights: str | None = None
     """A safetensors file with the weights that the exported file leaves out. Its path is relative to the folder."""
     versions: dict[str, str] = {}

@@ -90,7 +90,8 @@ class Settings(BaseSettings):
 
     # Model and engine
     model: str | None = Field(None, alias="RERANKER_MODEL")
-    """Model folder, or Hugging Face Hub id such as `BAAI/bge-reranker-v2-m3`. If unset, the embedded model is used."""
+    """Model folder, or Hugging Face Hub id such as `BAAI/bge-reranker-v2-m3`. If unset, the embedded model for English
+    is used; `embedded:multilingual` is the other embedded one."""
     revision: str | None = Field(None, alias="RERANKER_REVISION")
     """Commit, tag or branch of a Hub model. If unset, the newest in the local cache, or else on the Hub, is used."""
     trust_remote_code: bool = Field(False, alias="RERANKER_TRUST_REMOTE_CODE")

@@ -13,11 +13,20 @@ if TYPE_CHECKING:
 
 
 def print_reliability(bins: "Sequence[Bin]") -> None:
-    """Print how often documents with a given score are relevant."""
-    table = _table("Reliability of the scores on held-out groups", "score", "pairs", "mean score", "relevant")
-    for each in bins:
+    """Print how often documents with a given score are relevant, and what a threshold at its lower end keeps."""
+    columns = "score", "pairs", "mean score", "relevant", "precision from here", "recall from here"
+    table = _table("Reliability of the scores on held-out groups", *columns)
+    relevant = sum(each.pairs * each.relevant for each in bins)
+    for number, each in enumerate(bins):
+        kept = bins[number:]
+        found = sum(other.pairs * other.relevant for other in kept)
         table.add_row(
-            f"{each.low:.1f} to {each.high:.1f}", f"{each.pairs:,}", f"{each.mean_score:.3f}", f"{each.relevant:.3f}"
+            f"{each.low:.1f} to {each.high:.1f}",
+            f"{each.pairs:,}",
+            f"{each.mean_score:.3f}",
+            f"{each.relevant:.3f}",
+            f"{found / sum(other.pairs for other in kept):.3f}",
+            f"{found / relevant:.3f}" if relevant else "",
         )
     Console().print(table)
 

@@ -57,7 +57,7 @@ def test_the_right_passage_is_ranked_first() -> None:
         assert first["index"] == 2
         assert first["document"]["text"].startswith("Saturn has 146")
         info = httpx.get(f"{url}/info").json()
-        assert (info["device"], info["model_id"]) == ("cpu", "reranker-minilm-l6-v1")
+        assert (info["device"], info["model_id"]) == ("cpu", "reranker-minilm-l6-v2")
         assert info["backend"] in ("openvino", "torch")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -218,7 +218,7 @@ def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
     engine = load_engine(Settings(model=str(tmp_path / "exported"), export_dir=tmp_path / "store"))
     assert engine.info.backend == "openvino"
-    assert engine.info.model == "reranker-minilm-l6-v1"
+    assert engine.info.model == "reranker-minilm-l6-v2"
 
 
 @pytest.mark.parametrize("content", ["{}", "not json", '{"format": 2}'])

@@ -356,7 +356,7 @@ def test_without_a_url_a_service_with_the_settings_of_the_environment_is_measure
     figures = json.loads(found.stdout)
     assert figures["measures"]["nDCG@10"]["before"]["mean"] == pytest.approx(1 / math.log2(3))
     assert figures["measures"]["nDCG@10"]["after"]["mean"] == 1
-    assert (figures["engine"]["model_id"], figures["engine"]["backend"]) == ("reranker-minilm-l6-v1", "openvino")
+    assert (figures["engine"]["model_id"], figures["engine"]["backend"]) == ("reranker-minilm-l6-v2", "openvino")
     assert (figures["scored"], figures["cached"]) == (6, 0), "measured scores must not come from a cache"
 
 

@@ -33,17 +33,17 @@ EXAMPLE_REQUEST: dict[str, Any] = {
 EXAMPLE_RESPONSE: dict[str, Any] = {
     "id": "3f0e2f6d5f0b4c0f9a52c6a1d3c4b5e6",
     "object": "rerank",
-    "model": "reranker-minilm-l6-v1",
+    "model": "reranker-minilm-l6-v2",
     "created": 1795339693,
     "results": [
         {
             "index": 1,
-            "relevance_score": 0.395915687084198,
+            "relevance_score": 0.5849209427833557,
             "document": {"text": "Saturn has 146 confirmed moons, more than any other planet in the Solar System."},
         },
         {
             "index": 0,
-            "relevance_score": 0.15951719880104065,
+            "relevance_score": 0.23840360343456268,
             "document": {"text": "Mars has two small moons, Phobos and Deimos, discovered in 1877."},
         },
     ],
@@ -55,6 +55,7 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
         "prefiltered": 0,
         "truncated": 0,
         "degraded": False,
+        "fusion": "off",
         "timings_ms": {"queue": 0.024, "prefilter": 0.0, "tokenize": 0.834, "inference": 22.254, "total": 23.386},
         "billed_units": {"search_units": 1},
     },

@@ -8,7 +8,13 @@ from app.engines.models.artefact import MANIFEST
 from app.errors import StartupError
 
 EMBEDDED = Path(__file__).parents[2] / "default_model"
-EMBEDDED_NAME = "reranker-minilm-l6-v1"
+MULTILINGUAL = EMBEDDED.with_name("multilingual_model")
+# By the value of RERANKER_MODEL. The first one is the default. The name is what clients see.
+EMBEDDED_MODELS = {
+    "embedded": ("reranker-minilm-l6-v2", EMBEDDED),
+    "embedded:english": ("reranker-minilm-l6-v2", EMBEDDED),
+    "embedded:multilingual": ("reranker-e5-small-v1", MULTILINGUAL),
+}
 # The digest reads this many parts of this many bytes of each file. It distinguishes models with the same name.
 PARTS, PART_BYTES = 64, 65_536
 
@@ -24,9 +30,13 @@ class ModelSource:
 
 
 def locate_model(model: str | None, revision: str | None) -> ModelSource:
-    """Resolve `RERANKER_MODEL`, where None is the embedded model. Raises `StartupError`."""
-    if model is None:
-        return ModelSource(EMBEDDED_NAME, str(EMBEDDED), None, is_local=True)
+    """Resolve `RERANKER_MODEL`, where None is the embedded English model. Raises `StartupError`."""
+    model = model or "embedded"
+    if model in EMBEDDED_MODELS:
+        name, folder = EMBEDDED_MODELS[model]
+        return ModelSource(name, str(folder), None, is_local=True)
+    if model.startswith("embedded:"):
+        raise StartupError(f"RERANKER_MODEL={model!r}: the embedded models are {', '.join(EMBEDDED_MODELS)}")
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in (MANIFEST, "config.json", "modules.json")):

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import sys
+import threading
 from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -79,12 +80,13 @@ def export_model(
 
     Raises `StartupError` and `UnusableCollection`.
     """
-    from app.engines.torch import TorchEngine
-    from app.export.conversion import FLOAT_LAYERS
-
     if output.exists() and not force:
         raise StartupError(f"{output} exists already. Choose another folder, or replace it with --force")
     source = locate_model(model, revision)
+    texts = Calibration.read(calibration)
+    judged = read_groups(evaluation) if evaluation else None
+    from app.engines.torch import TorchEngine
+    from app.export.conversion import FLOAT_LAYERS
 
     def load() -> TorchEngine:
         console.print(f"Loading {model or 'the embedded model'} ...")
@@ -92,8 +94,6 @@ def export_model(
             source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
 
-    texts = Calibration.read(calibration)
-    judged = read_groups(evaluation) if evaluation else None
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(output) as scratch:
         for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
@@ -191,6 +191,12 @@ def report(manifest: Manifest, output: Path) -> dict[str, Any]:
     }
 
 
+def _end_with_stdin() -> None:
+    """End this process when the one that started it ends, however that happens."""
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written to it, so this returns when it is closed
+    os._exit(1)
+
+
 def main(
     model: Annotated[str | None, typer.Argument(help="Folder or hub id (default: the embedded model)")] = None,
     output: Annotated[Path, typer.Option(help="Folder to create")] = Path("exported"),
@@ -206,8 +212,11 @@ def main(
         bool, typer.Option("--force", help="Replace an existing folder, and keep a model that ranks differently")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines")] = False,
+    while_stdin_is_open: Annotated[bool, typer.Option("--while-stdin-is-open", hidden=True)] = False,
 ) -> None:
     """Export a cross-encoder for serving without torch and compare it with the original."""
+    if while_stdin_is_open:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     settings = load_settings()
     configure_logging(settings.log_level)
     if backend not in MODEL_FILES or precision not in PRECISIONS[backend]:

@@ -7,7 +7,6 @@ with more layers in floating point. A model that still ranks differently is reje
 import json
 import logging
 import os
-import resource
 import shutil
 import sys
 import threading
@@ -28,6 +27,7 @@ from app.engines.probes import make_probes
 from app.errors import StartupError, UnusableModel
 from app.evaluation.lines import UnusableCollection
 from app.export.parity import Group, compare, own_entries, own_texts, read_groups
+from app.machine.hardware import peak_memory
 from app.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -180,13 +180,13 @@ def _check_parity(parity: Parity, force: bool) -> None:
 
 
 def report(manifest: Manifest, output: Path) -> dict[str, Any]:
-    """Facts about the export. The memory is the peak of this process."""
+    """Facts about the export."""
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory()
     return {
         "output": str(output),
         "size_mb": round(size, 1),
-        "peak_memory_mb": round(peak),
+        "peak_memory_mb": peak and round(peak / 2**20),
         **manifest.model_dump(exclude={"labels", "versions", "format", "probes"}),
     }
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def memory_limit(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     groups = _groups("memory", cgroup, membership)
     limits = (_read(group / name) for group in groups for name in ("memory.max", "memory.limit_in_bytes"))
     return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def peak_memory() -> int | None:
+    """Peak memory of this process in bytes. None if the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _groups(controller: str, cgroup: Path, membership: Path) -> Iterator[Path]:

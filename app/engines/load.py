@@ -146,6 +146,10 @@ def _ways_to_load(export: _Export, settings: Settings) -> Iterator[Candidate]:
 
 
 def _load_onnx_export(export: _Export, settings: Settings) -> Engine:
+    if find_spec("onnxruntime"):
+        from app.engines.onnx import check_device
+
+        check_device(settings.device)  # an export takes minutes
     return _load_onnx(export.folder(), settings.max_length, settings.threads, settings.device)
 
 

@@ -45,13 +45,16 @@ FROM python:3.11-slim-bookworm AS base
 LABEL org.opencontainers.image.title="Reranker" \
       org.opencontainers.image.description="Ranks documents by relevance to a query" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The user must own the mount point of the volume for Hub models and exports.
-RUN useradd --uid 10001 --create-home reranker && install -d -o reranker -g reranker /home/reranker/.cache
+# The user must own the mount point of the volume for Hub models and exports. Group 0 may write to it too: platforms like
+# OpenShift run a container with any user id and this group.
+RUN useradd --uid 10001 --create-home reranker && install -d -o reranker -g 0 -m 775 /home/reranker/.cache && \
+  chgrp 0 /home/reranker && chmod 775 /home/reranker
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000
+ENV HOME=/home/reranker USER=reranker PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000
 USER 10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+# While the model loads, the check waits.
+HEALTHCHECK --interval=10s --timeout=6h --start-period=120s --retries=3 \
   CMD ["entrypoint.sh", "healthcheck"]
 ENTRYPOINT ["entrypoint.sh"]
 CMD ["serve"]

@@ -80,12 +80,12 @@ compose() {
   if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
 
-# Fails if the replica exits or is restarted before it is healthy.
+# Fails if the replica exits, is restarted or becomes unhealthy. Loading the model may take any time.
 wait_for_replica() {
-  local deadline=$((SECONDS + 600)) state=
+  local state=
   until [[ $state == running\ 0\ healthy ]]; do
     state=$(docker inspect --format '{{.State.Status}} {{.RestartCount}} {{.State.Health.Status}}' "$1")
-    if [[ $state =~ ^(exited|dead)|\ [1-9] ]] || ((SECONDS > deadline)); then
+    if [[ $state =~ ^(exited|dead)|\ [1-9]|unhealthy$ ]]; then
       docker logs --tail 20 "$1" >&2
       echo "The new replica ${1:0:12} did not become ready ($state)." >&2
       return 1

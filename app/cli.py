@@ -177,3 +177,7 @@ def _written(result: Result) -> str:
     if result.document is None:
         return ""
     return result.document.text or result.document.model_dump_json(exclude_none=True)
+
+
+if __name__ == "__main__":
+    cli(prog_name="reranker")

@@ -17,11 +17,13 @@ RerankerError
 │   └── OutOfMemory     the batch does not fit into memory
 ├── EngineBroken        the engine hangs or keeps failing, and must be reloaded
 └── StartupError        the process cannot serve: settings, device or model
-    └── UnusableModel   no engine can load this model, or it is not a reranker
+    ├── UnusableModel   no engine can load this model, or it is not a reranker
+    └── UnwritableFolder   exports or downloads cannot be stored
 
 `app.api.errors` maps them to HTTP. Messages are for the caller; `code` is the name for programs.
 """
 
+import os
 from typing import ClassVar
 
 
@@ -134,6 +136,17 @@ class StartupError(RerankerError):
 
 class UnusableModel(StartupError):
     """No engine can load this model, or it is not a reranker."""
+
+
+class UnwritableFolder(StartupError):
+    """Exports or downloads cannot be stored."""
+
+    def __init__(self, setting: str, error: OSError) -> None:
+        who = f" by user {os.geteuid()}" if hasattr(os, "geteuid") else ""
+        super().__init__(
+            f"{setting} cannot be written{who}: {error.strerror or error}. Make the folder writable for this user, or "
+            "set another one"
+        )
 
 
 def first_line(error: BaseException) -> str:

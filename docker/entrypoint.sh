@@ -9,11 +9,7 @@ case ${1:-serve} in
   serve)
     exec python -m app ;;
   healthcheck)
-    exec python -c 'import sys, urllib.request
-try:
-    urllib.request.urlopen(sys.argv[1], timeout=4)
-except OSError as error:
-    sys.exit(f"Not ready: {error}")' "http://127.0.0.1:${RERANKER_PORT:-8000}/health/ready" ;;
+    exec python -m app.healthcheck "http://127.0.0.1:${RERANKER_PORT:-8000}" ;;
   *)
     exec "$@" ;;
 esac

@@ -41,6 +41,7 @@ def test_the_client_requires_exactly_what_it_imports() -> None:
 def test_the_client_and_the_service_agree_on_requirements_and_license() -> None:
     client, service = project(CLIENT), project(ROOT)
     assert set(client["dependencies"]) <= set(service["dependencies"])
+    assert (CLIENT / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert (client["license"], client["requires-python"]) == (service["license"], service["requires-python"])
 
 
@@ -56,4 +57,5 @@ def test_the_wheel_contains_only_the_client(tmp_path: Path) -> None:
         metadata = Parser().parsestr(wheel.read(next(name for name in names if name.endswith("/METADATA"))).decode())
     modules = {f"reranker_client/{file.name}" for file in CLIENT.glob("*.py")}
     assert {name for name in names if ".dist-info/" not in name} == modules | {"reranker_client/py.typed"}
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
     assert (metadata["Name"], metadata["Version"]) == ("reranker-client", __version__)

@@ -7,7 +7,6 @@ import pytest
 
 from app.config import Settings, load_settings, unknown_variables
 from app.errors import StartupError
-from app.machine.hardware import cpu_limit
 
 
 @pytest.mark.parametrize(
@@ -107,27 +106,6 @@ def test_defaults_depend_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_misspelled_variable_is_reported() -> None:
     assert unknown_variables(["RERANKER_MAX_PARALEL", "RERANKER_PORT", "PATH"]) == ["RERANKER_MAX_PARALEL"]
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "100000 100000\n"}, 1),
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({}, None),
-    ],
-)
-def test_threads_default_to_the_cpu_limit_of_the_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int | None
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
-    (tmp_path / "cpu").mkdir()
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    assert cpu_limit(tmp_path) == (cores or 16)
 
 
 @pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.default is not None])

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parent.parent
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
 # Set by the image: the address to listen on, and the folder of the volume.
 OF_THE_IMAGE = {"RERANKER_HOST", "RERANKER_PORT", "RERANKER_EXPORT_DIR"}
-OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE"} | {
+MIRRORS_AND_PROXIES = {"HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"} | {
+    spelling for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY") for spelling in (name, name.lower())
+}
+OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE", *MIRRORS_AND_PROXIES} | {
     f"OTEL_{name}"
     for name in (
         "SDK_DISABLED",
@@ -99,6 +102,8 @@ def test_images_use_existing_settings_and_files(file: str) -> None:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in ignored
     assert "USER 10001" in text
+    # A user id without an entry in /etc/passwd has neither a home folder nor a name.
+    assert "HOME=/home/reranker USER=reranker" in text
     assert 'ENTRYPOINT ["entrypoint.sh"]' in text
 
 

@@ -97,7 +97,12 @@ def anchors(file: Path) -> set[str]:
 
 
 def test_messages_in_troubleshooting_exist() -> None:
-    files = [*(ROOT / "app").rglob("*.py"), *(ROOT / "reranker_client").rglob("*.py"), *ROOT.glob("*.sh")]
+    files = [
+        *(ROOT / "app").rglob("*.py"),
+        *(ROOT / "reranker_client").rglob("*.py"),
+        *ROOT.glob("*.sh"),
+        ROOT / "scripts/setup",
+    ]
     text = "\n".join(file.read_text() for file in [*files, ROOT / "docker" / "nginx" / "nginx.conf"])
     text = re.sub(r'"\s*\n\s*f?"', "", text)  # strings over several lines
     messages = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", page("troubleshooting"), re.MULTILINE)))

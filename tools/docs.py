@@ -25,6 +25,12 @@ TOOL_VARIABLES = {
 LIBRARY_VARIABLES = {
     "HF_TOKEN": "Access token for private or gated models on the Hugging Face Hub.",
     "HF_HUB_OFFLINE": "`1` uses only the local Hub cache and never the network.",
+    "HF_ENDPOINT": "URL of a mirror of the Hugging Face Hub.",
+    "HTTPS_PROXY": "URL of the proxy for requests to the Hub and the OpenTelemetry collector. Also in lower case.",
+    "HTTP_PROXY": "The same, for `http://` addresses.",
+    "NO_PROXY": "Comma-separated hosts that are reached without a proxy.",
+    "SSL_CERT_FILE": "File with the certificates to trust, such as those of a proxy. In a container, mount it.",
+    "REQUESTS_CA_BUNDLE": "The same, for the OpenTelemetry exporter.",
     "OTEL_SDK_DISABLED": "`true` turns tracing off.",
     "OTEL_TRACES_EXPORTER": "Exporter of traces, such as `otlp` or `console`.",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "URL of the OpenTelemetry collector. Setting it turns tracing on.",
@@ -73,7 +79,8 @@ def compose(text: str) -> str:
     """The text of docker-compose.yaml with its environment list brought up to date."""
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    names = [*(name for name in environment_names() if name not in SET_BY_IMAGE), *LIBRARY_VARIABLES]
+    proxies = (name.lower() for name in LIBRARY_VARIABLES if name.endswith("_PROXY"))
+    names = [*(name for name in environment_names() if name not in SET_BY_IMAGE), *LIBRARY_VARIABLES, *proxies]
     return before + BEGIN + "".join(f"    {name}:\n" for name in names) + END + after
 
 

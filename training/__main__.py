@@ -1,7 +1,6 @@
 """`python -m training`: train a reranker on the public corpora or on texts of your own."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from app.machine.hardware import cpu_limit
 from training.recipe import RECIPES, bi_encoders, default_base, pick_device
 from training.tables import print_gains, print_places, print_reliability
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
-WORKERS = max(0, len(os.sched_getaffinity(0)) - 1)
+WORKERS = cpu_limit() - 1
 
 Groups = Annotated[Path, typer.Argument(help="Folder of groups", exists=True, file_okay=False)]
 Output = Annotated[Path, typer.Option(help="Folder to create")]

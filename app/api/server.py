@@ -1,8 +1,8 @@
 """The server process: uvicorn, a drain before it stops, and a correct exit status."""
 
 import logging
-import resource
 import socket
+import sys
 import time
 from functools import partial
 from types import FrameType
@@ -98,6 +98,10 @@ def serve(app: FastAPI, host: str, port: int, shutdown_timeout: float, max_conne
 
 def _allow_files(count: int) -> None:
     """Raise the limit of open files: each connection is one, and shells often allow 1,024."""
+    if sys.platform == "win32":
+        return
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return

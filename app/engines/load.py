@@ -15,7 +15,7 @@ from app.engines.models.source import ModelSource, digest, locate_model
 from app.engines.models.store import exported_folder, find_or_export
 from app.engines.protocol import Engine
 from app.engines.tuning import Candidate, TuningFile, tune
-from app.errors import StartupError
+from app.errors import StartupError, UnwritableFolder
 from app.machine.hardware import cpu_features, cpu_name, has_gpu
 
 if TYPE_CHECKING:
@@ -77,16 +77,17 @@ def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
         return
     if settings.device not in ("auto", "cpu") and backend == "openvino":
         raise StartupError(f"RERANKER_BACKEND=openvino runs on the CPU, not on RERANKER_DEVICE={settings.device}")
+    exports = list(_exports(source, backend, settings))
     has_fallback = settings.backend == "auto" and settings.precision != "int8" and find_spec("torch") is not None
     try:
-        for export in _exports(source, backend, settings):
+        for export in exports:
             yield from _ways_to_load(export, settings)
     except StartupError as error:
         if not has_fallback:
             raise
         log.warning("Not used: %s", error)
     if has_fallback:
-        yield Candidate("torch", partial(_fall_back_to_torch, source, settings), is_measured=False)
+        yield Candidate("torch", partial(_fall_back_to_torch, source, settings, exports), is_measured=False)
 
 
 @dataclass
@@ -145,6 +146,10 @@ def _ways_to_load(export: _Export, settings: Settings) -> Iterator[Candidate]:
 
 
 def _load_onnx_export(export: _Export, settings: Settings) -> Engine:
+    if find_spec("onnxruntime"):
+        from app.engines.onnx import check_device
+
+        check_device(settings.device)  # an export takes minutes
     return _load_onnx(export.folder(), settings.max_length, settings.threads, settings.device)
 
 
@@ -182,7 +187,11 @@ def _torch_has_gpu() -> bool:
     return False
 
 
-def _fall_back_to_torch(source: ModelSource, settings: Settings) -> Engine:
+def _fall_back_to_torch(source: ModelSource, settings: Settings, exports: list[_Export]) -> Engine:
+    """Raises `UnwritableFolder` if an export only needs a folder: torch would hide that."""
+    for export in exports:
+        if isinstance(export.error, UnwritableFolder):
+            raise export.error
     log.warning("Falling back to torch, which is slower on a CPU")
     return _load_torch(source, settings)
 

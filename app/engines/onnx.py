@@ -105,13 +105,18 @@ class OnnxEngine:
         self._options.terminate = True
 
 
-def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
-    """A session on the device's provider. Raises `StartupError` instead of falling back to another provider."""
+def check_device(device: str) -> None:
+    """Raises `StartupError` if this ONNX Runtime has no support for the device."""
     if device.startswith("cuda") and CUDA not in ort.get_available_providers():
         raise StartupError(
             f"RERANKER_DEVICE={device}: this ONNX Runtime supports only {', '.join(ort.get_available_providers())}. "
             "Replace it with onnxruntime-gpu"
         )
+
+
+def _open(model: Path, threads: int, device: str) -> ort.InferenceSession:
+    """A session on the device's provider. Raises `StartupError` instead of falling back to another provider."""
+    check_device(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     number = device.partition(":")[2] or "0"

@@ -26,8 +26,12 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALL
 def pick_device(requested: str) -> torch.device:
     """The device to run on. `auto` takes the best one available. Raises `StartupError` if the device is missing."""
     if requested == "auto":
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return pick_device(best)
+        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            reason = _unusable(torch.device("cuda", index))
+            if reason is None:
+                return torch.device("cuda", index)
+            log.warning("cuda:%d is not used: this torch cannot compute on it: %s", index, reason)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(requested)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         built = "" if torch.version.cuda else f" and the installed torch ({torch.__version__}) has no CUDA support"
@@ -39,7 +43,24 @@ def pick_device(requested: str) -> torch.device:
         raise StartupError(
             f"RERANKER_DEVICE={requested} is not available: this machine has no Apple GPU. Set cpu or auto"
         )
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    if device.type != "cuda":
+        return device
+    device = torch.device("cuda", device.index or 0)
+    if reason := _unusable(device):
+        raise StartupError(
+            f"RERANKER_DEVICE={requested} is not available: this torch ({torch.__version__}) cannot compute on it: "
+            f"{reason}. Set cpu or auto"
+        )
+    return device
+
+
+def _unusable(device: torch.device) -> str | None:
+    """Why this torch cannot compute on a card that it lists: too old, or its driver is. None if it can."""
+    try:
+        torch.ones(2, 2, device=device).matmul(torch.ones(2, 2, device=device)).sum().item()
+    except Exception as error:  # torch raises various types
+        return first_line(error)
+    return None
 
 
 def card(device: torch.device) -> dict[str, Any]:

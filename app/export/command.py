@@ -7,9 +7,9 @@ with more layers in floating point. A model that still ranks differently is reje
 import json
 import logging
 import os
-import resource
 import shutil
 import sys
+import threading
 from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from app.engines.probes import make_probes
 from app.errors import StartupError, UnusableModel
 from app.evaluation.lines import UnusableCollection
 from app.export.parity import Group, compare, own_entries, own_texts, read_groups
+from app.machine.hardware import peak_memory
 from app.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -79,12 +80,13 @@ def export_model(
 
     Raises `StartupError` and `UnusableCollection`.
     """
-    from app.engines.torch import TorchEngine
-    from app.export.conversion import FLOAT_LAYERS
-
     if output.exists() and not force:
         raise StartupError(f"{output} exists already. Choose another folder, or replace it with --force")
     source = locate_model(model, revision)
+    texts = Calibration.read(calibration)
+    judged = read_groups(evaluation) if evaluation else None
+    from app.engines.torch import TorchEngine
+    from app.export.conversion import FLOAT_LAYERS
 
     def load() -> TorchEngine:
         console.print(f"Loading {model or 'the embedded model'} ...")
@@ -92,8 +94,6 @@ def export_model(
             source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
 
-    texts = Calibration.read(calibration)
-    judged = read_groups(evaluation) if evaluation else None
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(output) as scratch:
         for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
@@ -181,15 +181,21 @@ def _check_parity(parity: Parity, force: bool) -> None:
 
 
 def report(manifest: Manifest, output: Path) -> dict[str, Any]:
-    """Facts about the export. The memory is the peak of this process."""
+    """Facts about the export."""
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory()
     return {
         "output": str(output),
         "size_mb": round(size, 1),
-        "peak_memory_mb": round(peak),
+        "peak_memory_mb": peak and round(peak / 2**20),
         **manifest.model_dump(exclude={"labels", "versions", "format", "probes"}),
     }
+
+
+def _end_with_stdin() -> None:
+    """End this process when the one that started it ends, however that happens."""
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written to it, so this returns when it is closed
+    os._exit(1)
 
 
 def main(
@@ -207,8 +213,11 @@ def main(
         bool, typer.Option("--force", help="Replace an existing folder, and keep a model that ranks differently")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines")] = False,
+    while_stdin_is_open: Annotated[bool, typer.Option("--while-stdin-is-open", hidden=True)] = False,
 ) -> None:
     """Export a cross-encoder for serving without torch and compare it with the original."""
+    if while_stdin_is_open:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     settings = load_settings()
     configure_logging(settings.log_level)
     if backend not in MODEL_FILES or precision not in PRECISIONS[backend]:

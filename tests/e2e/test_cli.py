@@ -97,6 +97,11 @@ def test_version_and_check() -> None:
     assert (found.returncode, "RERANKER_PRTO is not a setting" in found.stderr) == (0, True), found.stderr
 
 
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "app.cli", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == __version__
+
+
 def test_the_module_starts_no_service_for_the_arguments_of_a_command() -> None:
     arguments = [sys.executable, "-m", "app", "evaluate", "judged.jsonl"]
     found = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)

@@ -80,6 +80,13 @@ def test_images_are_small_and_contain_no_compiler(image: str) -> None:
     assert found == "/home/reranker/.cache:\n\n/tmp:\n10001"
 
 
+@pytest.mark.parametrize("user", ["1000660000:0", "10001"])
+def test_any_user_of_group_0_can_write_to_the_cache(image: str, user: str) -> None:
+    options = ("--read-only", "--user", user, "--volume", "/home/reranker/.cache")
+    look = "touch ~/.cache/written && ls ~/.cache && python -c 'import getpass; print(getpass.getuser())'"
+    assert run("docker", "run", "--rm", *options, image, "sh", "-c", look) == "written\nreranker"
+
+
 def test_an_image_works_read_only_and_without_a_network(image: str) -> None:
     """Also without capabilities, and it shuts down with status 0."""
     options = (

@@ -241,6 +241,23 @@ def test_invalid_arguments_print_the_usage(checkout: Checkout, command: list[str
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("system", "libc", "name"),
+    [
+        ("FreeBSD amd64", "", "FreeBSD amd64"),
+        ("Linux armv7l", "glibc", "Linux armv7l"),
+        ("Linux x86_64", "musl libc (x86_64)", "Linux x86_64 with musl"),
+    ],
+)
+def test_an_unsupported_system_is_reported(tmp_path: Path, system: str, libc: str, name: str) -> None:
+    kernel, machine = system.split()
+    for program, lines in (("uname", f'[ "$1" = -s ] && echo {kernel} || echo {machine}'), ("ldd", f"echo '{libc}'")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / program).chmod(0o755)
+    ended = Checkout(tmp_path).run("scripts/setup", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (ended.returncode, ended.stderr.startswith(f"OpenVINO has no build for {name}. ")) == (1, True), ended.stderr
+
+
 def test_a_failed_start_prints_the_reason_and_leaves_no_pid_file(tmp_path: Path) -> None:
     made = Checkout(tmp_path)
     started = made.run("./start_reranker.sh", "daemon", RERANKER_MODEL="/no/such/folder")

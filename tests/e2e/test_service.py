@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, service, start, wait_until_ready
+from tests.models import make_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -205,6 +207,32 @@ def test_it_responds_and_can_be_stopped_while_loading() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def exports_of(pid: int) -> list[int]:
+    """The processes that export a model for the process `pid`."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    return [int(child) for child in children if b"app.export" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_an_export_ends_with_the_service(tmp_path: Path, stop: signal.Signals) -> None:
+    model = make_model(tmp_path / "tiny")
+    process = start(free_port(), RERANKER_MODEL=model, RERANKER_EXPORT_DIR=tmp_path / "store")
+    try:
+        while not (exports := exports_of(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(stop)
+        process.wait(30)
+        while Path(f"/proc/{exports[0]}").exists():
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not list((tmp_path / "store").glob("*/manifest.json"))
 
 
 @pytest.mark.parametrize("length", [20_000_000, None])

@@ -2,11 +2,11 @@
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from app.engines.models.store import find_or_export
 from app.engines.openvino import PART_TOKENS, OpenVinoEngine, bucket_length, parts
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
-from app.errors import EngineBroken, StartupError, UnusableModel
+from app.errors import EngineBroken, StartupError, UnusableModel, UnwritableFolder
 from app.evaluation.lines import UnusableCollection
 from app.export.command import export_model
 from app.export.parity import Group, logits, ndcg, read_groups
@@ -118,7 +118,9 @@ def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, kind: str, toleran
         "all at once": engine.score(pairs),
         "in another order": engine.score(pairs[::-1])[::-1],
         "20 at a time": [logit for at in range(0, len(pairs), 20) for logit in engine.score(pairs[at : at + 20])],
-        "between long ones": [engine.score([pairs[-1], pair, pairs[-1]])[1] for pair in pairs],
+        "between long ones": [
+            engine.score([pairs[-1], pair, pairs[-1]])[1] if at % 5 == 0 else alone[at] for at, pair in enumerate(pairs)
+        ],
         "on two threads": list(ThreadPoolExecutor(2).map(lambda pair: engine.score([pair])[0], pairs))
         if engine.info.batches_at_once > 1
         else alone,
@@ -260,16 +262,60 @@ def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
     assert not list((tmp_path / "store").glob(".export-*"))
 
 
+HOLD = """
+import sys; from pathlib import Path; from app.engines.models.artefact import scratch_folder
+with scratch_folder(Path(sys.argv[1])) as scratch:
+    (scratch / "model").write_text("half")
+    print(scratch, flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold_scratch_folder(target: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Another process that is exporting to this target, and its scratch folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(target)],
+        cwd=EMBEDDED.parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
 def test_an_export_deletes_what_a_killed_one_left(tmp_path: Path) -> None:
     target = tmp_path / "artefact"
-    with suppress(KeyboardInterrupt), scratch_folder(target) as scratch:
-        (scratch / "model").write_text("half")
-        shutil.copytree(scratch, tmp_path / "as it was")
-        raise KeyboardInterrupt
-    (tmp_path / "as it was").rename(scratch)  # a process that is killed cleans nothing up
+    process, left = hold_scratch_folder(target)
+    process.kill()
+    process.communicate()
+    assert (left / "model").exists()
     with scratch_folder(target) as scratch:
         assert not list(scratch.iterdir())
+        assert not left.exists()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_leaves_the_files_of_a_running_one(tmp_path: Path) -> None:
+    target = tmp_path / "artefact"
+    process, others = hold_scratch_folder(target)
+    with scratch_folder(target) as scratch:
+        assert scratch != others
+        assert (others / "model").exists()
+    assert (others / "model").exists()
+    process.communicate()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Its standard input is closed when that process ends, even if it is killed."""
+    model, output = make_model(tmp_path / "tiny"), tmp_path / "out"
+    command = [sys.executable, "-m", "app.export", str(model), "--output", str(output), "--while-stdin-is-open"]
+    ended = subprocess.run(
+        command, cwd=EMBEDDED.parent.parent, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert (ended.returncode, b"Not exported" in ended.stderr) == (1, False), ended.stderr
+    assert not output.exists()
 
 
 def test_models_with_the_same_name_do_not_share_cached_scores(tmp_path: Path) -> None:
@@ -298,13 +344,31 @@ def test_a_setting_that_needs_torch_logs_that_it_is_slower(tmp_path: Path, caplo
     assert "slower on a CPU than OpenVINO" in caplog.text
 
 
-def test_a_failed_export_falls_back_to_torch_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "store").write_text("a file where a folder should be")
-    engine = load_engine(Settings(model=str(make_model(tmp_path / "tiny")), export_dir=tmp_path / "store"))
-    assert engine.info.backend == "torch"
+def test_a_failed_export_falls_back_to_torch_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engines.models.store.sys.executable", "false")
+    settings = {"model": str(make_model(tmp_path / "tiny")), "export_dir": tmp_path / "store"}
+    assert load_engine(Settings(**settings)).info.backend == "torch"
     assert "Falling back to torch" in caplog.text
-    with pytest.raises(StartupError, match="RERANKER_EXPORT_DIR"):
-        load_engine(Settings(backend="openvino", model=str(tmp_path / "tiny"), export_dir=tmp_path / "store"))
+    with pytest.raises(StartupError, match="tiny cannot be exported for openvino"):
+        load_engine(Settings(backend="openvino", **settings))
+
+
+@pytest.mark.parametrize("backend", ["auto", "openvino", "onnx"])
+@pytest.mark.parametrize("store", ["/sys/reranker", "a file"])
+def test_a_folder_that_cannot_be_written_stops_the_start_with_the_remedy(
+    tmp_path: Path, store: str, backend: Any
+) -> None:
+    """As for an arbitrary user id and a volume of root. With torch the service would be slow, and nobody would know."""
+    (tmp_path / "a file").touch()
+    folder = tmp_path / store  # an absolute path stays as it is
+    settings = Settings(model=str(make_model(tmp_path / "tiny")), export_dir=folder, backend=backend)
+    with pytest.raises(UnwritableFolder) as raised:
+        load_engine(settings)
+    message = str(raised.value)
+    assert message.startswith(f"RERANKER_EXPORT_DIR={folder} cannot be written by user {os.geteuid()}: ")
+    assert message.endswith("Make the folder writable for this user, or set another one")
 
 
 def test_an_unusable_model_is_rejected_without_a_fallback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -403,7 +467,7 @@ def test_the_precision_that_is_tried_first_follows_the_cpu(
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
-def test_memory_stays_flat_over_20_000_requests_of_random_shapes(tmp_path: Path, backend: Any) -> None:
+def test_memory_stays_flat_over_requests_of_random_shapes(tmp_path: Path, backend: Any) -> None:
     export_model(str(make_model(tmp_path / "tiny")), backend, "fp32", tmp_path / "out")
     code = (
         "import random, sys; from pathlib import Path; from app.engines.load import load_artefact;"
@@ -411,11 +475,11 @@ def test_memory_stays_flat_over_20_000_requests_of_random_shapes(tmp_path: Path,
         "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6;"
         "make = lambda: s.encode('tides', ['moon ' * r.randint(0, 80) for _ in range(r.randint(1, 6))]);"
         "some = lambda count: [s.score(make()) for _ in range(count)];"
-        "some(2000); before = rss(); some(20000); print(rss() - before)"
+        "some(1500); before = rss(); some(2500); print(rss() - before)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 20
+    assert float(result.stdout) < 5
 
 
 def test_judged_queries_may_be_compressed_and_bad_files_give_short_errors(tmp_path: Path) -> None:

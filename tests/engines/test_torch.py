@@ -252,3 +252,32 @@ def test_without_a_compiler_the_model_runs_uncompiled_with_a_warning(
     assert not engine.info.compiled
     assert "ENABLE_TORCH_COMPILE is ignored, the model runs uncompiled: No working C++ compiler found" in caplog.text
     assert logits(engine, QUERY, ["moon", "bread"]).shape == (2,)
+
+
+@pytest.fixture(params=["no kernel image is available for execution on the device", "not compiled with CUDA"])
+def old_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A card that torch lists and cannot compute on, with torch's message."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    ones = torch.ones
+
+    def fail(*shape: int, device: Any = None) -> torch.Tensor:
+        if str(device).startswith("cuda"):
+            raise RuntimeError(f"CUDA error: {request.param}\nCUDA kernel errors might be reported later")
+        return ones(*shape, device=device)
+
+    monkeypatch.setattr("torch.ones", fail)
+    return str(request.param)
+
+
+def test_with_auto_an_old_gpu_is_not_used(old_gpu: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert pick_device("auto").type != "cuda"
+    assert f"cuda:0 is not used: this torch cannot compute on it: CUDA error: {old_gpu}" in caplog.text
+
+
+@pytest.mark.parametrize("requested", ["cuda", "cuda:0"])
+def test_an_old_gpu_that_is_requested_stops_the_start(old_gpu: str, requested: str) -> None:
+    with pytest.raises(StartupError) as raised:
+        pick_device(requested)
+    assert str(raised.value).startswith(f"RERANKER_DEVICE={requested} is not available: this torch ")
+    assert f"cannot compute on it: CUDA error: {old_gpu}. Set cpu or auto" in str(raised.value)

@@ -25,7 +25,6 @@ from app.engines.openvino import bucket_length, parts
 from app.engines.tokenization import PairTokenizer
 from app.serving.cache import ScoreCache
 from app.serving.queues import take_batch
-from tests.fuzz import counted
 from tests.fuzz.service import HEADERS, ROUTES, SEEDS, Service
 
 any_input = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -58,7 +57,6 @@ def test_a_value_is_a_request_or_an_error_that_can_be_told(model: Any) -> None:
     @any_input
     @given(BODIES)
     def parse(body: Any) -> None:
-        counted["requests"] += 1
         try:
             adapter.validate_python(body)
         except ValidationError as error:
@@ -80,7 +78,6 @@ def test_a_value_is_a_request_or_an_error_that_can_be_told(model: Any) -> None:
 def test_a_body_is_answered_or_refused_and_leaves_nothing(
     service: Service, route: int, headers: int, body: bytes, edits: list[tuple[int, bytes]]
 ) -> None:
-    counted["bodies"] += 1
     for place, piece in edits:
         body = body[:place] + piece + body[place + len(piece) :]
     service.send(route, headers, body)
@@ -95,7 +92,6 @@ LENGTHS = st.lists(st.integers(1, 512), min_size=1, max_size=30).map(sorted)
 def test_a_batch_has_the_first_queues_longest_and_fits(
     queues: list[list[int]], budget: int, max_padding: float | None
 ) -> None:
-    counted["batches"] += 1
     batch = take_batch(queues, budget, max_padding)
     lengths = [queues[queue][place] for queue, place in batch]
     assert batch[0] == (0, len(queues[0]) - 1)
@@ -113,7 +109,6 @@ def test_a_batch_has_the_first_queues_longest_and_fits(
 @any_input
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=60), st.integers(1, 5000))
 def test_parts_hold_each_pair_once_and_as_many_tokens_as_they_may(lengths: list[int], tokens: int) -> None:
-    counted["parts"] += 1
     split = parts(lengths, tokens)
     assert sorted(index for part in split for index in part) == list(range(len(lengths)))
     for part in split:
@@ -136,7 +131,6 @@ WHOLE_TEXTS = st.text(max_size=200)  # without surrogates: those are refused bef
 @any_input
 @given(WHOLE_TEXTS, st.lists(WHOLE_TEXTS, min_size=1, max_size=3), WINDOWS, st.none() | st.integers(1, 40))
 def test_pairs_and_windows_of_any_text_fit(query: str, documents: list[str], length: int, limit: int | None) -> None:
-    counted["texts"] += 1
     for pair in tokenizer(length).encode(query, documents, limit):
         assert pair.length <= length
         assert len(pair.type_ids) == pair.length
@@ -150,7 +144,6 @@ def test_pairs_and_windows_of_any_text_fit(query: str, documents: list[str], len
 @any_input
 @given(st.lists(st.tuples(WHOLE_TEXTS, WHOLE_TEXTS), max_size=6), st.none() | st.integers(1, 9))
 def test_keys_are_equal_for_equal_pairs_only(pairs: list[tuple[str, str]], limit: int | None) -> None:
-    counted["keys"] += 1
     keys = ScoreCache("model", 10, 60).keys(pairs, limit)
     assert len(set(keys)) == len(set(pairs))
     joined = [(query + document[:1], document[1:]) for query, document in pairs]
@@ -165,4 +158,3 @@ def test_bodies_mutated_by_the_code_that_they_reach() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "3000 bodies" in done.stdout
-    counted["mutated bodies"] += 3000

@@ -7,10 +7,12 @@ manifest.json
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Self
+from uuid import uuid4
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.engines.probes import ProbeSet
@@ -92,11 +94,24 @@ def shipped_probes(folder: Path) -> ProbeSet | None:
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """An empty folder next to the target, for unfinished files. Deletes what a killed process left there."""
-    scratch = target.parent / f".export-{target.name}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """An empty folder next to the target, for the unfinished files of this process only.
+
+    The process holds a lock while it uses the folder. Folders that killed processes left, without a lock, are deleted.
+    """
+    prefix = f".export-{target.name}-"
+    for left in target.parent.glob(f"{prefix}*.lock"):
+        with suppress(Timeout, OSError), FileLock(left, timeout=0):
+            _delete(left)
+    scratch = target.parent / f"{prefix}{uuid4().hex[:8]}"
+    with FileLock(f"{scratch}.lock"):
+        scratch.mkdir()
+        try:
+            yield scratch
+        finally:
+            _delete(Path(f"{scratch}.lock"))
+
+
+def _delete(lock: Path) -> None:
+    """Delete a scratch folder and its lock file."""
+    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+    lock.unlink(missing_ok=True)

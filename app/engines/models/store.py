@@ -13,7 +13,7 @@ from filelock import FileLock
 from app.engines.models.artefact import Backend, Manifest, Precision, is_artefact
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, ModelSource
-from app.errors import StartupError, UnusableModel
+from app.errors import StartupError, UnusableModel, UnwritableFolder
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def find_or_export(source: ModelSource, backend: Backend, precision: Precision, 
             if not is_artefact(folder) and not find_export(source, backend, precision, folder):
                 _export(source, backend, precision, folder)
     except OSError as error:
-        raise StartupError(f"RERANKER_EXPORT_DIR={store} cannot be written: {error.strerror}") from None
+        raise UnwritableFolder(f"RERANKER_EXPORT_DIR={store}", error) from None
     return folder
 
 
@@ -66,7 +66,7 @@ def _name(source: ModelSource, backend: Backend, precision: Precision) -> str:
 
 
 def _export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
-    """Export in a separate process, to release all memory of the conversion."""
+    """Export in a separate process, to release all memory of the conversion. It ends with this process."""
     if find_spec("torch") is None:
         raise StartupError(f"{source.name} must be exported for {backend} {precision}, but torch is not installed")
     log.info(
@@ -81,11 +81,18 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, folder:
     if source.revision:
         options["--revision"] = source.revision
     command += [str(part) for option in options.items() for part in option]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (no shell, and our own)
-    if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if re.search(r"\w", line)] or ["no reason given"]
+    with subprocess.Popen(  # noqa: S603 (no shell, and our own)
+        [*command, "--while-stdin-is-open"],
+        stdin=subprocess.PIPE,  # stays open until this process ends, in any way
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        errors = "".join(process.stderr or ())
+    if process.returncode:
+        lines = [line for line in errors.splitlines() if re.search(r"\w", line)] or ["no reason given"]
         reason = lines[-1].strip("│ ").removeprefix("Not exported: ")
-        if result.returncode == UNUSABLE_MODEL:
+        if process.returncode == UNUSABLE_MODEL:
             raise UnusableModel(reason)
         raise StartupError(f"{source.name} cannot be exported for {backend} {precision}: {reason}")
     log.info("Exported to %s", folder)

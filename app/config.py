@@ -5,13 +5,14 @@ A new setting is a field here with its description; run `scripts/docs` to add it
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import EnvSettingsSource
 
 from app.config_types import Device, LogLevel, OverloadStatus, RedisUrl, WebOrigins, split
 from app.errors import StartupError
@@ -23,7 +24,15 @@ SCRIPT_VARIABLES = {
     "RERANKER_INSTALL": "`scripts/setup`: `full`, or `slim` to leave out torch and model export.",
     "RERANKER_URL": "`reranker` commands: URL of the service.",
     "RERANKER_API_KEY": "`reranker` commands, `manage_reranker.sh` and `performance_test.sh`: API key to send.",
+    "RERANKER_PROXY_PORT": "nginx in front of the replicas: port to listen on (default `8080`).",
+    "RERANKER_PROXY_TIMEOUT": "nginx in front of the replicas: seconds that a response may take (default `300`).",
 }
+# Kubernetes adds these variables to every container of a namespace, for each Service. Those of a Service named
+# `reranker`, or `reranker-…`, have our prefix. `…_PORT` may then have the name of a setting, and an address as value.
+SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+SERVICE_VARIABLE = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,22 @@ class Settings(BaseSettings):
     clear_cache_interval: float = Field(3600.0, alias="CLEAR_CACHE_INTERVAL", gt=0, allow_inf_nan=False)
     """Seconds between clean-ups of expired scores and unused GPU memory."""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (the signature of pydantic)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments, then the environment without the variables of Kubernetes."""
+        environment = cast(EnvSettingsSource, env_settings)
+        environment.env_vars = {
+            name: value for name, value in environment.env_vars.items() if not is_service_variable(name, value)
+        }
+        return init_settings, environment
+
     def capacity(self, device: str) -> Capacity:
         """The configured capacity; `device`, such as `cuda:0`, provides the default of what is unset."""
         asked = {name: getattr(self, name) for name in Capacity.__slots__ if getattr(self, name) is not None}
@@ -260,10 +285,22 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
-def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
+def is_service_variable(name: str, value: str | None) -> bool:
+    """Whether Kubernetes has set this variable for a Service."""
+    name = name.upper()
+    return bool(SERVICE_VARIABLE.search(name) or (name.endswith("_PORT") and SERVICE_ADDRESS.match(value or "")))
+
+
+def service_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables with our prefix that Kubernetes has set for a Service."""
+    ours = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    return sorted(name for name, value in ours.items() if is_service_variable(name, value))
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Variables with our prefix that nothing reads: most likely a typing error."""
-    known = {*SCRIPT_VARIABLES, *environment_names()}
-    return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
+    known = {*SCRIPT_VARIABLES, *environment_names(), *service_variables(environment)}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 
 def traces_exporter() -> str | None:

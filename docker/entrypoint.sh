@@ -5,6 +5,8 @@ set -eu
 if [ -z "${RERANKER_MODEL:-}" ] && [ -f /opt/model/manifest.json ]; then
   export RERANKER_MODEL=/opt/model
 fi
+# Kubernetes sets RERANKER_PORT to an address if a Service is named reranker. The service ignores that, too.
+case ${RERANKER_PORT:-} in *://*) unset RERANKER_PORT ;; esac
 case ${1:-serve} in
   serve)
     exec python -m app ;;

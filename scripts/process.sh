@@ -6,6 +6,9 @@ pid_file=reranker.pid
 export log_file=reranker.log
 shutdown_timeout=${RERANKER_SHUTDOWN_TIMEOUT:-30}
 
+# Kubernetes sets RERANKER_PORT to an address if a Service is named reranker. The service ignores that, too.
+case ${RERANKER_PORT:-} in *://*) unset RERANKER_PORT ;; esac
+
 # The URL for clients on this machine of a service with these settings.
 case ${RERANKER_HOST:-127.0.0.1} in
   0.0.0.0) url=127.0.0.1 ;;

@@ -52,6 +52,8 @@ cat >"$run/limits.conf" <<END
 client_max_body_size ${RERANKER_MAX_BODY_BYTES:-8388608};
 proxy_read_timeout ${RERANKER_PROXY_TIMEOUT:-300}s;
 END
+# Kubernetes sets this to an address if a Service is named reranker-proxy.
+case ${RERANKER_PROXY_PORT:-} in *://*) unset RERANKER_PROXY_PORT ;; esac
 echo "listen ${RERANKER_PROXY_PORT:-8080} default_server;" >"$run/listen.conf"
 if [ -f "$tls/tls.crt" ]; then
   cat >>"$run/listen.conf" <<END

@@ -14,7 +14,18 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
-from app.config_types import Device, LogLevel, OverloadStatus, RedisUrl, WebOrigins, split
+from app.config_types import (
+    Device,
+    LogLevel,
+    Network,
+    Networks,
+    OverloadStatus,
+    RedisUrl,
+    RootPath,
+    WebOrigins,
+    networks,
+    split,
+)
 from app.errors import StartupError
 from app.machine.hardware import cpu_limit
 
@@ -69,6 +80,12 @@ class Settings(BaseSettings):
     """Address to listen on. `0.0.0.0` listens on all interfaces."""
     port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
     """Port to listen on."""
+    root_path: RootPath = Field("", alias="RERANKER_ROOT_PATH")
+    """Path prefix that clients see, such as `/reranker`, if a proxy routes by path. The proxy may remove the prefix or
+    keep it. If empty, there is no prefix."""
+    trusted_proxies: Networks | None = Field(None, alias="RERANKER_TRUSTED_PROXIES")
+    """Comma-separated addresses or networks of proxies. If one sends `X-Forwarded-Prefix`, that replaces
+    `RERANKER_ROOT_PATH`. `*` trusts all. If unset, the header is ignored."""
     log_level: LogLevel = Field("info", alias="RERANKER_LOG_LEVEL")
     """Lowest level to log: `debug`, `info`, `warning` or `error`."""
     log_format: Literal["console", "json"] = Field("console", alias="RERANKER_LOG_FORMAT")
@@ -244,6 +261,9 @@ class Settings(BaseSettings):
 
     def origins(self) -> list[str]:
         return split(self.cors_origins or "")
+
+    def proxies(self) -> list[Network]:
+        return networks(self.trusted_proxies or "")
 
     def schedule(self, splits: bool) -> dict[str, int]:
         """The configured fields of an engine's schedule. `splits`: whether the engine splits batches into parts."""

@@ -23,6 +23,7 @@ from app.api.dialects import native, nim, tei, vllm
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
+from app.api.paths import Paths
 from app.api.quota import Quota
 from app.api.ranking import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
 from app.api.service import Defaults, Service
@@ -88,6 +89,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         title="Reranker",
         version=__version__,
         summary="Ranks passages by their relevance to a query.",
+        redirect_slashes=False,
         lifespan=partial(_lifespan, Plan(settings, service, engine, tracing)),
         telemetry=tracing.telemetry if tracing else NO_TELEMETRY,
     )
@@ -155,6 +157,7 @@ def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing:
         from app.telemetry.tracing import SpanDetails
 
         app.add_middleware(SpanDetails, provider=tracing.provider)
+    app.add_middleware(Paths, root_path=settings.root_path, trusted=settings.proxies())
 
 
 @asynccontextmanager

@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.body import discard
 from app.api.errors import error_response
+from app.api.paths import HEALTH_PATHS
+from app.config_types import clean_path
 from app.telemetry.metrics import Metrics
 
 # Of the head of a request, and of the framing of chunks.
@@ -24,7 +26,6 @@ MAX_PIPELINED = 8
 SPARE_CONNECTIONS = 128
 # Headers that define where a body ends.
 FRAMING = {b"content-length", b"transfer-encoding"}
-HEALTH_PATHS = {"/health", "/health/live", "/health/ready"}
 HEAD_SECONDS, SPARE_HEAD_SECONDS = 10.0, 2.0
 # A client must read an answer within this time.
 ANSWER_SECONDS = 60.0
@@ -268,7 +269,7 @@ class _OnlyHealth:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in HEALTH_PATHS:
+        if clean_path(scope["path"]).endswith(tuple(HEALTH_PATHS)):
             await self._app(scope, receive, send)
             return
         self._metrics.rejections.labels("connections").inc()

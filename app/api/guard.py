@@ -16,6 +16,7 @@ from app.api.body import Bodies, discard
 from app.api.errors import INTERNAL, error_response, status_of
 from app.api.headers import security_headers
 from app.api.keys import ApiKeys
+from app.api.paths import route_path
 from app.api.quota import Quota
 from app.errors import RateLimited, Refused, RerankerError, Unauthorized
 from app.telemetry.logs import request_id as logged_id
@@ -57,7 +58,7 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 numbered = (b"x-request-id", record.id.encode())
-                message["headers"] = [*message["headers"], numbered, *security_headers(scope["path"])]
+                message["headers"] = [*message["headers"], numbered, *security_headers(route_path(scope))]
             for piece in _pieces(message):
                 await send(piece)
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from app.api.paths import HEALTH_PATHS, route_path
 from app.errors import Unauthorized
 
 # The documentation is public, and a browser cannot send a key for it.
 PAGES = {"/docs", "/redoc"}
-OPEN_PATHS = {"/", "/health", "/health/live", "/health/ready", "/openapi.json"} | PAGES
+OPEN_PATHS = {"/", "/openapi.json"} | PAGES | HEALTH_PATHS
 ANYONE = "anyone"
 OPEN_FOLDER = "/static-offline-docs/"
 
@@ -29,7 +30,7 @@ class ApiKeys:
         A key is sent as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
         sends that), or as `X-API-Key`.
         """
-        path = scope["path"]
+        path = route_path(scope)
         if not self._digests or path in self._open_paths or path.startswith(OPEN_FOLDER):
             return ANYONE
         headers = Headers(scope=scope)

@@ -19,7 +19,7 @@ router = APIRouter(tags=["operations"])
 async def root(request: Request) -> Response:
     """Redirects browsers to the documentation."""
     if request.app.openapi_url:
-        return RedirectResponse("/docs")
+        return RedirectResponse(f"{request.scope['root_path']}/docs")
     return JSONResponse({"service": "reranker", "version": __version__, "health": "/health"})
 
 

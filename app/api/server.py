@@ -77,6 +77,7 @@ def server_config(app: FastAPI, max_connections: int, **options: Any) -> uvicorn
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         **options,
     )
 

@@ -48,7 +48,7 @@ LABEL org.opencontainers.image.title="Reranker" \
 # The user must own the mount point of the volume for Hub models and exports.
 RUN useradd --uid 10001 --create-home reranker && install -d -o reranker -g reranker /home/reranker/.cache
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=:: RERANKER_PORT=8000
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \

@@ -16,6 +16,7 @@ from pydantic_settings.sources import EnvSettingsSource
 
 from app.config_types import (
     Device,
+    Host,
     LogLevel,
     Network,
     Networks,
@@ -76,8 +77,8 @@ class Settings(BaseSettings):
     )
 
     # Server and logging
-    host: str = Field("127.0.0.1", alias="RERANKER_HOST")
-    """Address to listen on. `0.0.0.0` listens on all interfaces."""
+    host: Host = Field("127.0.0.1", alias="RERANKER_HOST")
+    """Address to listen on. `0.0.0.0` listens on all interfaces by IPv4, `::` by IPv6 and IPv4."""
     port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
     """Port to listen on."""
     root_path: RootPath = Field("", alias="RERANKER_ROOT_PATH")
@@ -172,8 +173,11 @@ class Settings(BaseSettings):
     """Consecutive reloads without a score. After that, the process exits with status 1."""
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
     """Seconds that a request without `timeout_ms` may take. `0` means no limit."""
+    shutdown_delay: float = Field(0.0, alias="RERANKER_SHUTDOWN_DELAY", ge=0, le=600, allow_inf_nan=False)
+    """Seconds to accept and serve requests after SIGTERM, while `/health/ready` is 503. Set it if a load balancer needs
+    time to notice, as in Kubernetes: see [deploy](deploy.md#in-kubernetes)."""
     shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
-    """Seconds that accepted requests have to finish after SIGTERM."""
+    """Seconds that accepted requests have to finish after SIGTERM, and after `RERANKER_SHUTDOWN_DELAY`."""
 
     # First stage
     prefilter: Literal["off", "lexical", "embedding", "hybrid"] = Field("off", alias="RERANKER_PREFILTER")
@@ -208,6 +212,9 @@ class Settings(BaseSettings):
     """Seconds that a request body may take to arrive."""
     max_connections: int = Field(1024, alias="RERANKER_MAX_CONNECTIONS", ge=1)
     """Open client connections. Above it, requests get 503, except for `/health`."""
+    keep_alive: int = Field(75, alias="RERANKER_KEEP_ALIVE", ge=1, le=86_400)
+    """Seconds that an idle connection stays open. Set it above the idle timeout of the load balancer in front: a
+    request that arrives while the service closes the connection is lost."""
 
     # Score cache
     prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")

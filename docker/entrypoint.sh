@@ -11,11 +11,18 @@ case ${1:-serve} in
   serve)
     exec python -m app ;;
   healthcheck)
+    host=${RERANKER_HOST:-::} host=${host#[} host=${host%]}
+    case $host in
+      0.0.0.0 | ::) address=localhost ;;
+      *:*) address="[$host]" ;;
+      *) address=$host ;;
+    esac
+    # Without the proxy of http_proxy.
     exec python -c 'import sys, urllib.request
 try:
-    urllib.request.urlopen(sys.argv[1], timeout=4)
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1], timeout=4)
 except OSError as error:
-    sys.exit(f"Not ready: {error}")' "http://127.0.0.1:${RERANKER_PORT:-8000}/health/ready" ;;
+    sys.exit(f"Not ready: {error}")' "http://$address:${RERANKER_PORT:-8000}/health/ready" ;;
   *)
     exec "$@" ;;
 esac

@@ -155,6 +155,8 @@ def test_the_default_is_used_in_place_of_a_kubernetes_address(monkeypatch: pytes
     ("script", "shown"),
     [
         ("source scripts/process.sh; echo $url", "http://127.0.0.1:8000"),
+        ("RERANKER_HOST=[fd00::2]; source scripts/process.sh; echo $url", "http://[fd00::2]:8000"),
+        ("RERANKER_HOST=::; source scripts/process.sh; echo $url", "http://localhost:8000"),
         ("docker/entrypoint.sh sh -c 'echo ${RERANKER_PORT-none}'", "none"),
     ],
 )

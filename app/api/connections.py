@@ -85,9 +85,10 @@ class Connection(HttpToolsProtocol):
         """Feed the parser, unless the request was already rejected."""
         if self._refused:
             return
-        if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
+        between = self._head_deadline is None and (self.cycle is None or self.cycle.response_complete)
+        if self._silent or between:
+            self._silent = False
             self._expect_head()
-        self._silent = False
         self._bodiless += len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
@@ -192,7 +193,9 @@ class Connection(HttpToolsProtocol):
         self._head_deadline = self.loop.time() + LINGER_SECONDS
 
     def _expect_head(self) -> None:
-        self._head_deadline = self.loop.time() + (SPARE_HEAD_SECONDS if self._spare else HEAD_SECONDS)
+        """Proxies open connections ahead: one that is still silent may stay as long as an idle one."""
+        seconds = self.timeout_keep_alive if self._silent else HEAD_SECONDS
+        self._head_deadline = self.loop.time() + (SPARE_HEAD_SECONDS if self._spare else seconds)
 
     def _look(self) -> None:
         """Close the connection if a deadline has passed. Runs every `TICK_SECONDS`."""

@@ -33,11 +33,18 @@ def main(arguments: list[str]) -> int:
         log.warning("%s is not a setting of this service and is ignored", name)
     if arguments:
         return _check(settings)
-    from app.api.server import Options, serve
+    from app.api.server import serve
     from app.main import create_app
 
-    options = {name: getattr(settings, name) for name in Options.__slots__}
-    return serve(create_app(settings), Options(**options))
+    return serve(
+        create_app(settings),
+        settings.host,
+        settings.port,
+        settings.shutdown_timeout,
+        settings.max_connections,
+        settings.keep_alive,
+        settings.shutdown_delay,
+    )
 
 
 def _check(settings: Settings) -> int:

@@ -5,7 +5,7 @@ A new setting is a field here with its description; run `scripts/docs` to add it
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
@@ -318,16 +318,15 @@ def is_service_variable(name: str, value: str | None) -> bool:
     return bool(SERVICE_VARIABLE.search(name) or (name.endswith("_PORT") and SERVICE_ADDRESS.match(value or "")))
 
 
-def service_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+def service_variables(names: Iterable[str] = os.environ) -> list[str]:
     """Variables with our prefix that Kubernetes has set for a Service."""
-    ours = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
-    return sorted(name for name, value in ours.items() if is_service_variable(name, value))
+    return sorted(name for name in names if name.startswith(PREFIX) and is_service_variable(name, os.environ.get(name)))
 
 
-def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
     """Variables with our prefix that nothing reads: most likely a typing error."""
-    known = {*SCRIPT_VARIABLES, *environment_names(), *service_variables(environment)}
-    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    known = {*SCRIPT_VARIABLES, *environment_names(), *service_variables(names)}
+    return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
 
 
 def traces_exporter() -> str | None:

@@ -57,7 +57,7 @@ class RerankQuery:
     """What to rank, and how. None means the service's default, or no limit."""
 
     query: str | Sequence[str]
-    """One query for all documents, or one for each."""
+    """One query for all documents, or as many as there are documents."""
     documents: Sequence[str]
     max_tokens_per_doc: int | None = None
     timeout: float | None = None
@@ -75,8 +75,6 @@ class RerankQuery:
     fusion: Fusion = Fusion()
     retrieval_scores: Sequence[float] | None = None
     """The caller's score of each document, higher is better. None if some have no score."""
-    names: tuple[str, str] = ("query", "documents")
-    """The caller's field names, for error messages."""
 
     @property
     def is_prefiltered(self) -> bool:

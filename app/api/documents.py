@@ -88,7 +88,7 @@ class Document(BaseModel):
         values = self.chosen(fields)
         if not values:
             problem = "no 'text'" if fields == TEXT_FIELDS else f"none of rank_fields ({', '.join(fields)})"
-            raise InvalidRequest(f"documents[{index}]: has {problem}")
+            raise InvalidRequest(f"has {problem}", f"documents[{index}]")
         return _as_yaml(values)
 
 

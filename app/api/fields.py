@@ -1,7 +1,7 @@
 """Fields that the dialects share."""
 
 from functools import partial
-from typing import Annotated, Any, Literal, LiteralString
+from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
 from pydantic import (
     BaseModel,
@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS
+from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS, RerankQuery
 
 # With a maximum length pydantic decodes the characters and rejects lone surrogates. The effective limit is a setting.
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
@@ -41,6 +41,9 @@ class RequestBody(BaseModel):
     """A body in which unknown fields are ignored and `null` means unset."""
 
     model_config = ConfigDict(populate_by_name=True)
+
+    wire_names: ClassVar[dict[str, str]] = {}
+    """This dialect's names for `query` and `documents`, where they differ. For error messages."""
 
     model: Annotated[Text | None, Field(description="Accepted and logged; the service has one model")] = None
     user: Annotated[Text | None, Field(description="Accepted and logged")] = None
@@ -117,6 +120,15 @@ class RequestBody(BaseModel):
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields of the body, renamed to those of this model. A dialect with other spellings overrides it."""
         return fields
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `to_query` is fast."""
+        return True
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
+        raise NotImplementedError
 
 
 class Usage(BaseModel):

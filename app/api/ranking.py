@@ -1,5 +1,6 @@
 """What the dialects share: rank a request, and answer with its figures in the headers."""
 
+import asyncio
 import re
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel
 from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.api.service import Defaults, Service, service_of
 from app.engines.protocol import EngineInfo
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, RequestError
 from app.telemetry.record import RequestRecord, record_of
 from app.types import Fusion, Method, Ranking, RerankQuery
 
@@ -22,9 +23,21 @@ LOGGED_CHARS = 80
 LOGGED_TEXT_CHARS = 200
 
 
-async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, EngineInfo]:
+async def rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInfo]:
     """Rank, and fill in the request's record. Raises what `Reranker.rerank` raises, and `Unavailable`."""
+    try:
+        return await _rank(request, body)
+    except RequestError as error:
+        for field, name in body.wire_names.items():
+            if error.field and error.field.startswith(field):
+                error.field = name + error.field.removeprefix(field)
+        raise
+
+
+async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInfo]:
     service, record = service_of(request.app), record_of(request.scope)
+    # On a thread, slow Python code does not block the event loop.
+    query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     _record(record, body, query, service.defaults.log_texts)
     reranker = service.usable_reranker()
     ranking = await reranker.rerank(_with_options(query, request, body, service))

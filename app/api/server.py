@@ -4,7 +4,6 @@ import logging
 import resource
 import socket
 import time
-from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -94,37 +93,26 @@ def server_config(app: FastAPI, max_connections: int, **options: Any) -> uvicorn
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to serve. Times are in seconds."""
-
-    host: str
-    port: int
-    max_connections: int
-    keep_alive: int
-    """How long an idle connection stays open."""
-    shutdown_delay: float
-    """How long to serve after the first signal."""
-    shutdown_timeout: float
-    """How long accepted requests may take after that."""
-
-
-def serve(app: FastAPI, options: Options) -> int:
-    """Serve until stopped. Returns the exit status of the process."""
-    _allow_files(options.max_connections + SPARE_CONNECTIONS + OTHER_FILES)
+def serve(
+    app: FastAPI,
+    host: str,
+    port: int,
+    shutdown_timeout: float,
+    max_connections: int,
+    keep_alive: int = 75,
+    shutdown_delay: float = 0.0,
+) -> int:
+    """Serve until stopped. Times are in seconds. Returns the exit status of the process."""
+    _allow_files(max_connections + SPARE_CONNECTIONS + OTHER_FILES)
     try:
-        listener = listen(options.host, options.port)
+        listener = listen(host, port)
     except OSError as error:
-        reason = error.strerror or error
-        log.error("Cannot listen on RERANKER_HOST=%s RERANKER_PORT=%d: %s", options.host, options.port, reason)
+        log.error("Cannot listen on RERANKER_HOST=%s RERANKER_PORT=%d: %s", host, port, error.strerror or error)
         return 1
     config = server_config(
-        app,
-        options.max_connections,
-        timeout_keep_alive=options.keep_alive,
-        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
+        app, max_connections, timeout_keep_alive=keep_alive, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS
     )
-    server = Server(config, app, options.shutdown_delay, options.shutdown_timeout)
+    server = Server(config, app, shutdown_delay, shutdown_timeout)
     server.run([listener])
     log.info("Stopped")
     return server.exit_status

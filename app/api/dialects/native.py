@@ -1,6 +1,5 @@
 """The native dialect. Clients of Cohere, Jina, vLLM and Infinity use it too; they ignore its extra fields."""
 
-import asyncio
 import time
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -107,7 +106,7 @@ class RerankRequest(RequestBody):
 
     @property
     def is_plain(self) -> bool:
-        """Whether no document needs rendering."""
+        """Whether no document needs rendering, which is slow."""
         return self.rank_fields == TEXT_FIELDS
 
     @classmethod
@@ -281,9 +280,7 @@ def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | No
 
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
-    # Rendering is slow Python code. On a thread it does not block the event loop.
-    query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
-    ranking, info = await rank(request, body, query)
+    ranking, info = await rank(request, body)
     return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id))
 
 

@@ -1,6 +1,6 @@
 """NVIDIA NIM's `/v1/ranking`: logits, best first."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, FailFast, Field
@@ -31,6 +31,8 @@ class NimQuery(BaseModel):
 class NimRequest(RequestBody):
     """What to rank."""
 
+    wire_names: ClassVar = {"query": "query.text", "documents": "passages"}
+
     query: NimQuery
     passages: Annotated[list[NimText], FailFast(), Field(json_schema_extra={"minItems": 1}, max_length=MAX_DOCUMENTS)]
     truncate: Annotated[
@@ -47,7 +49,6 @@ class NimRequest(RequestBody):
             self.query.text,
             [passage.text for passage in self.passages],
             long_documents=LONG_DOCUMENTS[self.truncate] if self.truncate else None,
-            names=("query.text", "passages"),
         )
 
 
@@ -68,6 +69,6 @@ class NimResponse(BaseModel):
 @router.post("/v1/ranking", response_model=NimResponse, responses=ERROR_RESPONSES, summary="Rank passages, as NIM does")
 async def ranking(body: NimRequest, request: Request) -> Response:
     """Order `passages` by their relevance to `query`."""
-    ranked, _ = await rank(request, body, body.to_query())
+    ranked, _ = await rank(request, body)
     rankings = [NimRank(index=index, logit=ranked.logits[index]) for index in ranked.order()]
     return answer(ranked, NimResponse(rankings=rankings, usage=usage(ranked)))

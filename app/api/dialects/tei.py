@@ -1,12 +1,11 @@
 """text-embeddings-inference, and `POST /rerank`, which other services share: a body with `texts` is TEI's."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
 
 from app.api.dialects import native
-from app.api.dialects.vllm import translate_activation
 from app.api.errors import DIALECT_TAG, ERROR_RESPONSES, ErrorBody
 from app.api.fields import Query, RequestBody, Texts
 from app.api.json_route import JsonRoute
@@ -57,6 +56,8 @@ router = APIRouter(tags=["rerank"], route_class=TeiRoute)
 class TeiRequest(RequestBody):
     """What to rank."""
 
+    wire_names: ClassVar = {"documents": "texts"}
+
     query: Query
     texts: Annotated[Texts, Field(json_schema_extra={"minItems": 1})]
     raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
@@ -69,18 +70,12 @@ class TeiRequest(RequestBody):
         ),
     ] = None
 
-    @classmethod
-    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Accepts vLLM's switch for the activation."""
-        return translate_activation(fields)
-
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
         return RerankQuery(
             self.query,
             self.texts,
             long_documents=None if self.truncate is None else "truncate" if self.truncate else "refuse",
-            names=("query", "texts"),
         )
 
 
@@ -111,7 +106,7 @@ async def rerank(body: AnyRequest, request: Request) -> Response:
     """With `texts` the answer is a bare list; with `documents` or `passages` it is that of `/rerank/query`."""
     if isinstance(body, native.RerankRequest):
         return await native.rerank(body, request)
-    ranking, _ = await rank(request, body, body.to_query())
+    ranking, _ = await rank(request, body)
     scores = ranking.logits if body.raw_scores else ranking.scores
     ranks = [
         Rank(index=index, score=scores[index], text=body.texts[index] if body.return_text else None)

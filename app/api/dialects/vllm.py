@@ -1,7 +1,7 @@
 """vLLM's `/score`: scores in the order of the request, for one query or one per document."""
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
@@ -10,6 +10,7 @@ from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Texts, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
+from app.errors import InvalidRequest
 from app.telemetry.record import record_of
 from app.types import RerankQuery
 
@@ -46,6 +47,8 @@ QueryOrQueries = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_ty
 class ScoreRequest(RequestBody):
     """Pairs to score: one `text_1` with each `text_2`, or two lists of the same length."""
 
+    wire_names: ClassVar = {"query": "text_1", "documents": "text_2"}
+
     text_1: Annotated[
         QueryOrQueries,
         Field(json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_1", "queries", "data_1")),
@@ -65,9 +68,11 @@ class ScoreRequest(RequestBody):
         return translate_activation(fields)
 
     def to_query(self) -> RerankQuery:
-        """The part of the request that the engine needs."""
-        query = self.text_1[0] if len(self.text_1) == 1 else self.text_1
-        return RerankQuery(query, self.text_2, self.max_tokens_per_doc, names=("text_1", "text_2"))
+        """The part of the request that the engine needs. Raises `InvalidRequest`."""
+        queries, documents = len(self.text_1), len(self.text_2)
+        if documents and queries not in (1, documents):
+            raise InvalidRequest(f"got {queries} texts for {documents} text_2; send one, or one for each", "query")
+        return RerankQuery(self.text_1[0] if queries == 1 else self.text_1, self.text_2, self.max_tokens_per_doc)
 
 
 class ScoreData(BaseModel):
@@ -93,7 +98,7 @@ class ScoreResponse(BaseModel):
 @router.post("/v1/score", response_model=ScoreResponse, responses=ERROR_RESPONSES, summary="Score pairs, as /score")
 async def score(body: ScoreRequest, request: Request) -> Response:
     """Score each of `text_2` against `text_1`."""
-    ranking, info = await rank(request, body, body.to_query())
+    ranking, info = await rank(request, body)
     scores = ranking.logits if body.raw_scores else ranking.scores
     response = ScoreResponse(
         id=record_of(request.scope).id,

@@ -8,7 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config_types import Network, clean_path, is_path_prefix
 
-HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+# Probes of Kubernetes and of platforms that are made for NIM, KServe, llama.cpp or SageMaker.
+STATUS_PATHS = ("/health", "/v1/health")
+LIVE_PATHS = ("/health/live", "/v1/health/live", "/v2/health/live")
+READY_PATHS = ("/health/ready", "/v1/health/ready", "/v2/health/ready", "/ping")
+HEALTH_PATHS = frozenset({*STATUS_PATHS, *LIVE_PATHS, *READY_PATHS})
 
 FORWARDED_PREFIX = "x-forwarded-prefix"
 

@@ -24,7 +24,12 @@ async def answer(client: httpx.AsyncClient, path: str, body: Any) -> Any:
     return response.json()
 
 
-@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/reranking"])
+# llama.cpp, OpenVINO Model Server, KServe, OpenRouter, Azure, DashScope, SageMaker.
+OTHERS = ["/v1/reranking", "/v3/rerank", "/openai/v1/rerank", "/openai/v2/rerank", "/api/v1/rerank"]
+OTHERS += ["/providers/cohere/v2/rerank", "/v1/reranks", "/reranks", "/compatible-api/v1/reranks", "/invocations"]
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/reranking", *OTHERS])
 async def test_cohere_jina_and_vllm(serve: Serve, path: str) -> None:
     async with serve() as client:
         body = await answer(client, path, NATIVE | {"model": "rerank-v3.5", "top_n": 4, "max_tokens_per_doc": None})
@@ -104,9 +109,41 @@ async def test_nim_gets_logits(serve: Serve) -> None:
     assert body["usage"]["total_tokens"] > 0
 
 
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/health/live", "/v1/health/ready", "/v2/health/ready", "/ping"])
+async def test_probes_of_other_services(serve: Serve, path: str) -> None:
+    """NIM, KServe, llama.cpp and SageMaker. Like our own they need no key and are 503 if the service is not ready."""
+    async with serve(api_keys="k", max_connections=1) as client:
+        assert (await client.get(path)).status_code == (await client.head(path)).status_code == 200
+        async with httpx.AsyncClient(base_url=client.base_url) as over_the_limit:
+            assert (await over_the_limit.get(path)).status_code == 200
+        serve.service.lifecycle.drain()
+        assert (await client.get(path)).status_code == (200 if path.endswith("live") else 503)
+
+
+async def test_sagemaker_invocations_take_both_bodies(serve: Serve) -> None:
+    async with serve() as client:
+        assert isinstance(await answer(client, "/invocations", TEI), list)
+        assert isinstance(await answer(client, "/invocations", NATIVE), dict)
+        wrong = await client.post("/invocations", json=TEI | {"texts": []})
+    assert wrong.json()["error_type"] == "Validation"
+
+
+@pytest.mark.parametrize("model", ["fake", "FAKE", "org/fake", "gpt"])
+async def test_a_model_is_found_by_its_name(serve: Serve, model: str) -> None:
+    async with serve() as client:
+        response = await client.get(f"/v1/models/{model}")
+        listed = (await client.get("/v1/models")).json()["data"]
+    if model.lower() == "fake":
+        assert response.json() == listed[0]
+        assert (listed[0]["id"], listed[0]["model_type"]) == ("fake", "rerank")
+    else:
+        assert response.status_code == 404
+        assert response.json()["message"] == f'There is no model "{model}": the service has "fake"'
+
+
 async def test_models_are_listed(serve: Serve) -> None:
     async with serve() as client:
-        for path in ("/v1/models", "/models"):
+        for path in ("/v1/models", "/models", "/v3/models", "/openai/v1/models"):
             body = (await client.get(path)).json()
             assert body["object"] == "list"
             assert [(model["id"], model["object"]) for model in body["data"]] == [("fake", "model")]

@@ -18,6 +18,19 @@ from app.types import Evidence, LongDocuments, Ranking, RerankQuery
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
+# Of llama.cpp, OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change
+# the host.
+OTHER_ROUTES = (
+    "/v1/reranking",
+    "/v3/rerank",
+    "/openai/v1/rerank",
+    "/openai/v2/rerank",
+    "/api/v1/rerank",
+    "/providers/cohere/v2/rerank",
+    "/v1/reranks",
+    "/reranks",
+    "/compatible-api/v1/reranks",
+)
 
 EXAMPLE_REQUEST: dict[str, Any] = {
     "query": "Which planet has the most moons?",
@@ -286,3 +299,5 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
 
 for path in ROUTES:
     router.post(path, response_model=RerankResponse, responses=ERROR_RESPONSES, summary="Rank documents")(rerank)
+for path in OTHER_ROUTES:
+    router.post(path, response_model=RerankResponse, include_in_schema=False)(rerank)

@@ -96,6 +96,7 @@ AnyRequest = Annotated[
 ]
 
 
+@router.post("/invocations", response_model=native.RerankResponse | Ranks, include_in_schema=False)
 @router.post(
     "/rerank",
     response_model=native.RerankResponse | Ranks,

@@ -73,6 +73,8 @@ class RerankQuery:
     """How the first stage selects documents for the model, if there are more than `prefilter_top_k`."""
     prefilter_top_k: int = 100
     fusion: Fusion = Fusion()
+    cut: frozenset[int] = frozenset()
+    """Documents of which only the first characters are here."""
     retrieval_scores: Sequence[float] | None = None
     """The caller's score of each document, higher is better. None if some have no score."""
 
@@ -90,7 +92,8 @@ class RerankQuery:
     def passages(self) -> list["Passage"]:
         """Each document as one passage."""
         queries = repeat(self.query) if isinstance(self.query, str) else self.query
-        return [Passage(index, *texts) for index, texts in enumerate(zip(queries, self.documents, strict=False))]
+        pairs = enumerate(zip(queries, self.documents, strict=False))
+        return [Passage(index, *texts, cut=index in self.cut) for index, texts in pairs]
 
 
 class Passage(NamedTuple):
@@ -103,7 +106,7 @@ class Passage(NamedTuple):
     span: Span | None = None
     """The window's place in the document; None for a whole document."""
     cut: bool = False
-    """Whether some windows of this document are not scored."""
+    """Whether parts of this document are not scored."""
 
 
 @dataclass(slots=True)

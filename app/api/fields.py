@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -17,14 +18,20 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from app.api.texts import as_list, unwrap, unwrap_and_repair
 from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS, RerankQuery
 
 # With a maximum length pydantic decodes the characters and rejects lone surrogates. The effective limit is a setting.
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 # Documents the minimum in OpenAPI; the service rejects an empty query with a message that names the field.
-Query = Annotated[Text, Field(json_schema_extra={"minLength": 1})]
+Query = Annotated[Text, Field(json_schema_extra={"minLength": 1}), BeforeValidator(unwrap, json_schema_input_type=str)]
 # Validation stops at the first bad text, and at the maximum number of documents.
-Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
+Texts = Annotated[
+    list[Annotated[Text, BeforeValidator(unwrap_and_repair, json_schema_input_type=str)]],
+    FailFast(),
+    Field(max_length=MAX_DOCUMENTS),
+    BeforeValidator(as_list),
+]
 
 MAX_TIMEOUT_MS = 86_400_000
 

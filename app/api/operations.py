@@ -114,13 +114,9 @@ async def models(request: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": [_model(service, service.reranker)]})
 
 
-@router.get(
-    "/v1/models/{name:path}",
-    summary="The model, if that is its name",
-    responses={404: {"model": ErrorBody}, 422: {"model": ErrorBody}, 503: {"description": "Still loading"}},
-)
+@router.get("/v1/models/{name:path}", include_in_schema=False)
 async def model(name: str, request: Request) -> JSONResponse:
-    """As in the list. The name may be written without its organisation."""
+    """The model, if that is its name. The name may be written without its organisation."""
     service = service_of(request.app)
     if service.reranker is None:
         return JSONResponse({"status": service.problem}, 503)
@@ -136,6 +132,13 @@ def _model(service: Service, reranker: Reranker) -> dict[str, Any]:
     started = int(time.time() - service.metrics.uptime)
     openai = {"id": name, "object": "model", "created": started, "owned_by": "reranker"}
     return openai | {"model_type": "rerank", "model_name": name, "max_model_len": reranker.engine.info.max_length}
+
+
+@router.get("/meta", include_in_schema=False)
+async def meta(request: Request) -> JSONResponse:
+    """What Weaviate asks a reranker for."""
+    reranker = service_of(request.app).reranker
+    return JSONResponse({"model": reranker.engine.info.model if reranker else None, "version": __version__})
 
 
 @router.get("/metrics", summary="Metrics", response_class=Response, responses={422: {"model": ErrorBody}})

@@ -8,10 +8,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config_types import Network, clean_path, is_path_prefix
 
-# Probes of Kubernetes and of platforms that are made for NIM, KServe, llama.cpp or SageMaker.
+# Probes of Kubernetes, and of platforms that are made for NIM, KServe, llama.cpp, Weaviate or SageMaker.
 STATUS_PATHS = ("/health", "/v1/health")
-LIVE_PATHS = ("/health/live", "/v1/health/live", "/v2/health/live")
-READY_PATHS = ("/health/ready", "/v1/health/ready", "/v2/health/ready", "/ping")
+LIVE_PATHS = ("/health/live", "/v1/health/live", "/v2/health/live", "/.well-known/live")
+READY_PATHS = ("/health/ready", "/v1/health/ready", "/v2/health/ready", "/.well-known/ready", "/ping")
 HEALTH_PATHS = frozenset({*STATUS_PATHS, *LIVE_PATHS, *READY_PATHS})
 
 FORWARDED_PREFIX = "x-forwarded-prefix"

@@ -1,6 +1,7 @@
 """Rejects requests that are invalid or too large."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from app.errors import InvalidRequest, TooLarge
 from app.types import Limits, LongDocuments, Pair, Passage, RerankQuery, Score
@@ -22,6 +23,13 @@ def check_query(query: RerankQuery, limits: Limits) -> None:
             _check_query_text(text, f"query[{index}]", limits)
     for index, document in enumerate(query.documents):
         _check_length(document, f"documents[{index}]", limits)
+
+
+def cut_long_documents(query: RerankQuery, limits: Limits) -> RerankQuery:
+    """The query with at most `max_text_chars` characters of each document."""
+    most = limits.max_text_chars
+    cut = frozenset(index for index, document in enumerate(query.documents) if len(document) > most)
+    return replace(query, documents=[document[:most] for document in query.documents], cut=cut) if cut else query
 
 
 def _check_query_text(text: str, field: str, limits: Limits) -> None:

@@ -14,7 +14,7 @@ def put_windows(query: RerankQuery, passages: Sequence[Passage], spans: Mapping[
 
 
 def _parts(passage: Passage, spans: Sequence[Span], most: int) -> list[Passage]:
-    cut = len(spans) > most
+    cut = passage.cut or len(spans) > most
     return [passage._replace(text=passage.text[slice(*span)], span=span, cut=cut) for span in spans[:most]] or [passage]
 
 

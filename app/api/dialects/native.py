@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal, Self, cast
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from app.api.dialects.vllm import TokenLimit, translate_activation
+from app.api.dialects.vllm import NoLimit, TokenLimit, translate_activation
 from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
+from app.errors import InvalidRequest
 from app.telemetry.record import milliseconds, record_of
 from app.types import Evidence, LongDocuments, Ranking, RerankQuery
 
@@ -31,6 +32,8 @@ OTHER_ROUTES = (
     "/reranks",
     "/compatible-api/v1/reranks",
 )
+
+LONG_DOCUMENTS: dict[str, LongDocuments] = {"true": "truncate", "end": "truncate", "false": "refuse", "none": "refuse"}
 
 EXAMPLE_REQUEST: dict[str, Any] = {
     "query": "Which planet has the most moons?",
@@ -73,6 +76,14 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
 }
 
 
+def _long_documents(name: str, value: Any) -> LongDocuments:
+    """The mode for another service's switch. Raises `InvalidRequest`."""
+    key = str(value).lower() if isinstance(value, str | bool) else ""
+    if key not in LONG_DOCUMENTS:
+        raise InvalidRequest("must be true, false, 'END' or 'NONE': documents are cut at their end", name)
+    return LONG_DOCUMENTS[key]
+
+
 class RerankRequest(RequestBody):
     """What to rank. Unknown fields are ignored and `null` means unset."""
 
@@ -88,9 +99,8 @@ class RerankRequest(RequestBody):
         ),
     ]
     top_k: Annotated[
-        int | None,
+        NoLimit,
         Field(
-            ge=1,
             validation_alias=AliasChoices("top_k", "top_n"),
             description="Number of results; default: all",
         ),
@@ -124,9 +134,12 @@ class RerankRequest(RequestBody):
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Accepts vLLM's switch for the activation, and its `top_n` of 0 for all documents."""
-        if fields.get("top_n") == 0:
-            del fields["top_n"]
+        """Accepts vLLM's switch for the activation, and what Voyage, Pinecone and NIM call truncation."""
+        parameters = fields.get("parameters")
+        asked = parameters.get("truncate") if isinstance(parameters, dict) else None
+        for name, value in (("truncation", fields.get("truncation")), ("truncate", fields.get("truncate", asked))):
+            if value is not None:
+                fields.setdefault("long_documents", _long_documents(name, value))
         return translate_activation(fields)
 
     def to_query(self) -> RerankQuery:
@@ -202,6 +215,7 @@ class Meta(BaseModel):
     cached: int
     prefiltered: int
     truncated: int
+    repaired: Annotated[int, Field(description="Documents in which U+FFFD replaces broken characters")] = 0
     degraded: Literal[False] | str = False
     fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
     timings_ms: TimingsMs
@@ -237,6 +251,7 @@ class RerankResponse(BaseModel):
                 cached=ranking.pairs - ranking.scored,
                 prefiltered=len(ranking.prefiltered),
                 truncated=ranking.truncated,
+                repaired=sum(document.was_repaired for document in request.documents),
                 degraded=ranking.degraded or False,
                 fusion=ranking.evidence,
                 timings_ms=TimingsMs(

@@ -4,28 +4,30 @@ import time
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, FailFast, Field
 
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Texts, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
+from app.api.texts import as_list
 from app.errors import InvalidRequest
 from app.telemetry.record import record_of
-from app.types import RerankQuery
+from app.types import MAX_DOCUMENTS, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
-# vLLM's clients send -1 or 0 for the model's own limit.
+# Clients of vLLM and others send -1 or 0 for no limit.
+NoLimit = Annotated[
+    int | None, Field(ge=1), BeforeValidator(lambda value: None if value in (-1, 0, "-1", "0") else value)
+]
 TokenLimit = Annotated[
-    int | None,
+    NoLimit,
     Field(
-        ge=1,
         validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
         description="Cut each document to this number of tokens; a limit above the model's window has no effect",
     ),
-    BeforeValidator(lambda value: None if value in (-1, 0) else value),
 ]
 
 
@@ -36,12 +38,13 @@ def translate_activation(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-TextOrTexts = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
-QueryOrQueries = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_type=Query | list[Query])]
+TextOrTexts = Annotated[Texts, BeforeValidator(as_list, json_schema_input_type=str | list[str])]
+QueryOrQueries = Annotated[
+    list[Query],
+    FailFast(),
+    Field(max_length=MAX_DOCUMENTS),
+    BeforeValidator(as_list, json_schema_input_type=Query | list[Query]),
+]
 
 
 class ScoreRequest(RequestBody):

@@ -19,6 +19,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.api.texts import as_list, unwrap, unwrap_and_repair
+from app.api.unsupported import refuse_unsupported
 from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS, RerankQuery
 
 # With a maximum length pydantic decodes the characters and rejects lone surrogates. The effective limit is a setting.
@@ -45,9 +46,9 @@ def _one_message(message: LiteralString, value: Any, handler: ValidatorFunctionW
 
 
 class RequestBody(BaseModel):
-    """A body in which unknown fields are ignored and `null` means unset."""
+    """A body in which `null` means unset. Unknown fields are refused or reported, see `unsupported.py`."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, extra="allow")
 
     wire_names: ClassVar[dict[str, str]] = {}
     """This dialect's names for `query` and `documents`, where they differ. For error messages."""
@@ -121,7 +122,9 @@ class RequestBody(BaseModel):
     def _null_means_unset(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return cls.translate({name: item for name, item in value.items() if item is not None})
+        fields = cls.translate({name: item for name, item in value.items() if item is not None})
+        refuse_unsupported({name: item for name, item in fields.items() if name not in cls.model_fields})
+        return fields
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:

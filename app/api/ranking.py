@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.api.service import Defaults, Service, service_of
+from app.api.unsupported import warnings
 from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest, RequestError
 from app.telemetry.record import RequestRecord, record_of
@@ -17,6 +18,7 @@ from app.types import Fusion, Method, Ranking, RerankQuery
 TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
 DEGRADED_HEADER = "x-reranker-degraded"
 PREFILTERED_HEADER = "x-reranker-prefiltered"
+WARNING_HEADER = "x-reranker-warning"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 DIGITS = re.compile("[0-9]{1,20}")
 LOGGED_CHARS = 80
@@ -93,7 +95,7 @@ def _fusion(body: RequestBody, query: RerankQuery, service: Service) -> Fusion:
     return Fusion(evidence, weight, body.fusion_method or defaults.fusion_method)
 
 
-def answer(ranking: Ranking, content: BaseModel) -> Response:
+def answer(ranking: Ranking, content: BaseModel, body: RequestBody) -> Response:
     """The content as JSON, with the timing headers of text-embeddings-inference: whole milliseconds, and tokens."""
     timings = ranking.timings
     times = (_whole(seconds) for seconds in (timings.total, timings.queue, timings.tokenize, timings.inference))
@@ -102,6 +104,8 @@ def answer(ranking: Ranking, content: BaseModel) -> Response:
         headers[DEGRADED_HEADER] = ranking.degraded
     if ranking.prefiltered:
         headers[PREFILTERED_HEADER] = str(len(ranking.prefiltered))
+    if warning := warnings(body.model_extra or ()):
+        headers[WARNING_HEADER] = warning
     return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
 
 

@@ -66,7 +66,7 @@ def media(value: Any) -> str | None:
 
 
 def repaired(text: str) -> str:
-    """The text with U+FFFD in place of lone surrogates, which are no characters: broken PDF files contain them."""
+    """The text with U+FFFD in place of lone surrogates: half characters, as in text from broken PDF files."""
     if text.isascii():
         return text
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from app.api.dialects.vllm import NoLimit, TokenLimit, translate_activation
+from app.api.dialects.vllm import NoLimit, TokenLimit, translate_options
 from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
@@ -85,7 +85,7 @@ def _long_documents(name: str, value: Any) -> LongDocuments:
 
 
 class RerankRequest(RequestBody):
-    """What to rank. Unknown fields are ignored and `null` means unset."""
+    """What to rank. `null` means unset."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
 
@@ -132,6 +132,11 @@ class RerankRequest(RequestBody):
         """Whether no document needs rendering, which is slow."""
         return self.rank_fields == TEXT_FIELDS
 
+    @property
+    def is_voyage(self) -> bool:
+        """Whether Voyage's client has sent it: only Voyage has `truncation`."""
+        return "truncation" in (self.model_extra or {})
+
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Accepts vLLM's switch for the activation, and what Voyage, Pinecone and NIM call truncation."""
@@ -140,7 +145,7 @@ class RerankRequest(RequestBody):
         for name, value in (("truncation", fields.get("truncation")), ("truncate", fields.get("truncate", asked))):
             if value is not None:
                 fields.setdefault("long_documents", _long_documents(name, value))
-        return translate_activation(fields)
+        return translate_options(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
@@ -191,6 +196,20 @@ class Result(BaseModel):
     ] = None
 
 
+class VoyageResult(BaseModel):
+    """One ranked document. The document is its text."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        """Serialise a result."""
+        text = result.document.text if result.document else None
+        return cls(index=result.index, relevance_score=result.relevance_score, document=text)
+
+
 class TimingsMs(BaseModel):
     """Milliseconds: waiting for a slot, first stage, tokenization, engine (with its queue), total."""
 
@@ -232,18 +251,20 @@ class RerankResponse(BaseModel):
     model: str
     created: int
     results: list[Result]
+    data: Annotated[list[VoyageResult] | None, Field(description="The same for Voyage's client")] = None
     usage: Usage
     meta: Meta
 
     @classmethod
     def of(cls, request: RerankRequest, ranking: Ranking, model: str, request_id: str) -> Self:
         """Serialise a ranking as the request asks."""
-        timings = ranking.timings
+        timings, ranked = ranking.timings, results(request, ranking)
         return cls(
             id=request_id,
             model=model,
             created=int(time.time()),
-            results=results(request, ranking),
+            results=ranked,
+            data=[VoyageResult.of(result) for result in ranked] if request.is_voyage else None,
             usage=usage(ranking),
             meta=Meta(
                 documents=len(request.documents),
@@ -309,7 +330,7 @@ def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | No
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
     ranking, info = await rank(request, body)
-    return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id))
+    return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id), body)
 
 
 for path in ROUTES:

@@ -85,4 +85,4 @@ async def ranking(body: NimRequest, request: Request) -> Response:
     """Order `passages` by their relevance to `query`."""
     ranked, _ = await rank(request, body)
     rankings = [NimRank(index=index, logit=ranked.logits[index]) for index in ranked.order()]
-    return answer(ranked, NimResponse(rankings=rankings, usage=usage(ranked)))
+    return answer(ranked, NimResponse(rankings=rankings, usage=usage(ranked)), body)

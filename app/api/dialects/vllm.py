@@ -31,10 +31,14 @@ TokenLimit = Annotated[
 ]
 
 
-def translate_activation(fields: dict[str, Any]) -> dict[str, Any]:
-    """vLLM switches the activation off where this service asks for `raw_scores`."""
-    if fields.get("use_activation", fields.get("activation")) is False:
+def translate_options(fields: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's names: it switches the activation off where this service asks for `raw_scores`."""
+    switches = [fields.pop(name) for name in ("use_activation", "activation") if name in fields]
+    if switches and switches[0] in (False, "false"):
         fields.setdefault("raw_scores", True)
+    if fields.get("truncate_prompt_tokens") not in (None, -1, 0):
+        # Kept as well, so that it is reported: in vLLM it limits query and document together.
+        fields.setdefault("max_tokens_per_doc", fields["truncate_prompt_tokens"])
     return fields
 
 
@@ -68,7 +72,7 @@ class ScoreRequest(RequestBody):
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Accepts vLLM's switch for the activation."""
-        return translate_activation(fields)
+        return translate_options(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest`."""
@@ -110,4 +114,4 @@ async def score(body: ScoreRequest, request: Request) -> Response:
         data=[ScoreData(index=index, score=score) for index, score in enumerate(scores)],
         usage=usage(ranking),
     )
-    return answer(ranking, response)
+    return answer(ranking, response, body)

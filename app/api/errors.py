@@ -159,6 +159,8 @@ def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
 
 
 def _explain_one(problem: Any) -> str:
+    if problem["type"] == "unsupported":  # the message begins with the field
+        return str(problem["msg"])
     message = NOT_AN_OBJECT if problem["type"].startswith("model_") else problem["msg"].replace(" after validation", "")
     got = "" if problem["type"] == "missing" else f", got {shorten(problem['input'])}"
     return f"{_field(problem)}: {message[0].lower()}{message[1:]}{got}"

@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.api.texts import as_list, unwrap, unwrap_and_repair
 from app.api.unsupported import refuse_unsupported
+from app.errors import InvalidRequest
 from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS, RerankQuery
 
 # With a maximum length pydantic decodes the characters and rejects lone surrogates. The effective limit is a setting.
@@ -122,8 +123,11 @@ class RequestBody(BaseModel):
     def _null_means_unset(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        fields = cls.translate({name: item for name, item in value.items() if item is not None})
-        refuse_unsupported({name: item for name, item in fields.items() if name not in cls.model_fields})
+        try:
+            fields = cls.translate({name: item for name, item in value.items() if item is not None})
+            refuse_unsupported({name: item for name, item in fields.items() if name not in cls.model_fields})
+        except InvalidRequest as error:
+            raise PydanticCustomError("unsupported", "{message}", {"message": str(error)}) from None
         return fields
 
     @classmethod

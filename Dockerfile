@@ -50,7 +50,7 @@ LABEL org.opencontainers.image.title="Reranker" \
 RUN useradd --uid 10001 --create-home reranker && install -d -o reranker -g 0 -m 775 /home/reranker/.cache && \
   chgrp 0 /home/reranker && chmod 775 /home/reranker
 COPY docker/entrypoint.sh /usr/local/bin/entrypoint.sh
-ENV HOME=/home/reranker USER=reranker PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=0.0.0.0 RERANKER_PORT=8000
+ENV HOME=/home/reranker USER=reranker PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RERANKER_HOST=:: RERANKER_PORT=8000
 USER 10001
 EXPOSE 8000
 # While the model loads, the check waits.

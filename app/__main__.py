@@ -5,7 +5,7 @@ import os
 import sys
 from typing import NoReturn
 
-from app.config import Settings, load_settings, unknown_variables
+from app.config import Settings, load_settings, service_variables, unknown_variables
 from app.engines.models.source import check_folder, locate_model
 from app.errors import StartupError
 from app.telemetry.logs import configure_logging
@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     configure_logging(settings.log_level, settings.log_format)
+    if names := service_variables():
+        log.warning("Kubernetes has set %s for a Service: ignored", ", ".join(names))
     for name in unknown_variables():
         log.warning("%s is not a setting of this service and is ignored", name)
     if arguments:
@@ -35,7 +37,13 @@ def main(arguments: list[str]) -> int:
     from app.main import create_app
 
     return serve(
-        create_app(settings), settings.host, settings.port, settings.shutdown_timeout, settings.max_connections
+        create_app(settings),
+        settings.host,
+        settings.port,
+        settings.shutdown_timeout,
+        settings.max_connections,
+        settings.keep_alive,
+        settings.shutdown_delay,
     )
 
 

@@ -8,12 +8,25 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import EnvSettingsSource
 
-from app.config_types import Device, LogLevel, OverloadStatus, RedisUrl, WebOrigins, split
+from app.config_types import (
+    Device,
+    Host,
+    LogLevel,
+    Network,
+    Networks,
+    OverloadStatus,
+    RedisUrl,
+    RootPath,
+    WebOrigins,
+    networks,
+    split,
+)
 from app.errors import StartupError
 from app.machine.hardware import cpu_limit
 
@@ -23,7 +36,15 @@ SCRIPT_VARIABLES = {
     "RERANKER_INSTALL": "`scripts/setup`: `full`, or `slim` to leave out torch and model export.",
     "RERANKER_URL": "`reranker` commands: URL of the service.",
     "RERANKER_API_KEY": "`reranker` commands, `manage_reranker.sh` and `performance_test.sh`: API key to send.",
+    "RERANKER_PROXY_PORT": "nginx in front of the replicas: port to listen on (default `8080`).",
+    "RERANKER_PROXY_TIMEOUT": "nginx in front of the replicas: seconds that a response may take (default `300`).",
 }
+# Kubernetes adds these variables to every container of a namespace, for each Service. Those of a Service named
+# `reranker`, or `reranker-…`, have our prefix. `…_PORT` may then have the name of a setting, and an address as value.
+SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+SERVICE_VARIABLE = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +77,16 @@ class Settings(BaseSettings):
     )
 
     # Server and logging
-    host: str = Field("127.0.0.1", alias="RERANKER_HOST")
-    """Address to listen on. `0.0.0.0` listens on all interfaces."""
+    host: Host = Field("127.0.0.1", alias="RERANKER_HOST")
+    """Address to listen on. `0.0.0.0` listens on all interfaces by IPv4, `::` by IPv6 and IPv4."""
     port: int = Field(8000, alias="RERANKER_PORT", ge=1, le=65535)
     """Port to listen on."""
+    root_path: RootPath = Field("", alias="RERANKER_ROOT_PATH")
+    """Path prefix that clients see, such as `/reranker`, if a proxy routes by path. The proxy may remove the prefix or
+    keep it. If empty, there is no prefix."""
+    trusted_proxies: Networks | None = Field(None, alias="RERANKER_TRUSTED_PROXIES")
+    """Comma-separated addresses or networks of proxies. If one sends `X-Forwarded-Prefix`, that replaces
+    `RERANKER_ROOT_PATH`. `*` trusts all. If unset, the header is ignored."""
     log_level: LogLevel = Field("info", alias="RERANKER_LOG_LEVEL")
     """Lowest level to log: `debug`, `info`, `warning` or `error`."""
     log_format: Literal["console", "json"] = Field("console", alias="RERANKER_LOG_FORMAT")
@@ -147,8 +174,11 @@ class Settings(BaseSettings):
     """Consecutive reloads without a score. After that, the process exits with status 1."""
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
     """Seconds that a request without `timeout_ms` may take. `0` means no limit."""
+    shutdown_delay: float = Field(0.0, alias="RERANKER_SHUTDOWN_DELAY", ge=0, le=600, allow_inf_nan=False)
+    """Seconds to accept and serve requests after SIGTERM, while `/health/ready` is 503. Set it if a load balancer needs
+    time to notice, as in Kubernetes: see [deploy](deploy.md#in-kubernetes)."""
     shutdown_timeout: float = Field(30.0, alias="RERANKER_SHUTDOWN_TIMEOUT", ge=0, allow_inf_nan=False)
-    """Seconds that accepted requests have to finish after SIGTERM."""
+    """Seconds that accepted requests have to finish after SIGTERM, and after `RERANKER_SHUTDOWN_DELAY`."""
 
     # First stage
     prefilter: Literal["off", "lexical", "embedding", "hybrid"] = Field("off", alias="RERANKER_PREFILTER")
@@ -183,6 +213,9 @@ class Settings(BaseSettings):
     """Seconds that a request body may take to arrive."""
     max_connections: int = Field(1024, alias="RERANKER_MAX_CONNECTIONS", ge=1)
     """Open client connections. Above it, requests get 503, except for `/health`."""
+    keep_alive: int = Field(75, alias="RERANKER_KEEP_ALIVE", ge=1, le=86_400)
+    """Seconds that an idle connection stays open. Set it above the idle timeout of the load balancer in front: a
+    request that arrives while the service closes the connection is lost."""
 
     # Score cache
     prediction_cache: bool = Field(True, alias="ENABLE_PREDICTION_CACHE")
@@ -196,6 +229,22 @@ class Settings(BaseSettings):
     cache."""
     clear_cache_interval: float = Field(3600.0, alias="CLEAR_CACHE_INTERVAL", gt=0, allow_inf_nan=False)
     """Seconds between clean-ups of expired scores and unused GPU memory."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (the signature of pydantic)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments, then the environment without the variables of Kubernetes."""
+        environment = cast(EnvSettingsSource, env_settings)
+        environment.env_vars = {
+            name: value for name, value in environment.env_vars.items() if not is_service_variable(name, value)
+        }
+        return init_settings, environment
 
     def capacity(self, device: str) -> Capacity:
         """The configured capacity; `device`, such as `cuda:0`, provides the default of what is unset."""
@@ -220,6 +269,9 @@ class Settings(BaseSettings):
 
     def origins(self) -> list[str]:
         return split(self.cors_origins or "")
+
+    def proxies(self) -> list[Network]:
+        return networks(self.trusted_proxies or "")
 
     def schedule(self, splits: bool) -> dict[str, int]:
         """The configured fields of an engine's schedule. `splits`: whether the engine splits batches into parts."""
@@ -261,9 +313,20 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
+def is_service_variable(name: str, value: str | None) -> bool:
+    """Whether Kubernetes has set this variable for a Service."""
+    name = name.upper()
+    return bool(SERVICE_VARIABLE.search(name) or (name.endswith("_PORT") and SERVICE_ADDRESS.match(value or "")))
+
+
+def service_variables(names: Iterable[str] = os.environ) -> list[str]:
+    """Variables with our prefix that Kubernetes has set for a Service."""
+    return sorted(name for name in names if name.startswith(PREFIX) and is_service_variable(name, os.environ.get(name)))
+
+
 def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
     """Variables with our prefix that nothing reads: most likely a typing error."""
-    known = {*SCRIPT_VARIABLES, *environment_names()}
+    known = {*SCRIPT_VARIABLES, *environment_names(), *service_variables(names)}
     return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
 
 

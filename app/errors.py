@@ -1,9 +1,10 @@
 """All errors of the service.
 
 RerankerError
-├── InvalidRequest      the request is invalid
+├── RequestError        the caller must change the request
+│   ├── InvalidRequest  the request is invalid
+│   └── TooLarge        a document count, text or body exceeds its limit
 ├── Unauthorized        the API key is missing or unknown
-├── TooLarge            a document count, text or body exceeds its limit
 ├── BodyTimeout         the body did not arrive in time
 ├── UnsupportedMedia    the body is compressed
 ├── Refused             rejected for now: retry after `retry_after` seconds
@@ -33,7 +34,22 @@ class RerankerError(Exception):
     code: ClassVar[str] = "internal_error"
 
 
-class InvalidRequest(RerankerError):
+class RequestError(RerankerError):
+    """The request cannot be served as it is. `field` is `query`, `documents` or an item of them: `documents[3]`.
+
+    The message begins with the field. A dialect with another name for it replaces `field`.
+    """
+
+    def __init__(self, problem: str, field: str | None = None) -> None:
+        super().__init__(problem)
+        self.field = field
+
+    def __str__(self) -> str:
+        problem = super().__str__()
+        return f"{self.field}: {problem}" if self.field else problem
+
+
+class InvalidRequest(RequestError):
     """The request is well-formed, but a field or their combination is invalid."""
 
     code = "invalid_request"
@@ -45,7 +61,7 @@ class Unauthorized(RerankerError):
     code = "unauthorized"
 
 
-class TooLarge(RerankerError):
+class TooLarge(RequestError):
     """A document count, text or body exceeds its limit."""
 
     code = "too_large"

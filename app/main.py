@@ -23,8 +23,9 @@ from app.api.dialects import native, nim, tei, vllm
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
+from app.api.paths import Paths
 from app.api.quota import Quota
-from app.api.ranking import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS
+from app.api.ranking import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS, WARNING_HEADER
 from app.api.service import Defaults, Service
 from app.config import Settings, load_settings, traces_exporter
 from app.engines.load import load_engine
@@ -88,6 +89,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         title="Reranker",
         version=__version__,
         summary="Ranks passages by their relevance to a query.",
+        redirect_slashes=False,
         lifespan=partial(_lifespan, Plan(settings, service, engine, tracing)),
         telemetry=tracing.telemetry if tracing else NO_TELEMETRY,
     )
@@ -149,12 +151,20 @@ def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing:
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["Retry-After", "X-Request-Id", DEGRADED_HEADER, PREFILTERED_HEADER, *TIMING_HEADERS],
+            expose_headers=[
+                "Retry-After",
+                "X-Request-Id",
+                DEGRADED_HEADER,
+                PREFILTERED_HEADER,
+                WARNING_HEADER,
+                *TIMING_HEADERS,
+            ],
         )
     if tracing:
         from app.telemetry.tracing import SpanDetails
 
         app.add_middleware(SpanDetails, provider=tracing.provider)
+    app.add_middleware(Paths, root_path=settings.root_path, trusted=settings.proxies())
 
 
 @asynccontextmanager

@@ -57,7 +57,7 @@ class RerankQuery:
     """What to rank, and how. None means the service's default, or no limit."""
 
     query: str | Sequence[str]
-    """One query for all documents, or one for each."""
+    """One query for all documents, or as many as there are documents."""
     documents: Sequence[str]
     max_tokens_per_doc: int | None = None
     timeout: float | None = None
@@ -73,10 +73,10 @@ class RerankQuery:
     """How the first stage selects documents for the model, if there are more than `prefilter_top_k`."""
     prefilter_top_k: int = 100
     fusion: Fusion = Fusion()
+    cut: frozenset[int] = frozenset()
+    """Documents of which only the first characters are here."""
     retrieval_scores: Sequence[float] | None = None
     """The caller's score of each document, higher is better. None if some have no score."""
-    names: tuple[str, str] = ("query", "documents")
-    """The caller's field names, for error messages."""
 
     @property
     def is_prefiltered(self) -> bool:
@@ -92,7 +92,8 @@ class RerankQuery:
     def passages(self) -> list["Passage"]:
         """Each document as one passage."""
         queries = repeat(self.query) if isinstance(self.query, str) else self.query
-        return [Passage(index, *texts) for index, texts in enumerate(zip(queries, self.documents, strict=False))]
+        pairs = enumerate(zip(queries, self.documents, strict=False))
+        return [Passage(index, *texts, cut=index in self.cut) for index, texts in pairs]
 
 
 class Passage(NamedTuple):
@@ -105,7 +106,7 @@ class Passage(NamedTuple):
     span: Span | None = None
     """The window's place in the document; None for a whole document."""
     cut: bool = False
-    """Whether some windows of this document are not scored."""
+    """Whether parts of this document are not scored."""
 
 
 @dataclass(slots=True)

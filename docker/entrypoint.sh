@@ -5,11 +5,19 @@ set -eu
 if [ -z "${RERANKER_MODEL:-}" ] && [ -f /opt/model/manifest.json ]; then
   export RERANKER_MODEL=/opt/model
 fi
+# Kubernetes sets RERANKER_PORT to an address if a Service is named reranker. The service ignores that, too.
+case ${RERANKER_PORT:-} in *://*) unset RERANKER_PORT ;; esac
 case ${1:-serve} in
   serve)
     exec python -m app ;;
   healthcheck)
-    exec python -m app.healthcheck "http://127.0.0.1:${RERANKER_PORT:-8000}" ;;
+    host=${RERANKER_HOST:-::} host=${host#[} host=${host%]}
+    case $host in
+      0.0.0.0 | ::) address=localhost ;;
+      *:*) address="[$host]" ;;
+      *) address=$host ;;
+    esac
+    exec python -m app.healthcheck "http://$address:${RERANKER_PORT:-8000}" ;;
   *)
     exec "$@" ;;
 esac

@@ -1,17 +1,23 @@
 # shellcheck shell=bash
 # The background process, for the start and manage scripts. Source it from the project's root.
 
-# One line: pid, URL and shutdown timeout in seconds.
+# One line: pid, URL, and the seconds that a shutdown may take.
 pid_file=reranker.pid
 export log_file=reranker.log
-shutdown_timeout=${RERANKER_SHUTDOWN_TIMEOUT:-30}
+shutdown_timeout=$(
+  LC_ALL=C awk -v delay="${RERANKER_SHUTDOWN_DELAY:-0}" -v timeout="${RERANKER_SHUTDOWN_TIMEOUT:-30}" 'BEGIN { print delay + timeout }'
+)
+
+# Kubernetes sets RERANKER_PORT to an address if a Service is named reranker. The service ignores that, too.
+case ${RERANKER_PORT:-} in *://*) unset RERANKER_PORT ;; esac
 
 # The URL for clients on this machine of a service with these settings.
-case ${RERANKER_HOST:-127.0.0.1} in
+host=${RERANKER_HOST:-127.0.0.1} host=${host#[} host=${host%]}
+case $host in
   0.0.0.0) url=127.0.0.1 ;;
-  ::) url='[::1]' ;;
-  *:*) url="[$RERANKER_HOST]" ;;
-  *) url=${RERANKER_HOST:-127.0.0.1} ;;
+  ::) url=localhost ;;
+  *:*) url="[$host]" ;;
+  *) url=$host ;;
 esac
 url=http://$url:${RERANKER_PORT:-8000}
 

@@ -48,10 +48,11 @@ class QuietServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, max_connections: int = 1024) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(app: FastAPI, max_connections: int = 1024, keep_alive: int = 75) -> AsyncIterator[httpx.AsyncClient]:
     """A real HTTP server in this event loop, and a client for it."""
     port = free_port()
-    server = QuietServer(server_config(app, max_connections, port=port, timeout_graceful_shutdown=1))
+    config = server_config(app, max_connections, port=port, timeout_keep_alive=keep_alive, timeout_graceful_shutdown=1)
+    server = QuietServer(config)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:
@@ -89,7 +90,7 @@ class Serve:
     def __call__(self, **settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
         self.settings = Settings(**settings)
         self.app = create_app(self.settings, self._engine)
-        return serving(self.app, self.settings.max_connections)
+        return serving(self.app, self.settings.max_connections, self.settings.keep_alive)
 
     @property
     def service(self) -> Service:

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ import pytest
 
 from app.config import Settings, load_settings, unknown_variables
 from app.errors import StartupError
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,61 @@ def test_defaults_depend_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_misspelled_variable_is_reported() -> None:
     assert unknown_variables(["RERANKER_MAX_PARALEL", "RERANKER_PORT", "PATH"]) == ["RERANKER_MAX_PARALEL"]
+
+
+def test_every_documented_variable_is_known() -> None:
+    names = re.findall(r"^\| `(RERANKER_\w+)` \|", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE)
+    assert {"RERANKER_PROXY_PORT", "RERANKER_PROXY_TIMEOUT", "RERANKER_URL"} < set(names)
+    assert unknown_variables(names) == []
+
+
+# What Kubernetes sets in every container for the Services `reranker` and `reranker-proxy`.
+SERVICES = {
+    "RERANKER_SERVICE_HOST": "10.96.12.3",
+    "RERANKER_SERVICE_PORT": "8000",
+    "RERANKER_SERVICE_PORT_HTTP": "8000",
+    "RERANKER_PORT": "tcp://10.96.12.3:8000",
+    "RERANKER_PORT_8000_TCP": "tcp://10.96.12.3:8000",
+    "RERANKER_PORT_8000_TCP_PROTO": "tcp",
+    "RERANKER_PORT_8000_TCP_PORT": "8000",
+    "RERANKER_PORT_8000_TCP_ADDR": "10.96.12.3",
+    "RERANKER_PROXY_PORT": "tcp://[fd00::1]:8080",
+    "RERANKER_PROXY_PORT_53_UDP_ADDR": "fd00::1",
+}
+
+
+def test_the_variables_of_kubernetes_services_are_ignored_with_one_line() -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RERANKER_")}
+    command = [sys.executable, "-m", "app", "--check"]
+    checked = subprocess.run(command, env=clean | SERVICES, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    [line] = checked.stderr.splitlines()
+    assert line.endswith(f"Kubernetes has set {', '.join(sorted(SERVICES))} for a Service: ignored")
+
+
+def test_the_default_is_used_in_place_of_a_kubernetes_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("tcp://10.96.12.3:8000", "udp://[fd00::1]:53"):
+        monkeypatch.setenv("RERANKER_PORT", value)
+        assert load_settings().port == 8000
+    monkeypatch.setenv("RERANKER_PORT", "9000")
+    assert load_settings().port == 9000
+
+
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    [
+        ("source scripts/process.sh; echo $url", "http://127.0.0.1:8000"),
+        ("RERANKER_HOST=[fd00::2]; source scripts/process.sh; echo $url", "http://[fd00::2]:8000"),
+        ("RERANKER_HOST=::; source scripts/process.sh; echo $url", "http://localhost:8000"),
+        ("docker/entrypoint.sh sh -c 'echo ${RERANKER_PORT-none}'", "none"),
+    ],
+)
+def test_the_scripts_ignore_them_too(script: str, shown: str) -> None:
+    environment = {"PATH": os.environ["PATH"]} | SERVICES
+    found = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == shown
 
 
 @pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.default is not None])

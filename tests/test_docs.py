@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from app.api.dialects import native
+from app.api.paths import HEALTH_PATHS
 from app.config import DEVICE_DEFAULTS, Settings, environment_names
 from app.main import create_app
 from tests.clients.environments import ENVIRONMENTS
@@ -55,7 +57,11 @@ async def test_every_metric_is_documented(serve: Serve) -> None:
 
 
 def test_every_route_is_documented() -> None:
-    routes = set(create_app(Settings()).openapi()["paths"])
+    app = create_app(Settings())
+    documented = {path.split("{")[0] for path in app.openapi()["paths"]}
+    hidden = {*native.OTHER_ROUTES, *HEALTH_PATHS, "/invocations", "/v3/models", "/openai/v1/models"}
+    routes = documented | hidden
+    assert len(hidden) > 15
     assert {path for path in routes if path not in page("api")} == set()
 
 

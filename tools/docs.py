@@ -19,8 +19,6 @@ TOOL_VARIABLES = {
     "PERFORMANCE_TEST_URL": "`performance_test.sh`: URL of the service to measure.",
     "PYTHON": "`scripts/setup`: Python interpreter for the virtual environment.",
     "MODEL": "`docker/build.sh`: model to export into the slim image.",
-    "RERANKER_PROXY_PORT": "nginx in front of the replicas: port to listen on (default `8080`).",
-    "RERANKER_PROXY_TIMEOUT": "nginx in front of the replicas: seconds that a response may take (default `300`).",
 }
 LIBRARY_VARIABLES = {
     "HF_TOKEN": "Access token for private or gated models on the Hugging Face Hub.",

@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.body import discard
 from app.api.errors import error_response
+from app.api.paths import HEALTH_PATHS
+from app.config_types import clean_path
 from app.telemetry.metrics import Metrics
 
 # Of the head of a request, and of the framing of chunks.
@@ -24,7 +26,6 @@ MAX_PIPELINED = 8
 SPARE_CONNECTIONS = 128
 # Headers that define where a body ends.
 FRAMING = {b"content-length", b"transfer-encoding"}
-HEALTH_PATHS = {"/health", "/health/live", "/health/ready"}
 HEAD_SECONDS, SPARE_HEAD_SECONDS = 10.0, 2.0
 # A client must read an answer within this time.
 ANSWER_SECONDS = 60.0
@@ -84,9 +85,10 @@ class Connection(HttpToolsProtocol):
         """Feed the parser, unless the request was already rejected."""
         if self._refused:
             return
-        if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
+        between = self._head_deadline is None and (self.cycle is None or self.cycle.response_complete)
+        if self._silent or between:
+            self._silent = False
             self._expect_head()
-        self._silent = False
         self._bodiless += len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
@@ -191,7 +193,9 @@ class Connection(HttpToolsProtocol):
         self._head_deadline = self.loop.time() + LINGER_SECONDS
 
     def _expect_head(self) -> None:
-        self._head_deadline = self.loop.time() + (SPARE_HEAD_SECONDS if self._spare else HEAD_SECONDS)
+        """Proxies open connections ahead: one that is still silent may stay as long as an idle one."""
+        seconds = self.timeout_keep_alive if self._silent else HEAD_SECONDS
+        self._head_deadline = self.loop.time() + (SPARE_HEAD_SECONDS if self._spare else seconds)
 
     def _look(self) -> None:
         """Close the connection if a deadline has passed. Runs every `TICK_SECONDS`."""
@@ -268,7 +272,7 @@ class _OnlyHealth:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in HEALTH_PATHS:
+        if clean_path(scope["path"]).endswith(tuple(HEALTH_PATHS)):
             await self._app(scope, receive, send)
             return
         self._metrics.rejections.labels("connections").inc()

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, to_json
 
 from app.api.fields import Text
+from app.api.texts import as_list, find_text, media, repaired
 from app.errors import InvalidRequest, TooLarge
 from app.types import MAX_DOCUMENTS
 
@@ -31,12 +32,11 @@ ESCAPED = re.compile("[\U00010000-\U0010ffff\ufeff]")
 PRIVATE_USE = (0xE000, 0xF900)
 
 
-def _can_be_echoed(value: Any) -> Any:
+def _check_echo(value: Any) -> None:
     try:
         to_json(value)
     except ValueError:
         raise PydanticCustomError("document", "must be JSON in UTF-8 and not nested too deeply") from None
-    return value
 
 
 def _text_or_number(value: Any) -> Any:
@@ -53,18 +53,29 @@ class Document(BaseModel):
     id: Annotated[Text | int | None, BeforeValidator(_text_or_number, json_schema_input_type=Any)] = None
     metadata: Any = None
     _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _repaired: bool = PrivateAttr(False)
 
     @model_validator(mode="wrap")
     @classmethod
     def _remember(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        document = handler(value)
-        if isinstance(value, dict):
-            document._sent = value
+        if not isinstance(value, dict):
+            return handler(value)
+        sent = {name: repaired(item) if isinstance(item, str) else item for name, item in value.items()}
+        if len(sent) > 1:
+            _check_echo(sent)
+        text = find_text(sent)
+        document = handler(sent if text is None else {**sent, "text": text})
+        document._sent, document._repaired = sent, sent != value
         return document
 
     @model_serializer
     def _as_sent(self) -> dict[str, Any]:
         return self._sent
+
+    @property
+    def was_repaired(self) -> bool:
+        """Whether it had broken characters, which U+FFFD has replaced."""
+        return self._repaired
 
     @property
     def retrieval_score(self) -> float | None:
@@ -87,8 +98,10 @@ class Document(BaseModel):
             return self.text
         values = self.chosen(fields)
         if not values:
+            if fields == TEXT_FIELDS and (name := media(self._sent)):
+                raise InvalidRequest(f"must be a text: '{name}' is not supported", f"documents[{index}]")
             problem = "no 'text'" if fields == TEXT_FIELDS else f"none of rank_fields ({', '.join(fields)})"
-            raise InvalidRequest(f"documents[{index}]: has {problem}")
+            raise InvalidRequest(f"has {problem}", f"documents[{index}]")
         return _as_yaml(values)
 
 
@@ -108,7 +121,7 @@ def _as_document(value: Any) -> Any:
     if isinstance(value, str):
         return {"text": value}
     if isinstance(value, dict):
-        return _can_be_echoed(value)
+        return value
     raise PydanticCustomError("document", "must be a string or an object")
 
 
@@ -116,6 +129,7 @@ Documents = Annotated[
     list[Annotated[Document, BeforeValidator(_as_document, json_schema_input_type=str | Document)]],
     FailFast(),
     Field(max_length=MAX_DOCUMENTS),
+    BeforeValidator(as_list),
 ]
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -34,7 +35,7 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.OutOfMemory: (500, "failed"),
 }
 SHOWN_VALUE_CHARS = 60
-BAD_REQUEST, NOT_FOUND = 400, 404
+BAD_REQUEST, NOT_FOUND = HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND
 UNREADABLE = "The body cannot be read"
 # The prefix of the pydantic tags that mark the dialects of a route. The tag precedes the field in the location of an
 # error and is left out of the message.
@@ -108,8 +109,8 @@ def add_error_handlers(app: FastAPI, overload_status: int) -> None:
         error, record = cast(HTTPException, error), record_of(request.scope)
         record.error = "http_error"
         message = error.detail
-        if error.status_code == NOT_FOUND:
-            message = f"There is no route {_shorten(request.url.path)}"
+        if error.status_code == NOT_FOUND and message == NOT_FOUND.phrase:
+            message = f"There is no route {shorten(request.url.path)}"
         if error.status_code == BAD_REQUEST:
             service_of(request.app).metrics.rejections.labels("invalid").inc()
             message = UNREADABLE
@@ -158,8 +159,10 @@ def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:
 
 
 def _explain_one(problem: Any) -> str:
+    if problem["type"] == "unsupported":  # the message begins with the field
+        return str(problem["msg"])
     message = NOT_AN_OBJECT if problem["type"].startswith("model_") else problem["msg"].replace(" after validation", "")
-    got = "" if problem["type"] == "missing" else f", got {_shorten(problem['input'])}"
+    got = "" if problem["type"] == "missing" else f", got {shorten(problem['input'])}"
     return f"{_field(problem)}: {message[0].lower()}{message[1:]}{got}"
 
 
@@ -171,7 +174,7 @@ def _field(problem: Any) -> str:
     return "".join(parts).lstrip(".") or "body"
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
     """The value as shortened JSON; lists and objects only by their kind."""
     kinds = {dict: "an object", list: "a list"}
     text = next((name for kind, name in kinds.items() if isinstance(value, kind)), None) or json.dumps(value)

@@ -1,10 +1,11 @@
 """Fields that the dialects share."""
 
 from functools import partial
-from typing import Annotated, Any, Literal, LiteralString
+from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -17,14 +18,22 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS
+from app.api.texts import as_list, unwrap, unwrap_and_repair
+from app.api.unsupported import refuse_unsupported
+from app.errors import InvalidRequest
+from app.types import MAX_DOCUMENTS, MAX_TEXT_CHARS, RerankQuery
 
 # With a maximum length pydantic decodes the characters and rejects lone surrogates. The effective limit is a setting.
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 # Documents the minimum in OpenAPI; the service rejects an empty query with a message that names the field.
-Query = Annotated[Text, Field(json_schema_extra={"minLength": 1})]
+Query = Annotated[Text, Field(json_schema_extra={"minLength": 1}), BeforeValidator(unwrap, json_schema_input_type=str)]
 # Validation stops at the first bad text, and at the maximum number of documents.
-Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_DOCUMENTS)]
+Texts = Annotated[
+    list[Annotated[Text, BeforeValidator(unwrap_and_repair, json_schema_input_type=str)]],
+    FailFast(),
+    Field(max_length=MAX_DOCUMENTS),
+    BeforeValidator(as_list),
+]
 
 MAX_TIMEOUT_MS = 86_400_000
 
@@ -38,9 +47,12 @@ def _one_message(message: LiteralString, value: Any, handler: ValidatorFunctionW
 
 
 class RequestBody(BaseModel):
-    """A body in which unknown fields are ignored and `null` means unset."""
+    """A body in which `null` means unset. Unknown fields are refused or reported, see `unsupported.py`."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, extra="allow")
+
+    wire_names: ClassVar[dict[str, str]] = {}
+    """This dialect's names for `query` and `documents`, where they differ. For error messages."""
 
     model: Annotated[Text | None, Field(description="Accepted and logged; the service has one model")] = None
     user: Annotated[Text | None, Field(description="Accepted and logged")] = None
@@ -111,12 +123,26 @@ class RequestBody(BaseModel):
     def _null_means_unset(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return cls.translate({name: item for name, item in value.items() if item is not None})
+        try:
+            fields = cls.translate({name: item for name, item in value.items() if item is not None})
+            refuse_unsupported({name: item for name, item in fields.items() if name not in cls.model_fields})
+        except InvalidRequest as error:
+            raise PydanticCustomError("unsupported", "{message}", {"message": str(error)}) from None
+        return fields
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields of the body, renamed to those of this model. A dialect with other spellings overrides it."""
         return fields
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `to_query` is fast."""
+        return True
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
+        raise NotImplementedError
 
 
 class Usage(BaseModel):

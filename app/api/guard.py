@@ -16,8 +16,11 @@ from app.api.body import Bodies, discard
 from app.api.errors import INTERNAL, error_response, status_of
 from app.api.headers import security_headers
 from app.api.keys import ApiKeys
+from app.api.paths import route_path
 from app.api.quota import Quota
+from app.api.service import service_of
 from app.errors import RateLimited, Refused, RerankerError, Unauthorized
+from app.serving.lifecycle import Phase
 from app.telemetry.logs import request_id as logged_id
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import RequestRecord, record_of
@@ -57,7 +60,9 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 numbered = (b"x-request-id", record.id.encode())
-                message["headers"] = [*message["headers"], numbered, *security_headers(scope["path"])]
+                message["headers"] = [*message["headers"], numbered, *security_headers(route_path(scope))]
+                if service_of(scope["app"]).lifecycle.phase is Phase.LEAVING:
+                    message["headers"].append((b"connection", b"close"))  # the next request should go elsewhere
             for piece in _pieces(message):
                 await send(piece)
 

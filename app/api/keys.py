@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from app.api.paths import HEALTH_PATHS, route_path
 from app.errors import Unauthorized
 
 # The documentation is public, and a browser cannot send a key for it.
 PAGES = {"/docs", "/redoc"}
-OPEN_PATHS = {"/", "/health", "/health/live", "/health/ready", "/openapi.json"} | PAGES
+OPEN_PATHS = {"/", "/openapi.json"} | PAGES | HEALTH_PATHS
+KEY_HEADERS = ("x-api-key", "api-key")
 ANYONE = "anyone"
 OPEN_FOLDER = "/static-offline-docs/"
 
@@ -27,16 +29,16 @@ class ApiKeys:
         """A stable name of the caller's key; `ANYONE` if the path needs no key. Raises `Unauthorized`.
 
         A key is sent as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
-        sends that), or as `X-API-Key`.
+        sends that), as `X-API-Key`, or as `Api-Key` (clients of Azure and Pinecone).
         """
-        path = scope["path"]
+        path = route_path(scope)
         if not self._digests or path in self._open_paths or path.startswith(OPEN_FOLDER):
             return ANYONE
         headers = Headers(scope=scope)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else headers.get("authorization", "")
         # Starlette decoded the bytes of the headers as Latin-1.
-        sent = [_digest(value.encode("latin-1")) for value in (bearer, headers.get("x-api-key", "")) if value]
+        sent = [_digest(value.encode("latin-1")) for value in (bearer, *map(headers.get, KEY_HEADERS)) if value]
         # Digests of all keys are compared, so the time does not depend on the key.
         matching = [known for known in self._digests for value in sent if hmac.compare_digest(known, value)]
         if not matching:

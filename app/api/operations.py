@@ -3,13 +3,14 @@
 import time
 from typing import Any, Literal
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from prometheus_client.exposition import choose_encoder
 
 from app import __version__
-from app.api.errors import ErrorBody
-from app.api.service import service_of
+from app.api.errors import ErrorBody, shorten
+from app.api.paths import LIVE_PATHS, READY_PATHS, STATUS_PATHS
+from app.api.service import Service, service_of
 from app.serving.reranker import Reranker
 
 router = APIRouter(tags=["operations"])
@@ -19,11 +20,10 @@ router = APIRouter(tags=["operations"])
 async def root(request: Request) -> Response:
     """Redirects browsers to the documentation."""
     if request.app.openapi_url:
-        return RedirectResponse("/docs")
+        return RedirectResponse(f"{request.scope['root_path']}/docs")
     return JSONResponse({"service": "reranker", "version": __version__, "health": "/health"})
 
 
-@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Status and concurrency", responses={503: {"description": "Not ready"}})
 async def health(request: Request) -> JSONResponse:
     """Status, engine and concurrency. 503 while the service is not ready."""
@@ -54,14 +54,12 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(body, 200 if problem is None else 503)
 
 
-@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Liveness")
 async def live() -> dict[str, str]:
     """200 while the event loop runs."""
     return {"status": "alive"}
 
 
-@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Readiness", responses={503: {"description": "Not ready"}})
 async def ready(request: Request) -> JSONResponse:
     """503 while loading, draining or unhealthy."""
@@ -111,11 +109,36 @@ def self_test_summary(reranker: Reranker) -> dict[str, Any] | None:
 async def models(request: Request) -> JSONResponse:
     """A list with one model."""
     service = service_of(request.app)
-    if (reranker := service.reranker) is None:
+    if service.reranker is None:
         return JSONResponse({"status": service.problem}, 503)
+    return JSONResponse({"object": "list", "data": [_model(service, service.reranker)]})
+
+
+@router.get("/v1/models/{name:path}", include_in_schema=False)
+async def model(name: str, request: Request) -> JSONResponse:
+    """The model, if that is its name. The name may be written without its organisation."""
+    service = service_of(request.app)
+    if service.reranker is None:
+        return JSONResponse({"status": service.problem}, 503)
+    known = service.reranker.engine.info.model
+    if name.lower() not in (known.lower(), known.lower().rsplit("/", 1)[-1]):
+        raise HTTPException(404, f"There is no model {shorten(name)}: the service has {shorten(known)}")
+    return JSONResponse(_model(service, service.reranker))
+
+
+def _model(service: Service, reranker: Reranker) -> dict[str, Any]:
+    """In the format of OpenAI, with the fields that Xinference's client reads."""
+    name = reranker.engine.info.model
     started = int(time.time() - service.metrics.uptime)
-    model = {"id": reranker.engine.info.model, "object": "model", "created": started, "owned_by": "reranker"}
-    return JSONResponse({"object": "list", "data": [model]})
+    openai = {"id": name, "object": "model", "created": started, "owned_by": "reranker"}
+    return openai | {"model_type": "rerank", "model_name": name, "max_model_len": reranker.engine.info.max_length}
+
+
+@router.get("/meta", include_in_schema=False)
+async def meta(request: Request) -> JSONResponse:
+    """What Weaviate asks a reranker for."""
+    reranker = service_of(request.app).reranker
+    return JSONResponse({"model": reranker.engine.info.model if reranker else None, "version": __version__})
 
 
 @router.get("/metrics", summary="Metrics", response_class=Response, responses={422: {"model": ErrorBody}})
@@ -131,3 +154,11 @@ async def metrics(
     except (TypeError, ValueError):  # an invalid version in the header
         encode, content_type = choose_encoder("")
     return Response(encode(figures.registry), media_type=content_type)
+
+
+# The same at the paths of other services, and for probes that use HEAD.
+for path in ("/v3/models", "/openai/v1/models"):
+    router.get(path, include_in_schema=False)(models)
+for handler, paths in ((health, STATUS_PATHS), (live, LIVE_PATHS), (ready, READY_PATHS)):
+    for path in paths:
+        router.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(handler)

@@ -1,5 +1,6 @@
 """What the dialects share: rank a request, and answer with its figures in the headers."""
 
+import asyncio
 import re
 from dataclasses import replace
 
@@ -8,23 +9,37 @@ from pydantic import BaseModel
 
 from app.api.fields import MAX_TIMEOUT_MS, RequestBody, Usage
 from app.api.service import Defaults, Service, service_of
+from app.api.unsupported import warnings
 from app.engines.protocol import EngineInfo
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, RequestError
 from app.telemetry.record import RequestRecord, record_of
 from app.types import Fusion, Method, Ranking, RerankQuery
 
 TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
 DEGRADED_HEADER = "x-reranker-degraded"
 PREFILTERED_HEADER = "x-reranker-prefiltered"
+WARNING_HEADER = "x-reranker-warning"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 DIGITS = re.compile("[0-9]{1,20}")
 LOGGED_CHARS = 80
 LOGGED_TEXT_CHARS = 200
 
 
-async def rank(request: Request, body: RequestBody, query: RerankQuery) -> tuple[Ranking, EngineInfo]:
+async def rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInfo]:
     """Rank, and fill in the request's record. Raises what `Reranker.rerank` raises, and `Unavailable`."""
+    try:
+        return await _rank(request, body)
+    except RequestError as error:
+        for field, name in body.wire_names.items():
+            if error.field and error.field.startswith(field):
+                error.field = name + error.field.removeprefix(field)
+        raise
+
+
+async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInfo]:
     service, record = service_of(request.app), record_of(request.scope)
+    # On a thread, slow Python code does not block the event loop.
+    query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     _record(record, body, query, service.defaults.log_texts)
     reranker = service.usable_reranker()
     ranking = await reranker.rerank(_with_options(query, request, body, service))
@@ -80,7 +95,7 @@ def _fusion(body: RequestBody, query: RerankQuery, service: Service) -> Fusion:
     return Fusion(evidence, weight, body.fusion_method or defaults.fusion_method)
 
 
-def answer(ranking: Ranking, content: BaseModel) -> Response:
+def answer(ranking: Ranking, content: BaseModel, body: RequestBody) -> Response:
     """The content as JSON, with the timing headers of text-embeddings-inference: whole milliseconds, and tokens."""
     timings = ranking.timings
     times = (_whole(seconds) for seconds in (timings.total, timings.queue, timings.tokenize, timings.inference))
@@ -89,6 +104,8 @@ def answer(ranking: Ranking, content: BaseModel) -> Response:
         headers[DEGRADED_HEADER] = ranking.degraded
     if ranking.prefiltered:
         headers[PREFILTERED_HEADER] = str(len(ranking.prefiltered))
+    if warning := warnings(body.model_extra or ()):
+        headers[WARNING_HEADER] = warning
     return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
 
 

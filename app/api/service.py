@@ -16,6 +16,7 @@ from app.types import Evidence, FusionMethod, Method, OnOverload
 REASONS = {
     Phase.LOADING: "The model is still loading",
     Phase.RELOADING: "The engine failed and is being reloaded",
+    Phase.LEAVING: "The service is about to shut down",
     Phase.DRAINING: "The service is shutting down and accepts no new requests",
     Phase.FAILED: "The service failed to start",
 }
@@ -74,9 +75,10 @@ class Service:
         """The reranker for a new request. Raises `Unavailable`.
 
         During a reload requests are let through: cached scores need no engine, and `on_overload` needs none either.
+        While the service is leaving, clients and proxies have not noticed yet.
         """
-        reloading = self.lifecycle.phase is Phase.RELOADING
-        if self.reranker is None or (self.problem and not reloading):
+        let_through = self.lifecycle.phase in (Phase.RELOADING, Phase.LEAVING)
+        if self.reranker is None or (self.problem and not let_through):
             raise Unavailable(self.problem or REASONS[Phase.LOADING], RETRY_AFTER)
         return self.reranker
 

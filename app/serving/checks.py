@@ -1,6 +1,7 @@
 """Rejects requests that are invalid or too large."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from app.errors import InvalidRequest, TooLarge
 from app.types import Limits, LongDocuments, Pair, Passage, RerankQuery, Score
@@ -8,35 +9,39 @@ from app.types import Limits, LongDocuments, Pair, Passage, RerankQuery, Score
 
 def check_query(query: RerankQuery, limits: Limits) -> None:
     """Raise `InvalidRequest` or `TooLarge` if the request cannot be served within the limits."""
-    query_name, documents_name = query.names
-    queries = [query.query] if isinstance(query.query, str) else query.query
-    if not query.documents:
-        raise InvalidRequest(f"{documents_name}: at least one is required")
-    if queries is query.query and len(queries) != len(query.documents):
-        raise InvalidRequest(
-            f"{query_name}: got {len(queries)} texts for {len(query.documents)} {documents_name}; "
-            "send one, or one for each"
-        )
-    if len(query.documents) > limits.max_documents:
+    count = len(query.documents)
+    if not count:
+        raise InvalidRequest("at least one is required", "documents")
+    if count > limits.max_documents:
         raise TooLarge(
-            f"{documents_name}: at most {limits.max_documents} are accepted (RERANKER_MAX_DOCUMENTS), "
-            f"got {len(query.documents)}"
+            f"at most {limits.max_documents} are accepted (RERANKER_MAX_DOCUMENTS), got {count}", "documents"
         )
-    for index, text in enumerate(queries):
-        name = query_name if isinstance(query.query, str) else f"{query_name}[{index}]"
-        if not text:
-            raise InvalidRequest(f"{name}: must not be empty")
-        if len(text) > limits.max_text_chars:
-            raise _too_long(name, text, limits)
+    if isinstance(query.query, str):
+        _check_query_text(query.query, "query", limits)
+    else:
+        for index, text in enumerate(query.query):
+            _check_query_text(text, f"query[{index}]", limits)
     for index, document in enumerate(query.documents):
-        if len(document) > limits.max_text_chars:
-            raise _too_long(f"{documents_name}[{index}]", document, limits)
+        _check_length(document, f"documents[{index}]", limits)
 
 
-def _too_long(name: str, text: str, limits: Limits) -> TooLarge:
-    return TooLarge(
-        f"{name}: at most {limits.max_text_chars} characters are accepted (RERANKER_MAX_TEXT_CHARS), got {len(text)}"
-    )
+def cut_long_documents(query: RerankQuery, limits: Limits) -> RerankQuery:
+    """The query with at most `max_text_chars` characters of each document."""
+    most = limits.max_text_chars
+    cut = frozenset(index for index, document in enumerate(query.documents) if len(document) > most)
+    return replace(query, documents=[document[:most] for document in query.documents], cut=cut) if cut else query
+
+
+def _check_query_text(text: str, field: str, limits: Limits) -> None:
+    if not text:
+        raise InvalidRequest("must not be empty", field)
+    _check_length(text, field, limits)
+
+
+def _check_length(text: str, field: str, limits: Limits) -> None:
+    most = limits.max_text_chars
+    if len(text) > most:
+        raise TooLarge(f"at most {most} characters are accepted (RERANKER_MAX_TEXT_CHARS), got {len(text)}", field)
 
 
 def check_untruncated(
@@ -47,10 +52,11 @@ def check_untruncated(
         return
     for passage, pair in found:
         if pair.truncated:
-            name = f"{query.names[1]}[{passage.document}]"
             reason = (
                 "or max_tokens_per_doc, and the request does not allow truncation"
                 if query.long_documents
                 else "and the service does not truncate unless a request asks for it (RERANKER_LONG_DOCUMENTS=refuse)"
             )
-            raise InvalidRequest(f"{name}: the query and this document exceed the model's window {reason}")
+            raise InvalidRequest(
+                f"the query and this document exceed the model's window {reason}", f"documents[{passage.document}]"
+            )

@@ -1,4 +1,4 @@
-"""The phase of the process: loading → ready ⇄ reloading → draining, or failed. Health and the server read it."""
+"""The phase of the process: loading → ready ⇄ reloading → leaving → draining, or failed. Health reads it."""
 
 from enum import StrEnum
 
@@ -9,12 +9,13 @@ class Phase(StrEnum):
     LOADING = "loading"
     READY = "ready"
     RELOADING = "reloading"
+    LEAVING = "leaving"
     DRAINING = "draining"
     FAILED = "failed"
 
 
 class Lifecycle:
-    """Owns the phase. Draining and failed never return to an earlier phase."""
+    """Owns the phase. Leaving, draining and failed never return to an earlier phase."""
 
     def __init__(self) -> None:
         self.phase = Phase.LOADING
@@ -28,6 +29,13 @@ class Lifecycle:
         """The engine is broken and is being loaded again."""
         if self.phase is Phase.READY:
             self.phase = Phase.RELOADING
+
+    def leave(self) -> None:
+        """Still serve, but report that the service is not ready. If nothing is served yet, drain at once."""
+        if self.phase in (Phase.READY, Phase.RELOADING):
+            self.phase = Phase.LEAVING
+        else:
+            self.drain()
 
     def drain(self) -> None:
         """Stop accepting work."""

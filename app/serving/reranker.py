@@ -14,7 +14,7 @@ from app.first_stage.prefilter import Prefilter
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
-from app.serving.checks import check_query, check_untruncated
+from app.serving.checks import check_query, check_untruncated, cut_long_documents
 from app.serving.folding import best_passages, fused_scores, place_unscored
 from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
@@ -71,6 +71,8 @@ class Reranker:
         Raises `InvalidRequest`, `TooLarge`, `QueueFull`, `QueueTimeout`, `DeadlineExceeded`, `Unavailable` or
         `ScoringFailed`. A cancelled call leaves nothing behind.
         """
+        if self._may_cut(query):
+            query = cut_long_documents(query, self.limits)
         check_query(query, self.limits)
         if self.engine.info.languages == ("en",):
             self._languages.see(query)
@@ -90,6 +92,11 @@ class Reranker:
     def _long_documents_of(self, query: RerankQuery) -> LongDocuments:
         """The request's choice. A token limit below the model's window means that truncation is wanted."""
         return query.long_documents or ("truncate" if self._limit(query) else self.long_documents)
+
+    def _may_cut(self, query: RerankQuery) -> bool:
+        """Whether the request or the operator has allowed to read only the beginning of a document."""
+        asked = query.long_documents or ("truncate" if query.max_tokens_per_doc else self._long_documents)
+        return asked in ("truncate", "chunk_max")
 
     def _limit(self, query: RerankQuery) -> int | None:
         """The request's limit of tokens per document, or None if the model's window is the tighter one."""

@@ -14,7 +14,7 @@ def put_windows(query: RerankQuery, passages: Sequence[Passage], spans: Mapping[
 
 
 def _parts(passage: Passage, spans: Sequence[Span], most: int) -> list[Passage]:
-    cut = len(spans) > most
+    cut = passage.cut or len(spans) > most
     return [passage._replace(text=passage.text[slice(*span)], span=span, cut=cut) for span in spans[:most]] or [passage]
 
 
@@ -29,7 +29,7 @@ def _most_windows(query: RerankQuery, counts: Sequence[int], limit: int) -> int:
         return max(wanted, default=0)
     if query.long_documents:
         total = sum(wanted) + MAX_DOCUMENTS - limit
-        raise TooLarge(f"{query.names[1]}: at most {MAX_DOCUMENTS} windows are accepted, got {total}")
+        raise TooLarge(f"at most {MAX_DOCUMENTS} windows are accepted, got {total}", "documents")
     return _equal_share(wanted, limit)
 
 

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from app import __version__
+from app.config_types import clean_path
 from app.errors import StartupError
 from app.telemetry.record import RequestRecord, record_of
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-UNTRACED = {"/health", "/health/live", "/health/ready", "/metrics"}
+# Ends of the paths of probes, also behind a prefix.
+UNTRACED = ("/health", "/live", "/ready", "/ping", "/metrics")
 # At shutdown, wait this long for the collector to accept the last spans.
 CLOSE_SECONDS = 3.0
 
@@ -53,7 +55,7 @@ class Tracing:
             "logs": False,
             "operation_spans": False,
             "auto_configure": False,
-            "exclude": lambda scope: scope["path"] in UNTRACED,
+            "exclude": lambda scope: clean_path(scope["path"]).endswith(UNTRACED),
         }
 
     async def close(self) -> None:

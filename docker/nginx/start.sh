@@ -22,7 +22,9 @@ addresses() {
   if [ -n "${UPSTREAM_SERVERS:-}" ]; then
     echo "$UPSTREAM_SERVERS" | tr ' ' '\n'
   else
-    getent ahostsv4 "${UPSTREAM:-replica}" | while read -r address _; do echo "$address:${UPSTREAM_PORT:-8000}"; done
+    name=${UPSTREAM:-replica} port=${UPSTREAM_PORT:-8000}
+    found=$(getent ahostsv4 "$name") || found=$(getent ahostsv6 "$name") || true
+    echo "$found" | sed -n "s/^\([0-9.]\+\) .*/\1:$port/p; s/^\([0-9a-f]*:[0-9a-f:.]*\) .*/[\1]:$port/p"
   fi
 }
 
@@ -52,10 +54,16 @@ cat >"$run/limits.conf" <<END
 client_max_body_size ${RERANKER_MAX_BODY_BYTES:-8388608};
 proxy_read_timeout ${RERANKER_PROXY_TIMEOUT:-300}s;
 END
-echo "listen ${RERANKER_PROXY_PORT:-8080} default_server;" >"$run/listen.conf"
+# Kubernetes sets this to an address if a Service is named reranker-proxy.
+case ${RERANKER_PROXY_PORT:-} in *://*) unset RERANKER_PROXY_PORT ;; esac
+# Both families on one socket, if the system has IPv6.
+any=
+both=
+if grep -q . /proc/net/if_inet6 2>/dev/null; then any="[::]:" both="ipv6only=off"; fi
+echo "listen $any${RERANKER_PROXY_PORT:-8080} default_server $both;" >"$run/listen.conf"
 if [ -f "$tls/tls.crt" ]; then
   cat >>"$run/listen.conf" <<END
-listen ${TLS_PORT:-8443} ssl;
+listen $any${TLS_PORT:-8443} ssl $both;
 ssl_certificate $tls/tls.crt;
 ssl_certificate_key $tls/tls.key;
 ssl_protocols TLSv1.2 TLSv1.3;

@@ -172,10 +172,10 @@ ERRORS = [
     ({"query": 5, "documents": ["a"]}, 422, "query: input should be a valid string, got 5"),
     ({"query": "q"}, 422, "documents: field required"),
     ({"query": "q", "documents": []}, 422, "documents: at least one is required"),
-    ({"query": "q", "documents": "text"}, 422, 'documents: input should be a valid list, got "text"'),
+    ({"query": "q", "documents": 7}, 422, "documents: input should be a valid list, got 7"),
     ({"query": "q", "documents": ["a", 7]}, 422, "documents[1]: must be a string or an object, got 7"),
     ({"query": "q", "documents": ["a", {"body": "b"}]}, 422, "documents[1]: has no 'text'"),
-    ({"query": "q", "documents": ["a"], "top_k": 0}, 422, "top_k: input should be greater than or equal to 1, got 0"),
+    ({"query": "q", "documents": ["a"], "top_k": -2}, 422, "top_k: input should be greater than or equal to 1, got -2"),
     (
         {"query": "q", "documents": ["a"], "score_threshold": "x"},
         422,

@@ -42,7 +42,7 @@ def rejections(serve: Serve, reason: str) -> float | None:
 
 
 async def test_a_connection_without_a_request_is_closed(serve: Serve) -> None:
-    async with serve() as client:
+    async with serve(keep_alive=1) as client:
         reader, writer = await connect(client)
         assert await reader.read() == b""
         writer.close()
@@ -260,3 +260,43 @@ async def test_uvicorn_still_has_the_internals_that_connections_use() -> None:
     fields = "disconnected keep_alive message_event response_complete response_started waiting_for_100_continue"
     used = RequestResponseCycle.__init__.__code__.co_names
     assert [name for name in fields.split() if name not in used] == []
+
+
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    writer.write(GET + b"\r\n")
+    return await reader.readuntil(b'"alive"}')
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_an_idle_connection_is_kept_for_a_load_balancer(serve: Serve, before: int) -> None:
+    """Also one that was opened ahead and has not sent anything. The usual default of servers is 5 s."""
+    async with serve() as client:
+        reader, writer = await connect(client)
+        for _ in range(before):
+            await exchange(reader, writer)
+        await asyncio.sleep(5.2)
+        assert (await exchange(reader, writer)).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert serve.settings.keep_alive > 60
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_an_idle_connection_is_closed_after_the_keep_alive_time(serve: Serve, before: int) -> None:
+    async with serve(keep_alive=1) as client:
+        reader, writer = await connect(client)
+        for _ in range(before):
+            await exchange(reader, writer)
+        for _ in range(before and 2):  # the time starts again with every request
+            await asyncio.sleep(0.7)
+            assert (await exchange(reader, writer)).startswith(b"HTTP/1.1 200")
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_no_request_is_lost_if_the_balancer_closes_first(serve: Serve) -> None:
+    """A client that keeps connections for less time than the service never meets a closed one."""
+    limits = httpx.Limits(max_connections=1, keepalive_expiry=0.8)
+    async with serve(keep_alive=1) as client, httpx.AsyncClient(base_url=client.base_url, limits=limits) as balancer:
+        for pause in (0.0, 0.7, 0.75, 0.79, 0.81, 0.9, 1.0, 1.01):
+            await asyncio.sleep(pause)
+            assert (await balancer.get("/health/live")).status_code == 200

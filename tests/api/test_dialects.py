@@ -24,7 +24,12 @@ async def answer(client: httpx.AsyncClient, path: str, body: Any) -> Any:
     return response.json()
 
 
-@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/reranking"])
+# llama.cpp, OpenVINO Model Server, KServe, OpenRouter, Azure, DashScope, SageMaker.
+OTHERS = ["/v1/reranking", "/v3/rerank", "/openai/v1/rerank", "/openai/v2/rerank", "/api/v1/rerank"]
+OTHERS += ["/providers/cohere/v2/rerank", "/v1/reranks", "/reranks", "/compatible-api/v1/reranks", "/invocations"]
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/reranking", *OTHERS])
 async def test_cohere_jina_and_vllm(serve: Serve, path: str) -> None:
     async with serve() as client:
         body = await answer(client, path, NATIVE | {"model": "rerank-v3.5", "top_n": 4, "max_tokens_per_doc": None})
@@ -104,9 +109,41 @@ async def test_nim_gets_logits(serve: Serve) -> None:
     assert body["usage"]["total_tokens"] > 0
 
 
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/health/live", "/v1/health/ready", "/v2/health/ready", "/ping"])
+async def test_probes_of_other_services(serve: Serve, path: str) -> None:
+    """NIM, KServe, llama.cpp and SageMaker. Like our own they need no key and are 503 if the service is not ready."""
+    async with serve(api_keys="k", max_connections=1) as client:
+        assert (await client.get(path)).status_code == (await client.head(path)).status_code == 200
+        async with httpx.AsyncClient(base_url=client.base_url) as over_the_limit:
+            assert (await over_the_limit.get(path)).status_code == 200
+        serve.service.lifecycle.drain()
+        assert (await client.get(path)).status_code == (200 if path.endswith("live") else 503)
+
+
+async def test_sagemaker_invocations_take_both_bodies(serve: Serve) -> None:
+    async with serve() as client:
+        assert isinstance(await answer(client, "/invocations", TEI), list)
+        assert isinstance(await answer(client, "/invocations", NATIVE), dict)
+        wrong = await client.post("/invocations", json=TEI | {"texts": []})
+    assert wrong.json()["error_type"] == "Validation"
+
+
+@pytest.mark.parametrize("model", ["fake", "FAKE", "org/fake", "gpt"])
+async def test_a_model_is_found_by_its_name(serve: Serve, model: str) -> None:
+    async with serve() as client:
+        response = await client.get(f"/v1/models/{model}")
+        listed = (await client.get("/v1/models")).json()["data"]
+    if model.lower() == "fake":
+        assert response.json() == listed[0]
+        assert (listed[0]["id"], listed[0]["model_type"]) == ("fake", "rerank")
+    else:
+        assert response.status_code == 404
+        assert response.json()["message"] == f'There is no model "{model}": the service has "fake"'
+
+
 async def test_models_are_listed(serve: Serve) -> None:
     async with serve() as client:
-        for path in ("/v1/models", "/models"):
+        for path in ("/v1/models", "/models", "/v3/models", "/openai/v1/models"):
             body = (await client.get(path)).json()
             assert body["object"] == "list"
             assert [(model["id"], model["object"]) for model in body["data"]] == [("fake", "model")]
@@ -326,3 +363,113 @@ async def test_ragflow_sends_booleans_as_strings(serve: Serve) -> None:
         assert body["usage"]["total_tokens"] > 0
         body = await answer(client, "/rerank", NATIVE | {"return_documents": "false"})
         assert "document" not in body["results"][0]
+
+
+async def test_weaviate_gets_scores_in_the_order_of_the_request(serve: Serve) -> None:
+    """Its client reads zeros where it does not find `scores`."""
+    body = {"query": QUERY, "documents": DOCUMENTS, "property": ""}
+    async with serve() as client:
+        found = await answer(client, "/rerank", body)
+        assert [item["document"] for item in found["scores"]] == DOCUMENTS
+        scores = [item["score"] for item in found["scores"]]
+        assert sorted(range(4), key=lambda index: -scores[index]) == BEST_FIRST
+        for wrong in ({"documents": []}, {"query": ""}, {"documents": [7]}):
+            refused = await client.post("/rerank", json=body | wrong)
+            assert refused.status_code == 422
+            assert isinstance(refused.json()["error"], str)
+        for path in ("/.well-known/ready", "/.well-known/live", "/meta"):
+            assert (await client.get(path)).status_code == 200
+
+
+BODIES = [("/v1/rerank", NATIVE), ("/v1/reranks", NATIVE), ("/rerank", TEI), ("/score", SCORE), ("/v1/ranking", NIM)]
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+async def test_what_would_change_the_scores_is_refused(serve: Serve, path: str, body: Any) -> None:
+    async with serve() as client:
+        for name, value in (
+            ("truncation_side", "left"),
+            ("truncation_direction", "Left"),
+            ("max_tokens_per_query", 8),
+            ("instruct", "Find passages that contradict the query"),
+            ("instruction", "Prefer news"),
+            ("max_length", 64),
+        ):
+            response = await client.post(path, json=body | {name: value})
+            assert response.status_code == 422
+            assert f"{name}: is not supported: " in response.text
+        harmless = {"truncation_side": "right", "truncation_direction": "Right", "max_tokens_per_query": 0}
+        response = await client.post(path, json=body | harmless | {"instruct": "", "instruction": None})
+        assert response.status_code == 200
+        assert "x-reranker-warning" not in response.headers
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+async def test_other_fields_without_effect_are_reported(serve: Serve, path: str, body: Any) -> None:
+    async with serve() as client:
+        plain = await client.post(path, json=body | {"timeout_ms": 5000, "user": "a"})
+        assert "x-reranker-warning" not in plain.headers
+        response = await client.post(path, json=body | {"return_len": True, "overlap_tokens": 20, "a\r\nb: c": 1})
+    assert response.status_code == 200
+    ignored = "is not supported and ignored"
+    assert response.headers["x-reranker-warning"] == f"return_len: {ignored}; overlap_tokens: {ignored}"
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/rerank", NATIVE), ("/score", SCORE)])
+async def test_a_limit_that_means_something_else_in_vllm_is_reported(serve: Serve, path: str, body: Any) -> None:
+    async with serve() as client:
+        response = await client.post(path, json=body | {"truncate_prompt_tokens": 3})
+        assert "truncate_prompt_tokens: limits each document" in response.headers["x-reranker-warning"]
+
+
+@pytest.mark.parametrize("name", ["use_activation", "activation"])
+async def test_tei_has_no_switch_for_the_activation(serve: Serve, name: str) -> None:
+    async with serve() as client:
+        refused = await client.post("/rerank", json=TEI | {name: False})
+        assert refused.json() == {
+            "error": f"{name}: is not supported: set raw_scores for logits",
+            "error_type": "Validation",
+        }
+        assert (await client.post("/rerank", json=TEI | {name: True})).status_code == 200
+
+
+async def test_top_n_means_the_same_at_every_route(serve: Serve) -> None:
+    paths = ["/rerank", "/rerank/query", "/v1/rerank", "/v2/rerank", "/reranking", *OTHERS]
+    async with serve() as client:
+        for path in paths:
+            for name in ("top_n", "top_k"):
+                for value, expected in ((0, 4), (-1, 4), (None, 4), (1, 1), (4, 4), (99, 4)):
+                    body = await answer(client, path, NATIVE | {name: value})
+                    scores = [item["relevance_score"] for item in body["results"]]
+                    assert [item["index"] for item in body["results"]] == BEST_FIRST[:expected]
+                    assert scores == sorted(scores, reverse=True)
+                wrong = await client.post(path, json=NATIVE | {name: -2})
+                assert wrong.status_code == 422
+
+
+async def test_every_shape_has_the_same_usage(serve: Serve) -> None:
+    async with serve() as client:
+        tokens = set()
+        for path, body in BODIES:
+            for _ in range(2):  # cached pairs are billed, too
+                response = await client.post(path, json=body)
+                tokens.add(int(response.headers["x-compute-tokens"]))
+                if path != "/rerank":
+                    usage = response.json()["usage"]
+                    tokens |= {usage["prompt_tokens"], usage["total_tokens"]}
+        billed = await answer(client, "/v2/rerank", NATIVE)
+    assert len(tokens) == 1
+    assert billed["meta"]["billed_units"]["search_units"] == 1
+
+
+async def test_voyage_reads_data(serve: Serve) -> None:
+    """Without it, its client in Go reads no results from a 200."""
+    body = NATIVE | {"model": "rerank-2.5", "truncation": True, "top_k": 2, "return_documents": True}
+    async with serve() as client:
+        found = await answer(client, "/v1/rerank", body)
+        assert "data" not in await answer(client, "/v1/rerank", NATIVE)
+        refused = await client.post("/v1/rerank", json=body | {"truncation": "middle"})
+    assert [(item["index"], item["document"]) for item in found["data"]] == [(2, DOCUMENTS[2]), (1, DOCUMENTS[1])]
+    assert [item["relevance_score"] for item in found["data"]] == [item["relevance_score"] for item in found["results"]]
+    assert found["usage"]["total_tokens"] > 0
+    assert refused.status_code == 422

@@ -22,6 +22,8 @@ SECRET = "first-key"
         {"Authorization": f"bearer  {SECRET}"},
         {"Authorization": SECRET},
         {"X-API-Key": SECRET},
+        {"api-key": SECRET},
+        {"Authorization": "Bearer wrong", "Api-Key": "second-key"},
         {"X-API-Key": "second-key"},
         {"Authorization": "Bearer wrong", "X-API-Key": SECRET},
         {"Authorization": "Bearer schlüssel mit leerzeichen".encode()},
@@ -43,6 +45,7 @@ async def test_a_known_key_is_accepted(serve: Serve, headers: dict[str, Any]) ->
         {"Authorization": f"Bearer {SECRET}x"},
         {"Authorization": f"Bearer {SECRET}, second-key"},
         {"X-API-Key": ""},
+        {"Api-Key": "wrong"},
         {"X-API-Key": "schlüssel".encode()},
     ],
 )

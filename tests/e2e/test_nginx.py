@@ -71,6 +71,15 @@ def test_a_request_passes_the_proxy_with_its_id(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/health").json()["status"] == "ok"
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the system has no IPv6")
+def test_ipv6_clients_and_replicas_are_served(tmp_path: Path) -> None:
+    with service(RERANKER_HOST="::") as (replica, _):
+        port = replica.rsplit(":", 1)[1]
+        with proxy(tmp_path, [f"[::1]:{port}"]) as url:
+            for address in (url, url.replace("127.0.0.1", "[::1]")):
+                assert httpx.post(f"{address}/rerank", json=MOONS).json()["results"][0]["index"] == 2
+
+
 def test_an_invalid_request_id_is_replaced(tmp_path: Path) -> None:
     with service() as (replica, _), proxy(tmp_path, [replica]) as url:
         for wrong in ('a"b', "a b", "x" * 129, "ä"):

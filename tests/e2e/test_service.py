@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
-from tests.e2e.process import MOONS, service, start, wait_until_ready
+from tests.e2e.process import MOONS, ROOT, service, start, wait_until_ready
 from tests.models import make_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -148,6 +148,82 @@ def test_requests_unfinished_after_the_shutdown_timeout_get_a_503() -> None:
         assert process.wait(30) == 0
         client.join()
         assert statuses == [503]
+
+
+def test_after_sigterm_new_connections_are_served_for_the_shutdown_delay() -> None:
+    """As Kubernetes does: SIGTERM, while clients still connect for a moment. None of their requests is lost."""
+    with service(RERANKER_SHUTDOWN_DELAY=1.5) as (url, process):
+        statuses: list[object] = []
+        stop = threading.Event()
+
+        def connect_every_20_ms(path: str, **body: Any) -> None:
+            while not stop.is_set():
+                try:
+                    response = httpx.request("POST" if body else "GET", f"{url}{path}", timeout=10, **body)
+                    statuses.append((path, response.status_code, response.headers.get("connection")))
+                except httpx.HTTPError as error:
+                    statuses.append(repr(error))
+                time.sleep(0.02)
+
+        kept = httpx.Client(timeout=10)
+        assert kept.post(f"{url}/rerank", json=MOONS).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{url}/health/ready").status_code == 200:
+            time.sleep(0.01)
+        clients = [
+            threading.Thread(target=connect_every_20_ms, args=("/rerank",), kwargs={"json": numbered(1)}),
+            threading.Thread(target=connect_every_20_ms, args=("/health/ready",)),
+        ]
+        for client in clients:
+            client.start()
+        answer = kept.post(f"{url}/rerank", json=MOONS)
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        time.sleep(1)
+        assert httpx.get(f"{url}/health").json()["status"] == "leaving"
+        stop.set()
+        for client in clients:
+            client.join()
+        assert set(statuses) == {("/rerank", 200, "close"), ("/health/ready", 503, "close")}
+        assert len(statuses) > 20
+        assert process.wait(30) == 0
+
+
+def test_a_second_sigterm_ends_the_shutdown_delay() -> None:
+    with service(RERANKER_SHUTDOWN_DELAY=600) as (url, process):
+        process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{url}/health/ready").status_code == 200:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the system has no IPv6")
+@pytest.mark.parametrize("host", ["::", "[::]", "localhost", "::1"])
+def test_both_families_are_served(host: str) -> None:
+    port = free_port()
+    process = start(port, RERANKER_HOST=host)
+    try:
+        url = "http://[::1]" if host == "::1" else "http://127.0.0.1"
+        wait_until_ready(f"{url}:{port}", process)
+        if host in ("::", "[::]"):
+            assert httpx.post(f"http://[::1]:{port}/rerank", json=MOONS, timeout=60).status_code == 200
+        checked = subprocess.run(
+            ["docker/entrypoint.sh", "healthcheck"],
+            cwd=ROOT,
+            env={
+                "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+                "RERANKER_HOST": host,
+                "RERANKER_PORT": str(port),
+                "http_proxy": "http://127.0.0.1:1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert checked.returncode == 0, checked.stderr
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def outcome(**settings: object) -> tuple[int, str]:

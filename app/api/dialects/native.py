@@ -1,24 +1,39 @@
 """The native dialect. Clients of Cohere, Jina, vLLM and Infinity use it too; they ignore its extra fields."""
 
-import asyncio
 import time
 from typing import Annotated, Any, Literal, Self, cast
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from app.api.dialects.vllm import TokenLimit, translate_activation
+from app.api.dialects.vllm import NoLimit, TokenLimit, translate_options
 from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
+from app.errors import InvalidRequest
 from app.telemetry.record import milliseconds, record_of
 from app.types import Evidence, LongDocuments, Ranking, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
+# Of llama.cpp, OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change
+# the host.
+OTHER_ROUTES = (
+    "/v1/reranking",
+    "/v3/rerank",
+    "/openai/v1/rerank",
+    "/openai/v2/rerank",
+    "/api/v1/rerank",
+    "/providers/cohere/v2/rerank",
+    "/v1/reranks",
+    "/reranks",
+    "/compatible-api/v1/reranks",
+)
+
+LONG_DOCUMENTS: dict[str, LongDocuments] = {"true": "truncate", "end": "truncate", "false": "refuse", "none": "refuse"}
 
 EXAMPLE_REQUEST: dict[str, Any] = {
     "query": "Which planet has the most moons?",
@@ -62,8 +77,16 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
 }
 
 
+def _long_documents(name: str, value: Any) -> LongDocuments:
+    """The mode for another service's switch. Raises `InvalidRequest`."""
+    key = str(value).lower() if isinstance(value, str | bool) else ""
+    if key not in LONG_DOCUMENTS:
+        raise InvalidRequest("must be true, false, 'END' or 'NONE': documents are cut at their end", name)
+    return LONG_DOCUMENTS[key]
+
+
 class RerankRequest(RequestBody):
-    """What to rank. Unknown fields are ignored and `null` means unset."""
+    """What to rank. `null` means unset."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
 
@@ -77,9 +100,8 @@ class RerankRequest(RequestBody):
         ),
     ]
     top_k: Annotated[
-        int | None,
+        NoLimit,
         Field(
-            ge=1,
             validation_alias=AliasChoices("top_k", "top_n"),
             description="Number of results; default: all",
         ),
@@ -108,15 +130,23 @@ class RerankRequest(RequestBody):
 
     @property
     def is_plain(self) -> bool:
-        """Whether no document needs rendering."""
+        """Whether no document needs rendering, which is slow."""
         return self.rank_fields == TEXT_FIELDS
+
+    @property
+    def is_voyage(self) -> bool:
+        """Whether Voyage's client has sent it: only Voyage has `truncation`."""
+        return "truncation" in (self.model_extra or {})
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Accepts vLLM's switch for the activation, and its `top_n` of 0 for all documents."""
-        if fields.get("top_n") == 0:
-            del fields["top_n"]
-        return translate_activation(fields)
+        """Accepts vLLM's switch for the activation, and what Voyage, Pinecone and NIM call truncation."""
+        parameters = fields.get("parameters")
+        asked = parameters.get("truncate") if isinstance(parameters, dict) else None
+        for name, value in (("truncation", fields.get("truncation")), ("truncate", fields.get("truncate", asked))):
+            if value is not None:
+                fields.setdefault("long_documents", _long_documents(name, value))
+        return translate_options(fields)
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
@@ -167,6 +197,20 @@ class Result(BaseModel):
     ] = None
 
 
+class VoyageResult(BaseModel):
+    """One ranked document. The document is its text."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        """Serialise a result."""
+        text = result.document.text if result.document else None
+        return cls(index=result.index, relevance_score=result.relevance_score, document=text)
+
+
 class TimingsMs(BaseModel):
     """Milliseconds: waiting for a slot, first stage, tokenization, engine (with its queue), total."""
 
@@ -191,6 +235,7 @@ class Meta(BaseModel):
     cached: int
     prefiltered: int
     truncated: int
+    repaired: Annotated[int, Field(description="Documents in which U+FFFD replaces broken characters")] = 0
     degraded: Literal[False] | str = False
     fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
     timings_ms: TimingsMs
@@ -207,18 +252,20 @@ class RerankResponse(BaseModel):
     model: str
     created: int
     results: list[Result]
+    data: Annotated[list[VoyageResult] | None, Field(description="The same for Voyage's client")] = None
     usage: Usage
     meta: Meta
 
     @classmethod
     def of(cls, request: RerankRequest, ranking: Ranking, model: str, request_id: str) -> Self:
         """Serialise a ranking as the request asks."""
-        timings = ranking.timings
+        timings, ranked = ranking.timings, results(request, ranking)
         return cls(
             id=request_id,
             model=model,
             created=int(time.time()),
-            results=results(request, ranking),
+            results=ranked,
+            data=[VoyageResult.of(result) for result in ranked] if request.is_voyage else None,
             usage=usage(ranking),
             meta=Meta(
                 documents=len(request.documents),
@@ -226,6 +273,7 @@ class RerankResponse(BaseModel):
                 cached=ranking.pairs - ranking.scored,
                 prefiltered=len(ranking.prefiltered),
                 truncated=ranking.truncated,
+                repaired=sum(document.was_repaired for document in request.documents),
                 degraded=ranking.degraded or False,
                 fusion=ranking.evidence,
                 timings_ms=TimingsMs(
@@ -282,11 +330,11 @@ def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | No
 
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
-    # Rendering is slow Python code. On a thread it does not block the event loop.
-    query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
-    ranking, info = await rank(request, body, query)
-    return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id))
+    ranking, info = await rank(request, body)
+    return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id), body)
 
 
 for path in ROUTES:
     router.post(path, response_model=RerankResponse, responses=ERROR_RESPONSES, summary="Rank documents")(rerank)
+for path in OTHER_ROUTES:
+    router.post(path, response_model=RerankResponse, include_in_schema=False)(rerank)

@@ -1,14 +1,16 @@
 """NVIDIA NIM's `/v1/ranking`: logits, best first."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, FailFast, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
+from app.api.texts import as_list, media, unwrap_and_repair
 from app.types import MAX_DOCUMENTS, LongDocuments, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
@@ -19,10 +21,17 @@ LONG_DOCUMENTS: dict[str, LongDocuments] = {"END": "truncate", "NONE": "refuse"}
 class NimText(BaseModel):
     """A text as an object."""
 
-    text: Text
+    text: Annotated[Text, BeforeValidator(unwrap_and_repair, json_schema_input_type=str)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_text(cls, value: Any) -> Any:
+        if name := media(value):
+            raise PydanticCustomError("media", "must be a text: '{name}' is not supported", {"name": name})
+        return value
 
 
-class NimQuery(BaseModel):
+class NimQuery(NimText):
     """A query as an object."""
 
     text: Query
@@ -31,8 +40,15 @@ class NimQuery(BaseModel):
 class NimRequest(RequestBody):
     """What to rank."""
 
+    wire_names: ClassVar = {"query": "query.text", "documents": "passages"}
+
     query: NimQuery
-    passages: Annotated[list[NimText], FailFast(), Field(json_schema_extra={"minItems": 1}, max_length=MAX_DOCUMENTS)]
+    passages: Annotated[
+        list[NimText],
+        FailFast(),
+        Field(json_schema_extra={"minItems": 1}, max_length=MAX_DOCUMENTS),
+        BeforeValidator(as_list),
+    ]
     truncate: Annotated[
         Literal["NONE", "END"] | None,
         Field(
@@ -47,7 +63,6 @@ class NimRequest(RequestBody):
             self.query.text,
             [passage.text for passage in self.passages],
             long_documents=LONG_DOCUMENTS[self.truncate] if self.truncate else None,
-            names=("query.text", "passages"),
         )
 
 
@@ -68,6 +83,6 @@ class NimResponse(BaseModel):
 @router.post("/v1/ranking", response_model=NimResponse, responses=ERROR_RESPONSES, summary="Rank passages, as NIM does")
 async def ranking(body: NimRequest, request: Request) -> Response:
     """Order `passages` by their relevance to `query`."""
-    ranked, _ = await rank(request, body, body.to_query())
+    ranked, _ = await rank(request, body)
     rankings = [NimRank(index=index, logit=ranked.logits[index]) for index in ranked.order()]
-    return answer(ranked, NimResponse(rankings=rankings, usage=usage(ranked)))
+    return answer(ranked, NimResponse(rankings=rankings, usage=usage(ranked)), body)

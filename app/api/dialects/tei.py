@@ -1,20 +1,19 @@
-"""text-embeddings-inference, and `POST /rerank`, which other services share: a body with `texts` is TEI's."""
+"""text-embeddings-inference, and `POST /rerank`. A body with `texts` is TEI's, one with `property` Weaviate's."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
 
 from app.api.dialects import native
-from app.api.dialects.vllm import translate_activation
 from app.api.errors import DIALECT_TAG, ERROR_RESPONSES, ErrorBody
 from app.api.fields import Query, RequestBody, Texts
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank
 from app.telemetry.record import ErrorBodyOf
-from app.types import RerankQuery
+from app.types import Ranking, RerankQuery
 
-NATIVE, TEI = f"{DIALECT_TAG}native", f"{DIALECT_TAG}tei"
+NATIVE, TEI, WEAVIATE = (f"{DIALECT_TAG}{name}" for name in ("native", "tei", "weaviate"))
 # By the code of the error. Other errors are `Backend`.
 ERROR_TYPES = {
     "invalid_request": "Validation",
@@ -36,6 +35,8 @@ class TeiErrorBody(BaseModel):
 
 
 def _dialect(body: Any) -> str:
+    if isinstance(body, dict) and body.get("property") is not None:
+        return WEAVIATE
     has_texts = isinstance(body, dict) and body.get("texts") is not None
     return TEI if has_texts and body.get("documents") is body.get("passages") is None else NATIVE
 
@@ -48,7 +49,7 @@ class TeiRoute(JsonRoute):
     """Answers errors in the dialect of the body."""
 
     def error_body(self, content: Any) -> ErrorBodyOf | None:
-        return _error_body if _dialect(content) == TEI else None
+        return None if _dialect(content) == NATIVE else _error_body
 
 
 router = APIRouter(tags=["rerank"], route_class=TeiRoute)
@@ -56,6 +57,8 @@ router = APIRouter(tags=["rerank"], route_class=TeiRoute)
 
 class TeiRequest(RequestBody):
     """What to rank."""
+
+    wire_names: ClassVar = {"documents": "texts"}
 
     query: Query
     texts: Annotated[Texts, Field(json_schema_extra={"minItems": 1})]
@@ -69,18 +72,12 @@ class TeiRequest(RequestBody):
         ),
     ] = None
 
-    @classmethod
-    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Accepts vLLM's switch for the activation."""
-        return translate_activation(fields)
-
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
         return RerankQuery(
             self.query,
             self.texts,
             long_documents=None if self.truncate is None else "truncate" if self.truncate else "refuse",
-            names=("query", "texts"),
         )
 
 
@@ -96,14 +93,45 @@ class Ranks(RootModel[list[Rank]]):
     """A bare list, best first."""
 
 
+class WeaviateRequest(RequestBody):
+    """What Weaviate's module reranker-transformers sends; only it has `property`."""
+
+    query: Query
+    documents: Annotated[Texts, Field(json_schema_extra={"minItems": 1})]
+    property: Annotated[str, Field(description="Returned as it is")]
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs."""
+        return RerankQuery(self.query, self.documents)
+
+
+class DocumentScore(BaseModel):
+    """The score of one document."""
+
+    document: str
+    score: float
+
+
+class WeaviateResponse(BaseModel):
+    """The scores, in the order of the request."""
+
+    query: str
+    property: str
+    scores: list[DocumentScore]
+
+
 AnyRequest = Annotated[
-    Annotated[native.RerankRequest, Tag(NATIVE)] | Annotated[TeiRequest, Tag(TEI)], Discriminator(_dialect)
+    Annotated[native.RerankRequest, Tag(NATIVE)]
+    | Annotated[TeiRequest, Tag(TEI)]
+    | Annotated[WeaviateRequest, Tag(WEAVIATE)],
+    Discriminator(_dialect),
 ]
 
 
+@router.post("/invocations", response_model=native.RerankResponse | Ranks, include_in_schema=False)
 @router.post(
     "/rerank",
-    response_model=native.RerankResponse | Ranks,
+    response_model=native.RerankResponse | Ranks | WeaviateResponse,
     responses={status: {**response, "model": ErrorBody | TeiErrorBody} for status, response in ERROR_RESPONSES.items()},
     summary="Rank documents, or texts as text-embeddings-inference does",
 )
@@ -111,10 +139,18 @@ async def rerank(body: AnyRequest, request: Request) -> Response:
     """With `texts` the answer is a bare list; with `documents` or `passages` it is that of `/rerank/query`."""
     if isinstance(body, native.RerankRequest):
         return await native.rerank(body, request)
-    ranking, _ = await rank(request, body, body.to_query())
+    ranking, _ = await rank(request, body)
+    if isinstance(body, WeaviateRequest):
+        return answer(ranking, _weaviate(body, ranking), body)
     scores = ranking.logits if body.raw_scores else ranking.scores
     ranks = [
         Rank(index=index, score=scores[index], text=body.texts[index] if body.return_text else None)
         for index in ranking.order()
     ]
-    return answer(ranking, Ranks(ranks))
+    return answer(ranking, Ranks(ranks), body)
+
+
+def _weaviate(body: WeaviateRequest, ranking: Ranking) -> WeaviateResponse:
+    pairs = zip(body.documents, ranking.scores, strict=True)
+    scores = [DocumentScore(document=document, score=score) for document, score in pairs]
+    return WeaviateResponse(query=body.query, property=body.property, scores=scores)

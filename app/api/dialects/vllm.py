@@ -1,50 +1,60 @@
 """vLLM's `/score`: scores in the order of the request, for one query or one per document."""
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, FailFast, Field
 
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Texts, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
+from app.api.texts import as_list
+from app.errors import InvalidRequest
 from app.telemetry.record import record_of
-from app.types import RerankQuery
+from app.types import MAX_DOCUMENTS, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
-# vLLM's clients send -1 or 0 for the model's own limit.
+# Clients of vLLM and others send -1 or 0 for no limit.
+NoLimit = Annotated[
+    int | None, Field(ge=1), BeforeValidator(lambda value: None if value in (-1, 0, "-1", "0") else value)
+]
 TokenLimit = Annotated[
-    int | None,
+    NoLimit,
     Field(
-        ge=1,
         validation_alias=AliasChoices("max_tokens_per_doc", "truncate_prompt_tokens"),
         description="Cut each document to this number of tokens; a limit above the model's window has no effect",
     ),
-    BeforeValidator(lambda value: None if value in (-1, 0) else value),
 ]
 
 
-def translate_activation(fields: dict[str, Any]) -> dict[str, Any]:
-    """vLLM switches the activation off where this service asks for `raw_scores`."""
-    if fields.get("use_activation", fields.get("activation")) is False:
+def translate_options(fields: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's names: it switches the activation off where this service asks for `raw_scores`."""
+    switches = [fields.pop(name) for name in ("use_activation", "activation") if name in fields]
+    if switches and switches[0] in (False, "false"):
         fields.setdefault("raw_scores", True)
+    if fields.get("truncate_prompt_tokens") not in (None, -1, 0):
+        # Kept as well, so that it is reported: in vLLM it limits query and document together.
+        fields.setdefault("max_tokens_per_doc", fields["truncate_prompt_tokens"])
     return fields
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-TextOrTexts = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
-QueryOrQueries = Annotated[Texts, BeforeValidator(_as_list, json_schema_input_type=Query | list[Query])]
+TextOrTexts = Annotated[Texts, BeforeValidator(as_list, json_schema_input_type=str | list[str])]
+QueryOrQueries = Annotated[
+    list[Query],
+    FailFast(),
+    Field(max_length=MAX_DOCUMENTS),
+    BeforeValidator(as_list, json_schema_input_type=Query | list[Query]),
+]
 
 
 class ScoreRequest(RequestBody):
     """Pairs to score: one `text_1` with each `text_2`, or two lists of the same length."""
+
+    wire_names: ClassVar = {"query": "text_1", "documents": "text_2"}
 
     text_1: Annotated[
         QueryOrQueries,
@@ -62,12 +72,14 @@ class ScoreRequest(RequestBody):
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Accepts vLLM's switch for the activation."""
-        return translate_activation(fields)
+        return translate_options(fields)
 
     def to_query(self) -> RerankQuery:
-        """The part of the request that the engine needs."""
-        query = self.text_1[0] if len(self.text_1) == 1 else self.text_1
-        return RerankQuery(query, self.text_2, self.max_tokens_per_doc, names=("text_1", "text_2"))
+        """The part of the request that the engine needs. Raises `InvalidRequest`."""
+        queries, documents = len(self.text_1), len(self.text_2)
+        if documents and queries not in (1, documents):
+            raise InvalidRequest(f"got {queries} texts for {documents} text_2; send one, or one for each", "query")
+        return RerankQuery(self.text_1[0] if queries == 1 else self.text_1, self.text_2, self.max_tokens_per_doc)
 
 
 class ScoreData(BaseModel):
@@ -93,7 +105,7 @@ class ScoreResponse(BaseModel):
 @router.post("/v1/score", response_model=ScoreResponse, responses=ERROR_RESPONSES, summary="Score pairs, as /score")
 async def score(body: ScoreRequest, request: Request) -> Response:
     """Score each of `text_2` against `text_1`."""
-    ranking, info = await rank(request, body, body.to_query())
+    ranking, info = await rank(request, body)
     scores = ranking.logits if body.raw_scores else ranking.scores
     response = ScoreResponse(
         id=record_of(request.scope).id,
@@ -102,4 +114,4 @@ async def score(body: ScoreRequest, request: Request) -> Response:
         data=[ScoreData(index=index, score=score) for index, score in enumerate(scores)],
         usage=usage(ranking),
     )
-    return answer(ranking, response)
+    return answer(ranking, response, body)

@@ -73,6 +73,7 @@ def export_model(
     evaluation: Path | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    template: str | None = None,
     force: bool = False,
 ) -> Manifest:
     """Export into the folder `output`, which appears complete or not at all.
@@ -84,7 +85,7 @@ def export_model(
 
     if output.exists() and not force:
         raise StartupError(f"{output} exists already. Choose another folder, or replace it with --force")
-    source = locate_model(model, revision)
+    source = locate_model(model, revision, template)
 
     def load() -> TorchEngine:
         console.print(f"Loading {model or 'the embedded model'} ...")
@@ -155,6 +156,8 @@ def _convert(
         probes=make_probes(reference, reference.info.max_length, own_entries()),
         long_documents=reference.info.long_documents,
         fusion=reference.info.fusion,
+        template=reference.info.template,
+        prompt=exportable.prompt,
         versions={name: version(name) for name in ("torch", "transformers", "openvino")},
     )
     manifest.write(folder)
@@ -226,6 +229,7 @@ def main(
                 evaluation=evaluate,
                 trust_remote_code=settings.trust_remote_code,
                 allow_pickle=settings.allow_pickle,
+                template=settings.template,
                 force=force,
             )
     except (StartupError, UnusableCollection) as error:

@@ -14,6 +14,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.engines.probes import ProbeSet
+from app.engines.template import Template
 from app.errors import StartupError, first_line
 from app.types import Evidence, LongDocuments
 
@@ -60,6 +61,10 @@ class Manifest(BaseModel):
     """How the model reads documents that exceed its window."""
     fusion: Evidence = "off"
     """What the model's order should consider besides its scores."""
+    template: Template | None = None
+    """The text that the model reads around a pair. None for special tokens only."""
+    prompt: str = ""
+    """Text before every query."""
     weights: str | None = None
     """A safetensors file with the weights that the exported file leaves out. Its path is relative to the folder."""
     versions: dict[str, str] = {}

@@ -110,7 +110,15 @@ def _describe(
     labels = {int(index): label for index, label in config.get("id2label", {}).items()}
     activation = _activation(config)
     architecture = (config.get("architectures") or [""])[0]
-    usual = architecture.endswith("ForSequenceClassification") and len(labels) == 1 and not any(prompts.values())
+    # A decoder needs its template, which the exported file does not contain. Its tokenizer has no token for a class.
+    is_encoder = "cls_token" in tokenizer or "mask_token" in tokenizer
+    usual = (
+        is_encoder
+        and source.template is None
+        and architecture.endswith("ForSequenceClassification")
+        and len(labels) == 1
+        and not any(prompts.values())
+    )
     if not usual or activation is None or fetch("tokenizer.json") is None:
         return None
     pad_token_id = config.get("pad_token_id") or 0

@@ -21,21 +21,23 @@ class ModelSource:
     location: str
     revision: str | None
     is_local: bool
+    template: str | None = None
+    """`RERANKER_TEMPLATE`, if it is set: the text around a pair, the name of a known one, or `none`."""
 
 
-def locate_model(model: str | None, revision: str | None) -> ModelSource:
+def locate_model(model: str | None, revision: str | None, template: str | None = None) -> ModelSource:
     """Resolve `RERANKER_MODEL`, where None is the embedded model. Raises `StartupError`."""
     if model is None:
-        return ModelSource(EMBEDDED_NAME, str(EMBEDDED), None, is_local=True)
+        return ModelSource(EMBEDDED_NAME, str(EMBEDDED), None, is_local=True, template=template)
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in (MANIFEST, "config.json", "modules.json")):
             raise StartupError(f"RERANKER_MODEL={model!r}: this folder is not a model: it has no config.json")
-        return ModelSource(folder.resolve().name, str(folder), None, is_local=True)
+        return ModelSource(folder.resolve().name, str(folder), None, is_local=True, template=template)
     if folder.exists():
         raise StartupError(f"RERANKER_MODEL={model!r} is a file. Set it to the folder of the model")
     check_folder("RERANKER_MODEL", model)
-    return ModelSource(model, model, revision, is_local=False)
+    return ModelSource(model, model, revision, is_local=False, template=template)
 
 
 def check_folder(name: str, model: str) -> None:

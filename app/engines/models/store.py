@@ -18,7 +18,7 @@ from app.errors import StartupError, UnusableModel
 log = logging.getLogger(__name__)
 
 # Increase it when the export changes: exports of earlier versions are then not used.
-EXPORT_VERSION = 3
+EXPORT_VERSION = 4
 # Exit status of an export if no engine could use the model.
 UNUSABLE_MODEL = 3
 
@@ -57,7 +57,7 @@ def exported_folder(source: ModelSource, backend: Backend, precision: Precision,
 
 def _name(source: ModelSource, backend: Backend, precision: Precision) -> str:
     """A readable name that changes with everything that the export depends on."""
-    identity: list[object] = [source.location, source.revision, EXPORT_VERSION]
+    identity: list[object] = [source.location, source.revision, source.template, EXPORT_VERSION]
     if source.is_local:
         files = sorted(Path(source.location).rglob("*"))
         identity += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]

@@ -75,6 +75,8 @@ class RerankQuery:
     fusion: Fusion = Fusion()
     retrieval_scores: Sequence[float] | None = None
     """The caller's score of each document, higher is better. None if some have no score."""
+    instruction: str | None = None
+    """What the model should look for. None for the service's default."""
     names: tuple[str, str] = ("query", "documents")
     """The caller's field names, for error messages."""
 

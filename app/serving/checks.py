@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest, TooLarge
 from app.types import Limits, LongDocuments, Pair, Passage, RerankQuery, Score
 
@@ -28,9 +29,17 @@ def check_query(query: RerankQuery, limits: Limits) -> None:
             raise InvalidRequest(f"{name}: must not be empty")
         if len(text) > limits.max_text_chars:
             raise _too_long(name, text, limits)
+    if query.instruction and len(query.instruction) > limits.max_text_chars:
+        raise _too_long("instruction", query.instruction, limits)
     for index, document in enumerate(query.documents):
         if len(document) > limits.max_text_chars:
             raise _too_long(f"{documents_name}[{index}]", document, limits)
+
+
+def check_instruction(instruction: str | None, info: EngineInfo) -> None:
+    """Raise `InvalidRequest` if the model takes no instruction."""
+    if instruction is not None and info.instruction is None:
+        raise InvalidRequest(f"instruction: the model {info.model} takes none; leave it out, or put it into the query")
 
 
 def _too_long(name: str, text: str, limits: Limits) -> TooLarge:

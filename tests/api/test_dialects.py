@@ -207,7 +207,7 @@ async def test_long_documents_are_rejected_if_truncation_is_off(
     async with serve(prediction_cache=False) as client:
         assert (await client.post(path, json=body)).status_code == 200
         encode = engine.encode
-        monkeypatch.setattr(engine, "encode", lambda query, documents, _: encode(query, documents, 4))
+        monkeypatch.setattr(engine, "encode", lambda query, documents, *_: encode(query, documents, 4))
         scored = len(engine.batches)
         response = await client.post(path, json=body)
     assert response.status_code == 422
@@ -228,7 +228,7 @@ async def test_structured_documents_are_read_as_yaml(
     body = {"query": QUERY, "documents": documents, "rank_fields": ["title", "body", "tags"], "return_documents": True}
     async with serve() as client:
         monkeypatch.setattr(
-            engine, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
+            engine, "encode", lambda query, documents, *more: seen.extend(documents) or encode(query, documents, *more)
         )
         results = (await answer(client, "/v1/rerank", body))["results"]
     assert seen == [

@@ -144,7 +144,7 @@ def _describe(
 
 
 def _activation(config: dict[str, Any], saved: dict[str, Any]) -> Literal["sigmoid", "identity"] | None:
-    """The activation. `saved` is what recent versions of sentence-transformers write beside the configuration."""
+    """The activation. `saved` is what recent versions of sentence-transformers write next to the configuration."""
     name = saved.get("activation_fn") or config.get("sentence_transformers", {}).get("activation_fn")
     name = name or config.get("sbert_ce_default_activation_function") or DEFAULT_ACTIVATION
     kind = name.rsplit(".", maxsplit=1)[-1].lower()

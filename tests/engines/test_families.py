@@ -15,7 +15,7 @@ from app.engines.template import FAMILIES
 from app.engines.torch import TorchEngine
 from app.errors import UnusableModel
 from app.export.command import export_model
-from tests.models import make_decoder, make_modular, make_yes_no
+from tests.models import make_decoder, make_model, make_modular, make_yes_no
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -162,3 +162,12 @@ def test_an_export_equals_torch(tmp_path: Path, make: Callable[[Path], Path]) ->
     own = exported.encode(QUERY, DOCUMENTS, None, instruction)
     assert [pair.ids.tolist() for pair in own] == [pair.ids.tolist() for pair in pairs]
     np.testing.assert_allclose(exported.score(own), reference.score(pairs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_two_labels_of_an_encoder_become_one_score(tmp_path: Path, packed: bool) -> None:
+    folder = make_model(tmp_path / "model", labels=2, spread=0.5)
+    engine = load(folder, packed=packed)
+    logits = predict(folder, pairs_of())
+    check(engine, logits[:, 1] - logits[:, 0])
+    assert (engine.info.packed, engine.info.activation) == (packed, "sigmoid")

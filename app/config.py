@@ -121,6 +121,13 @@ class Settings(BaseSettings):
     is used; `embedded:multilingual` is the other embedded one."""
     revision: str | None = Field(None, alias="RERANKER_REVISION")
     """Commit, tag or branch of a Hub model. If unset, the newest in the local cache, or else on the Hub, is used."""
+    template: str | None = Field(None, alias="RERANKER_TEMPLATE")
+    """The text that the model was trained to read, with `{query}`, `{document}` and, if it takes one, `{instruction}`
+    (`\\n` is a new line). Or `qwen3-reranker`, `mxbai-rerank-v2` or `none`. If unset, it comes from the model. See
+    [models](models.md)."""
+    instruction: str | None = Field(None, alias="RERANKER_INSTRUCTION")
+    """What the model should look for, if it takes an instruction. Requests can override it. If unset, the model's own
+    applies."""
     trust_remote_code: bool = Field(False, alias="RERANKER_TRUST_REMOTE_CODE")
     """Run the Python code that comes with a model."""
     allow_pickle: bool = Field(False, alias="RERANKER_ALLOW_PICKLE")

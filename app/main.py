@@ -257,6 +257,7 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
         prefilter=parts.prefilter,
         long_documents=None if settings.long_documents == "auto" else settings.long_documents,
         shared_cache=parts.shared_cache,
+        instruction=settings.instruction,
     )
     watch_reranker(service.metrics, reranker)
     if info.device.startswith("cuda"):

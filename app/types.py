@@ -77,6 +77,8 @@ class RerankQuery:
     """Documents of which only the first characters are here."""
     retrieval_scores: Sequence[float] | None = None
     """The caller's score of each document, higher is better. None if some have no score."""
+    instruction: str | None = None
+    """What the model should look for. None for the service's default."""
 
     @property
     def is_prefiltered(self) -> bool:

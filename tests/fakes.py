@@ -59,10 +59,20 @@ class FakeEngine:
         self.entered = 0
         """Number of batches that reached the engine, scored or not."""
 
-    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
-        return [self._pair(query, document, max_tokens_per_doc) for document in documents]
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[str],
+        max_tokens_per_doc: int | None = None,
+        instruction: str | None = None,
+    ) -> list[Pair]:
+        """The words of the instruction count as words of the query."""
+        asked = f"{instruction} {query}" if instruction else query
+        return [self._pair(asked, document, max_tokens_per_doc) for document in documents]
 
-    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+    def windows(
+        self, query: str, documents: Sequence[str], max_tokens: int | None = None, _instruction: str | None = None
+    ) -> list[list[Span]]:
         """The lines of a document that has several."""
         lines = [[match.span() for match in re.finditer(r"[^\n]+", document)] for document in documents]
         return [

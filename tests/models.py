@@ -4,16 +4,24 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
     DebertaV2Config,
     ElectraConfig,
+    LlamaConfig,
     ModernBertConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
     XLMRobertaConfig,
 )
 
@@ -72,6 +80,97 @@ def make_model(folder: Path, family: str = "bert", labels: int = 1, spread: floa
     config.initializer_range = spread
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     make_tokenizer(family, window).save_pretrained(folder)
+    return folder
+
+
+# Stands for the chat template of a reranker: an instruction as the system's message, white space next to the texts.
+CHAT = (
+    "<|im_start|>system\nJudge the document.<|im_end|>\n<|im_start|>user\n"
+    "<Instruct>: {% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}Find the answer{% endif %}\n"
+    "<Query>: {{ messages | selectattr('role', 'eq', 'query') | map(attribute='content') | first }}\n"
+    "<Document>: {{ messages | selectattr('role', 'eq', 'document') | map(attribute='content') | first }}<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def make_chat_tokenizer(window: int = 512, chat: str | None = CHAT) -> PreTrainedTokenizerFast:
+    """Byte pairs that split texts as Qwen's tokenizers do."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    text = " ".join([*WORDS, "yes no <Query>: <Document>: Judge the document. assistant user system"])
+    tokenizer.train_from_iterator([f"{text}\n"] * 3 + ["yes", "no"] * 9, trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=special[2], pad_token=special[0], model_max_length=window
+    )
+    made.model_input_names = ["input_ids", "attention_mask"]
+    made.chat_template = chat
+    return made
+
+
+def make_decoder(folder: Path, labels: dict[int, str] | None = None, window: int = 512, family: str = "qwen3") -> Path:
+    """A random decoder with `labels`, as conversions of rerankers are. Without labels it is a causal language model."""
+    torch.manual_seed(7)
+    tokenizer = make_chat_tokenizer(window, None if labels else CHAT)
+    make_config = {"qwen3": Qwen3Config, "qwen2": Qwen2Config, "llama": LlamaConfig}[family]
+    config = make_config(
+        **SMALL | {"num_attention_heads": 4},
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=window,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        pad_token_id=None,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    if labels:
+        config.id2label, config.label2id = labels, {label: index for index, label in labels.items()}
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    else:
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_yes_no(folder: Path, window: int = 512, family: str = "qwen3") -> Path:
+    """A causal language model that is scored by its logits for yes and no, as Qwen3-Reranker is."""
+    language_model = make_decoder(folder.with_name(f"{folder.name}-lm"), None, window, family)
+    CrossEncoder(str(language_model), device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def make_modular(folder: Path, pooling: str = "cls", window: int = 64) -> Path:
+    """ModernBERT with pooling and two dense layers after it, as the ettin rerankers have."""
+    torch.manual_seed(7)
+    base = folder.with_name(f"{folder.name}-base")
+    config = CONFIGS["modernbert"]
+    config.vocab_size, config.pad_token_id, config.initializer_range = len(WORDS) + 4, 1, 0.3
+    AutoModel.from_config(config).save_pretrained(base)
+    make_tokenizer("modernbert", window).save_pretrained(base)
+    size = SMALL["hidden_size"]
+    CrossEncoder(
+        modules=[
+            Transformer(str(base)),
+            Pooling(size, pooling),
+            Dense(size, size, activation_function=torch.nn.GELU()),
+            LayerNorm(size),
+            Dense(size, 1, activation_function=torch.nn.Identity(), module_output_name="scores"),
+        ],
+        device="cpu",
+    ).save_pretrained(str(folder))
     return folder
 
 

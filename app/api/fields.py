@@ -4,6 +4,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -68,6 +69,15 @@ class RequestBody(BaseModel):
         Field(
             description="If the model cannot score in time: `error`, or `lexical`: scored documents first, then others "
             "in the order of the words that they share with the query. Default: RERANKER_ON_OVERLOAD"
+        ),
+    ] = None
+
+    instruction: Annotated[
+        Text | None,
+        Field(
+            validation_alias=AliasChoices("instruction", "instruct"),
+            description="What the model should look for, if it takes an instruction; `instruct` is another name for "
+            "it. Other models reject it. Default: RERANKER_INSTRUCTION",
         ),
     ] = None
 

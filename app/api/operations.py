@@ -89,6 +89,8 @@ async def info(request: Request) -> JSONResponse:
             "version": __version__,
             "activation": about.activation,
             "packed": about.packed,
+            "template": about.template.text if about.template else None,
+            "instruction": reranker.instruction,
             "max_batch_tokens": reranker.batcher.token_budget,
             "max_text_chars": reranker.limits.max_text_chars,
             "self_test": self_test_summary(reranker),

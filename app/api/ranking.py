@@ -68,6 +68,7 @@ def _with_options(query: RerankQuery, request: Request, body: RequestBody, servi
         prefilter=method,
         prefilter_top_k=top_k,
         fusion=_fusion(body, query, service),
+        instruction=body.instruction or None,
     )
 
 

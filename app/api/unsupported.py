@@ -7,7 +7,7 @@ from typing import Any
 from app.errors import InvalidRequest
 
 AT_THE_END = "texts are cut at their end: only 'right' is supported"
-NO_INSTRUCTION = "the model takes no instruction"
+USE_INSTRUCTION = "send it as instruction, if the model takes one"
 NO_QUERY_LIMIT = "queries have no separate limit: shorten the query before you send it"
 USE_RAW_SCORES = "set raw_scores for logits"
 # Fields of other services that change the scores, and why they are refused.
@@ -17,12 +17,10 @@ REASONS = {
     "max_tokens_per_query": NO_QUERY_LIMIT,
     "max_query_length": NO_QUERY_LIMIT,
     "max_length": "set max_tokens_per_doc, or RERANKER_MAX_LENGTH",
-    "instruct": NO_INSTRUCTION,
-    "instruction": NO_INSTRUCTION,
-    "task_instruction": NO_INSTRUCTION,
-    "query_instruction": NO_INSTRUCTION,
-    "prompt": NO_INSTRUCTION,
-    "prompt_name": NO_INSTRUCTION,
+    "task_instruction": USE_INSTRUCTION,
+    "query_instruction": USE_INSTRUCTION,
+    "prompt": USE_INSTRUCTION,
+    "prompt_name": USE_INSTRUCTION,
     "use_activation": USE_RAW_SCORES,
     "activation": USE_RAW_SCORES,
     "normalize": USE_RAW_SCORES,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePath
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # One request finds out whether the hub is reachable and knows the model. The download itself would retry for minutes.
 HUB_SECONDS = 10
+# The names of two labels that make one relevance score, the positive one last.
+OPPOSITES = (("0", "1"), ("no", "yes"), ("false", "true"), ("irrelevant", "relevant"), ("not relevant", "relevant"))
 
 
 def load_model(
@@ -31,6 +34,7 @@ def load_model(
     transformers_logging.disable_progress_bar()
     model = _load(source, device, dtype, trust_remote_code, allow_pickle)
     _check_is_reranker(model, source)
+    _complete(model, source)
     model.max_seq_length = _window(model)
     return model
 
@@ -85,20 +89,45 @@ def _local_files(source: ModelSource) -> list[PurePath]:
 
 def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
     """Reject models that load without an error and then rank at random."""
-    whole = _has_modules_file(source)
+    whole = has_modules_file(source)
     architectures = model.config.architectures or ["?"]
-    if architectures[0].endswith("ForCausalLM") and not whole:
-        reason = "is a causal language model without a modules.json, which would name the tokens that mean relevance"
-    elif not whole and not architectures[0].endswith("ForSequenceClassification"):
+    if architectures[0].endswith("ForCausalLM") and not whole and not source.template:
+        reason = (
+            "is a causal language model without a modules.json, which would name the tokens that mean relevance. If "
+            "they are yes and no, set RERANKER_TEMPLATE to the text that it was trained with"
+        )
+    elif not whole and not architectures[0].endswith(("ForSequenceClassification", "ForCausalLM")):
         reason = f"is a {architectures[0]}, which has no relevance head. Use a cross-encoder"
-    elif model.num_labels != 1:
-        reason = f"gives {model.num_labels} labels for a pair. Use a model with one label, the relevance"
+    elif model.num_labels != 1 and positive_label(model) is None:
+        names = ", ".join(map(str, model.config.id2label.values()))
+        reason = (
+            f"gives {model.num_labels} labels for a pair ({names}). Use a model with one label, the relevance, or "
+            "with two, such as no and yes"
+        )
     else:
         return
     raise UnusableModel(f"RERANKER_MODEL={source.location!r} {reason}")
 
 
-def _has_modules_file(source: ModelSource) -> bool:
+def positive_label(model: CrossEncoder) -> int | None:
+    """Index of the label that means relevance, if the head has two labels that say so. None otherwise."""
+    if model.num_labels != 2 or len(model) > 1:  # noqa: PLR2004
+        return None
+    names = [str(name).lower().replace("_", " ").removeprefix("label ") for name in model.config.id2label.values()]
+    for negative, positive in OPPOSITES:
+        if sorted(names) == sorted((negative, positive)):
+            return names.index(positive)
+    return None
+
+
+def is_decoder(model: CrossEncoder) -> bool:
+    """Whether each token attends only to those before it."""
+    causal = {module.is_causal for module in model[0].model.modules() if hasattr(module, "is_causal")}
+    return causal == {True}
+
+
+def has_modules_file(source: ModelSource) -> bool:
+    """Whether sentence-transformers saved the model, with everything that it does to a pair."""
     return _cached(source, "modules.json") is not None
 
 
@@ -115,14 +144,27 @@ def _cached(source: ModelSource, name: str) -> str | None:
     return found
 
 
+def _complete(model: CrossEncoder, source: ModelSource) -> None:
+    """Fill in what configurations leave out: the padding token, and the activation of a model with two labels."""
+    if model.tokenizer.pad_token_id is None:
+        model.tokenizer.pad_token = model.tokenizer.eos_token or model.tokenizer.unk_token
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = model.tokenizer.pad_token_id
+    if (positive := positive_label(model)) is not None:
+        names = model.config.id2label
+        log.info("%s has two labels: its logit is %s minus %s", source.name, names[positive], names[1 - positive])
+        model.activation_fn = torch.nn.Sigmoid()
+
+
 def _window(model: CrossEncoder) -> int:
     """The model's window in tokens."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    limits = (model.max_seq_length, positions and positions - first_position(model), 131072)
+    limits = (model.max_seq_length, positions and positions - first_position(model.model), 131072)
     return min(limit for limit in limits if limit)
 
 
-def first_position(model: CrossEncoder) -> int:
+def first_position(transformer: Any) -> int:
     """Position of a pair's first token. RoBERTa-like models count from after the padding index, others from 0."""
-    embeddings = getattr(getattr(model.model.base_model, "embeddings", None), "position_embeddings", None)
+    embeddings = getattr(getattr(transformer.base_model, "embeddings", None), "position_embeddings", None)
     return 0 if embeddings is None or embeddings.padding_idx is None else embeddings.padding_idx + 1

@@ -9,8 +9,10 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch._dynamo.utils import counters
 
+from app.engines.checkpoint import positive_label
 from app.engines.packing import alike, to_device
 from app.engines.padding import pad
+from app.engines.scorer import Scorer, one_logit
 from app.errors import first_line
 from app.types import Pair
 
@@ -20,7 +22,7 @@ TENSOR_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Forward(Protocol):
-    """A forward pass: `Padded`, or `app.engines.packing.Packed`."""
+    """A forward pass: `Padded`, `Library` or `app.engines.packing.Packed`."""
 
     packed: bool
     """Whether a batch is computed without padding."""
@@ -39,7 +41,28 @@ class Forward(Protocol):
 
 
 class Padded:
-    """The model's own forward pass, with one row for each pair, padded to the longest pair."""
+    """One row for each pair, padded on the right to the longest pair."""
+
+    packed = False
+
+    def __init__(self, scorer: Scorer, names: Sequence[str], pad_token_id: int, device: torch.device) -> None:
+        """`names`: the tensors that the model takes."""
+        self._scorer, self._names, self._pad_token_id, self._device = scorer, names, pad_token_id, device
+
+    def __call__(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        arrays = pad(pairs, self._pad_token_id)
+        logits: torch.Tensor = self._scorer(**{name: to_device(arrays[name], self._device) for name in self._names})
+        return logits.reshape(len(pairs))
+
+    def compile(self) -> None:
+        self._scorer.compile(dynamic=True)
+
+    def restore(self) -> None:
+        self._scorer._compiled_call_impl = None
+
+
+class Library:
+    """The forward pass of sentence-transformers, for models that no `Scorer` fits."""
 
     packed = False
 
@@ -47,13 +70,13 @@ class Padded:
         """`features`: the result of the model's own preprocessing for one pair."""
         self.names = [name for name in TENSOR_NAMES if name in features]
         self._others = {name: value for name, value in features.items() if name not in TENSOR_NAMES}
-        self._model = model
+        self._model, self._positive = model, positive_label(model)
 
     def __call__(self, pairs: Sequence[Pair]) -> torch.Tensor:
         tokenizer = self._model.tokenizer
         arrays = pad(pairs, tokenizer.pad_token_id or 0, left=tokenizer.padding_side == "left")
         tensors = {name: to_device(arrays[name], self._model.device) for name in self.names}
-        scores: torch.Tensor = self._model(tensors | self._others)["scores"]
+        scores: torch.Tensor = one_logit(self._model(tensors | self._others)["scores"], self._positive)
         return scores.reshape(len(pairs))
 
     def compile(self) -> None:

@@ -26,10 +26,13 @@ log = logging.getLogger(__name__)
 
 def load_engine(settings: Settings) -> Engine:
     """Load the model on the engine that the settings name, or else on the best one. Raises `StartupError`."""
-    source = locate_model(settings.model, settings.revision)
+    source = locate_model(settings.model, settings.revision, settings.template)
     candidates = list(_candidates(source, settings))
     file = TuningFile(settings.export_dir.expanduser() / "schedules", *_identity(source, settings))
-    return tune(candidates, lambda engine: settings.schedule(engine.info.splits), file)
+    engine = tune(candidates, lambda engine: settings.schedule(engine.info.splits), file)
+    if settings.instruction is not None and engine.info.instruction is None:
+        raise StartupError(f"RERANKER_INSTRUCTION={settings.instruction!r}: {engine.info.model} takes none. Unset it")
+    return engine
 
 
 def load_artefact(folder: Path, max_length: int | None, threads: int, is_exact: bool = False) -> Engine:
@@ -59,7 +62,16 @@ def _identity(source: ModelSource, settings: Settings) -> tuple[object, ...]:
     """Everything that a tuning depends on."""
     requested = settings.backend, settings.precision, settings.device, settings.torch_compile, settings.max_length
     layout = settings.threads, settings.batch_tokens, settings.streams, settings.part_tokens
-    return __version__, source.name, source.revision, digest(source.location), *requested, *layout, cpu_name()
+    return (
+        __version__,
+        source.name,
+        source.revision,
+        source.template,
+        digest(source.location),
+        *requested,
+        *layout,
+        cpu_name(),
+    )
 
 
 def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:

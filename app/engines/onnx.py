@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from tokenizers import Tokenizer
 
+from app.engines.exported import exported_tokenizer
 from app.engines.memory import out_of_memory
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.source import digest
@@ -15,7 +15,6 @@ from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad, warm_up_
 from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
-from app.engines.tokenization import PairTokenizer
 from app.errors import StartupError, first_line
 from app.types import Pair, Span
 
@@ -34,7 +33,7 @@ class OnnxEngine:
         limit = min(max_length or manifest.max_length, manifest.max_length)
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
-        self._tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
+        self._tokenizer = exported_tokenizer(folder, manifest, limit)
         self._session = _open(folder / MODEL_FILES["onnx"], threads, device)
         self._inputs = [node.name for node in self._session.get_inputs()]
         on_gpu = self._session.get_providers()[0] == CUDA
@@ -62,16 +61,25 @@ class OnnxEngine:
             declared_length=manifest.max_length,
             activation=manifest.activation,
             labels=manifest.labels,
+            template=manifest.template,
             long_documents=manifest.long_documents,
             fusion=manifest.fusion,
             languages=manifest.languages,
         )
 
-    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
-        return self._tokenizer.encode(query, documents, max_tokens_per_doc)
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[str],
+        max_tokens_per_doc: int | None = None,
+        instruction: str | None = None,
+    ) -> list[Pair]:
+        return self._tokenizer.encode(query, documents, max_tokens_per_doc, instruction)
 
-    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
-        return self._tokenizer.windows(query, documents, max_tokens)
+    def windows(
+        self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
+    ) -> list[list[Span]]:
+        return self._tokenizer.windows(query, documents, max_tokens, instruction)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         rows = self._rows_at_once or len(pairs)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
-from tokenizers import Tokenizer
 
+from app.engines.exported import exported_tokenizer
 from app.engines.memory import out_of_memory
 from app.engines.models.artefact import Manifest, Precision
 from app.engines.models.source import digest
@@ -19,7 +19,6 @@ from app.engines.padding import ACTIVATIONS, Int64s, Shape, bucket_length, pad, 
 from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
-from app.engines.tokenization import PairTokenizer
 from app.errors import EngineBroken, StartupError
 from app.machine.threads import start_threads
 from app.types import Pair, Span
@@ -55,7 +54,7 @@ class OpenVinoEngine:
         configuration = configuration or configurations(manifest.precision)[0]
         self._pad_token_id = manifest.pad_token_id
         self._activation = ACTIVATIONS[manifest.activation]
-        self._tokenizer = PairTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")), limit)
+        self._tokenizer = exported_tokenizer(folder, manifest, limit)
         self._compile = partial(compile_model, folder, manifest, configuration, threads, cache)
         self.probes = manifest.probes
         self.self_test: SelfTest | None = None
@@ -74,6 +73,7 @@ class OpenVinoEngine:
             declared_length=manifest.max_length,
             activation=manifest.activation,
             labels=manifest.labels,
+            template=manifest.template,
             long_documents=manifest.long_documents,
             fusion=manifest.fusion,
             languages=manifest.languages,
@@ -109,11 +109,19 @@ class OpenVinoEngine:
                 self._streams = Streams(self._compile(self._schedule.streams), self._threads)
             return self._streams
 
-    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
-        return self._tokenizer.encode(query, documents, max_tokens_per_doc)
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[str],
+        max_tokens_per_doc: int | None = None,
+        instruction: str | None = None,
+    ) -> list[Pair]:
+        return self._tokenizer.encode(query, documents, max_tokens_per_doc, instruction)
 
-    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
-        return self._tokenizer.windows(query, documents, max_tokens)
+    def windows(
+        self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
+    ) -> list[list[Span]]:
+        return self._tokenizer.windows(query, documents, max_tokens, instruction)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         logits = np.zeros(len(pairs), np.float32)

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from sentence_transformers import CrossEncoder
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from app.engines.checkpoint import first_position
+from app.engines.scorer import Classifier, Scorer
 from app.errors import first_line
 from app.types import Pair
 
@@ -32,15 +32,17 @@ FULL = 0
 
 
 @torch.library.custom_op("reranker::packed_attention", mutates_args=())  # type: ignore[untyped-decorator]
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int) -> Tensor:
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int, causal: bool
+) -> Tensor:
     """Attention of each segment to itself: the CPU implementation, and the reference for CUDA.
 
     Shapes: query, key and value (tokens, heads, channels), `starts` (segments + 1,). `window`: how many tokens to each
-    side a token attends to, 0 for all.
+    side a token attends to, 0 for all. `causal`: whether it attends only to itself and to tokens before it.
     """
     return torch.cat(
         [
-            _segment(query[start:end], key[start:end], value[start:end], scale, window)
+            _segment(query[start:end], key[start:end], value[start:end], scale, window, causal)
             for start, end in pairwise(starts.tolist())
         ]
     )
@@ -51,17 +53,22 @@ def _(query: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
-def _segment(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
+def _segment(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int, causal: bool) -> Tensor:
     seen = None
-    if window:
+    if window or causal:
         places = torch.arange(len(query))
-        seen = (places[:, None] - places).abs() <= window
+        distance = places[:, None] - places
+        seen = distance.abs() <= (window or len(query))
+        if causal:
+            seen &= distance >= 0
     query, key, value = (each.transpose(0, 1) for each in (query, key, value))
-    return scaled_dot_product_attention(query, key, value, seen, scale=scale).transpose(0, 1)
+    # Several heads may share one head of keys and values.
+    attended = scaled_dot_product_attention(query, key, value, seen, scale=scale, enable_gqa=len(key) < len(query))
+    return attended.transpose(0, 1)
 
 
 def _attend(
-    _module: Any,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -79,21 +86,26 @@ def _attend(
     """
     # transformers' windows include the token itself.
     window = sliding_window - 1 if sliding_window else FULL
+    causal = bool(getattr(module, "is_causal", False))
     q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
     if query.device.type == "cuda":
-        return _on_cuda(q, k, v, cu_seq_lens_q, max_length_q, scaling, window)[None], None
-    return packed_attention(q, k, v, cu_seq_lens_q, scaling, window)[None], None
+        return _on_cuda(q, k, v, cu_seq_lens_q, max_length_q, scaling, window, causal)[None], None
+    return packed_attention(q, k, v, cu_seq_lens_q, scaling, window, causal)[None], None
 
 
 def _on_cuda(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, window: int, causal: bool
 ) -> Tensor:
     """Like `packed_attention`, with torch's kernel for half precision."""
     from torch.nn.attention.varlen import varlen_attn
 
-    seen = (window, window) if window else (-1, -1)
+    before = window or -1
+    seen = (before, 0 if causal else before)
     # Do not branch on the scale: in a compiled model it is a symbol, and a branch would break the graph.
-    attended = varlen_attn(query, key, value, starts, starts, longest, longest, scale=scale, window_size=seen)
+    shared = key.shape[1] < query.shape[1]
+    attended = varlen_attn(
+        query, key, value, starts, starts, longest, longest, scale=scale, window_size=seen, enable_gqa=shared
+    )
     return cast(Tensor, attended)
 
 
@@ -101,17 +113,17 @@ AttentionInterface.register(ATTENTION, _attend)
 
 
 class Packed:
-    """The forward pass of a classifier, with all pairs in one row."""
+    """The forward pass with all pairs in one row."""
 
     packed = True
 
-    def __init__(self, model: CrossEncoder, inputs: Sequence[str]) -> None:
-        """`inputs`: names of the tensors that the model's tokenizer returns."""
-        self._device = model.device
-        self._classifier: Any = model[0].model
-        self._first_position = first_position(model)
+    def __init__(self, scorer: Scorer, inputs: Sequence[str], device: torch.device) -> None:
+        """`inputs`: names of the tensors that the model takes."""
+        self._device = device
+        self._scorer = scorer
+        self._first_position = first_position(scorer.transformer)
         self._has_types = "token_type_ids" in inputs
-        self._call: Callable[..., Any] = self._classifier
+        self._call: Callable[..., Any] = scorer
 
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
         lengths = np.array([pair.length for pair in pairs], np.int32)
@@ -129,32 +141,35 @@ class Packed:
             **({"token_type_ids": type_row} if self._has_types else {}),
             cu_seq_lens_q=segments.int(),
             max_length_q=-(-int(lengths.max()) // BLOCK) * BLOCK,
-        ).logits
+        )
         return logits.reshape(len(pairs))
 
     def compile(self) -> None:
-        self._call = torch.compile(self._classifier, dynamic=True)
+        self._call = torch.compile(self._scorer, dynamic=True)
 
     def restore(self) -> None:
-        self._call = self._classifier
+        self._call = self._scorer
 
 
-def pack(model: CrossEncoder, inputs: Sequence[str], probes: Sequence[Pair], expected: Tensor) -> Packed | None:
+def pack(
+    scorer: Scorer, inputs: Sequence[str], device: torch.device, probes: Sequence[Pair], expected: Tensor
+) -> Packed | None:
     """The model's forward pass without padding, or None if it does not give the `expected` logits.
 
     If it returns None, the model is unchanged. Shape of `expected`: (probes,). The probes need different lengths.
     """
-    classifier: Any = model[0].model
+    classifier: Any = scorer.transformer
     before = classifier.config._attn_implementation
     reasons = []
-    for attach in (_first_tokens, _means):
-        packed = Packed(model, inputs)
+    # The head of a classifier is inside the model, so a hook gives it the token that it reads.
+    for attach in (_first_tokens, _means) if isinstance(scorer, Classifier) else (None,):
+        packed = Packed(scorer, inputs, device)
         hook = None
         try:
             if not classifier.is_backend_compatible():
                 raise TypeError("its attention cannot be replaced")
             classifier.set_attn_implementation(ATTENTION)
-            hook = attach(classifier)
+            hook = attach and attach(classifier)
             given = packed(probes).float()
             if alike(given, expected, classifier.dtype):
                 return packed

@@ -1,6 +1,5 @@
-"""Token ids for torch: from `PairTokenizer` if it gives the same ids as the model, else from the model."""
+"""Token ids from the model's own preprocessing, for models that `PairTokenizer` cannot imitate."""
 
-import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -8,41 +7,35 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder
 
-from app.engines.tokenization import PairTokenizer
 from app.types import Pair, Span
 
-log = logging.getLogger(__name__)
-
 PROBE = ("what is a cross-encoder", "A cross-encoder reads a query and a document together.")
-
-
-def plain_tokenizer(model: CrossEncoder, max_length: int, expected: list[int]) -> PairTokenizer | None:
-    """A `PairTokenizer`, or None if its ids for the probe differ from the `expected` ids.
-
-    They differ for models with prompts or chat templates.
-    """
-    backend = getattr(model.tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        tokenizer = PairTokenizer(backend, max_length)
-        if tokenizer.encode(PROBE[0], [PROBE[1]])[0].ids.tolist() == expected:
-            return tokenizer
-    log.info("This model prepares its own inputs: its tokenizer decides how documents are cut")
-    return None
 
 
 class OwnPreprocessing:
     """Pairs from `CrossEncoder.preprocess`, one at a time, because its tokenizer is not thread-safe."""
 
-    def __init__(self, model: CrossEncoder) -> None:
+    def __init__(self, model: CrossEncoder, prompt: str | None) -> None:
         self._model = model
+        self._prompt = prompt
         self._lock = threading.Lock()
 
-    def encode(self, query: str, documents: Sequence[str], _max_tokens_per_doc: int | None = None) -> list[Pair]:
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[str],
+        _max_tokens_per_doc: int | None = None,
+        _instruction: str | None = None,
+    ) -> list[Pair]:
         """The limit per document has no effect: the model decides how documents are cut."""
         with self._lock:
-            return [self._pair(self._model.preprocess([(query, document)])) for document in documents]
+            return [
+                self._pair(self._model.preprocess([(query, document)], prompt=self._prompt)) for document in documents
+            ]
 
-    def windows(self, _query: str, documents: Sequence[str], _max_tokens: int | None = None) -> list[list[Span]]:
+    def windows(
+        self, _query: str, documents: Sequence[str], _max_tokens: int | None = None, _instruction: str | None = None
+    ) -> list[list[Span]]:
         """Each document as a single window: only the model knows how much fits."""
         return [[(0, len(document))] for document in documents]
 

@@ -104,7 +104,7 @@ def make_probes(reference: PairEngine, max_length: int, entries: Sequence[tuple[
     passages = [passage for _, passage in entries]
     text = " ".join(passages)
     # Queries that exceed half the window are cut.
-    long_queries = [part_of(text, 0, max_length * share // 2) for share in (1, 3)]
+    long_queries = [part_of(text, 0, min(max_length, LONGEST) * share // 2) for share in (1, 3)]
     queries = [SHORT_QUERY, *(query for query, _ in entries), *long_queries]
     starts = [0, *(text.index(passage) for passage in passages)]
     probes: list[Probe] = []
@@ -119,7 +119,7 @@ def make_probes(reference: PairEngine, max_length: int, entries: Sequence[tuple[
         probes += _probe(reference, queries, text, Probe(query=query, start=start, tokens=tokens, length=length))
         if perf_counter() - started > SLOWEST_SECONDS:
             break
-    for query in range(1 + len(entries), len(queries)):
+    for query in range(1 + len(entries), len(queries)) if max_length <= LONGEST else ():
         cut = Probe(query=query, start=0, tokens=max_length, length=max_length, window=max_length)
         probes += _probe(reference, queries, text, cut)
     return ProbeSet(queries=queries, text=text, probes=probes)

@@ -8,6 +8,7 @@ from app.engines.padding import Shape
 from app.engines.probes import ProbeSet
 from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
+from app.engines.template import Template
 from app.types import Evidence, LongDocuments, Pair, Span
 
 
@@ -41,6 +42,8 @@ class EngineInfo:
     """What the model's order should consider besides its scores, unless the request or a setting decides it."""
     languages: tuple[str, ...] = ()
     """Codes of the languages that the model reads. Empty if it does not declare them."""
+    template: Template | None = None
+    """The text that the model reads around a pair. None for special tokens only."""
     contents: str | None = None
     """A digest of the model's files. None for a model from the hub."""
     device_name: str | None = None
@@ -49,6 +52,11 @@ class EngineInfo:
     """UUID of the GPU."""
     packed: bool = False
     """Whether a batch is computed without padding, with all pairs in one row."""
+
+    @property
+    def instruction(self) -> str | None:
+        """The model's own instruction. None if it takes none."""
+        return self.template.instruction if self.template else None
 
     @property
     def mixes(self) -> bool:
@@ -87,6 +95,7 @@ class EngineInfo:
                 self.precision,
                 self.configuration,
                 self.max_length,
+                *((self.template.text,) if self.template else ()),
             )
         )
 
@@ -106,11 +115,19 @@ class Engine(Protocol):
     self_test: SelfTest | None
     """Result of the comparison with the reference logits. None before the test."""
 
-    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
-        """Token ids of each pair, at most `info.max_length` long."""
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[str],
+        max_tokens_per_doc: int | None = None,
+        instruction: str | None = None,
+    ) -> list[Pair]:
+        """Token ids of each pair, at most `info.max_length` long. `instruction`: None for the model's own."""
         ...
 
-    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+    def windows(
+        self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
+    ) -> list[list[Span]]:
         """Overlapping spans of each document. Each span fits the model's window together with the query."""
         ...
 

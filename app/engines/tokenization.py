@@ -4,13 +4,17 @@ A Hugging Face tokenizer keeps truncation and padding as state of the instance. 
 call truncate each other's texts, without an error. Here the tokenizer is read-only, and pairs are assembled by hand.
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from app.engines.template import Template
 from app.types import Ids, Pair, Span
 
 # Windows of a long document overlap by a quarter. A sentence that is cut in one window is whole in the next.
@@ -18,61 +22,138 @@ OVERLAP = 4
 
 
 class PairTokenizer:
-    """Assembles pairs like the model's own tokenizer. Thread-safe."""
+    """Assembles pairs like the model's own preprocessing. Thread-safe."""
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int, template: Template | None = None, prompt: str = ""
+    ) -> None:
+        """`template`: what the model reads around a pair. If None, the special tokens of the tokenizer, and `prompt`
+        before the query.
+        """
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._template = _Template.of(self._tokenizer)
+        self.template = template
+        """What the model reads around a pair, if it is more than special tokens and a prompt."""
+        self._frame = self._templated(template) if template else _Frame.of(self._tokenizer, prompt)
         self.max_length = max_length
 
-    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
+    def within(self, max_length: int) -> "PairTokenizer":
+        """The same with another window."""
+        other = copy(self)
+        other.max_length = max_length
+        return other
+
+    @property
+    def constant_tokens(self) -> int:
+        """Tokens of a pair that come neither from the query nor from the document."""
+        return self._frame.tokens
+
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[str],
+        max_tokens_per_doc: int | None = None,
+        instruction: str | None = None,
+    ) -> list[Pair]:
         """One pair for each document, at most `max_length` tokens long. `max_tokens_per_doc` cuts documents further.
 
         If a pair is too long, the document is cut. The query is cut only if it exceeds half the window, and then to
-        that half.
+        that half. `instruction`: in place of the template's own.
         """
-        encoded = self._tokenizer.encode_batch_fast([query, *documents], add_special_tokens=False)
-        query_ids, *document_ids = (np.array(encoding.ids, np.int32) for encoding in encoded)
-        return [self._assemble(query_ids, ids, max_tokens_per_doc) for ids in document_ids]
+        frame = self._frame_for(instruction)
+        query_ids, *document_ids = self._encode([frame.query.around(query), *map(frame.document.around, documents)])
+        return [self._assemble(frame, query_ids, ids, max_tokens_per_doc) for ids in document_ids]
 
-    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
+    def windows(
+        self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
+    ) -> list[list[Span]]:
         """Spans that cover each document. Each span fits together with the query, and has at most `max_tokens` tokens.
 
         A window starts and ends between words where possible, because its text then gives the same tokens as in the
         document. It overlaps the previous one by a quarter.
         """
-        encoded, *encodings = self._tokenizer.encode_batch([query, *documents], add_special_tokens=False)
-        room = self.max_length - self._template.special_tokens - min(len(encoded.ids), self.max_length // 2)
+        frame = self._frame_for(instruction)
+        encodings = self._tokenizer.encode_batch(documents, add_special_tokens=False)
+        [query_ids] = self._encode([frame.query.around(query)])
+        taken = frame.tokens + frame.document.tokens
+        room = max(1, self.max_length - taken - min(len(query_ids), self.max_length // 2))
         room = min(room, max_tokens or room)
         return [
             [(0, len(document))] if len(encoding.ids) <= room else list(_windows(encoding, room))
             for document, encoding in zip(documents, encodings, strict=True)
         ]
 
-    def _assemble(self, query: Ids, document: Ids, max_tokens_per_doc: int | None) -> Pair:
-        kept_query, kept_document = query, document[:max_tokens_per_doc]
-        room = self.max_length - self._template.special_tokens
+    def _frame_for(self, instruction: str | None) -> "_Frame":
+        if instruction is None or self.template is None:
+            return self._frame
+        return self._templated(self.template, instruction)
+
+    def _templated(self, template: Template, instruction: str | None = None) -> "_Frame":
+        """The template's constants as tokens, except for their edges, which are tokenised with the texts."""
+        before, between, after = template.parts(instruction)
+        before, before_query = _split_end(before, template.edge)
+        after_query, between = _split_start(between)
+        between, before_document = _split_end(between, template.edge)
+        after_document, after = _split_start(after)
+        constants = self._encode([before, between, after])
+        edges = self._encode([before_query, after_query, before_document, after_document])
+        query = _Edges(before_query, after_query, len(edges[0]), edges[1])
+        document = _Edges(before_document, after_document, len(edges[2]), edges[3])
+        return _Frame(constants[0], constants[1], constants[2], (0, 0, 0, 0, 0), query, document)
+
+    def _encode(self, texts: Sequence[str]) -> list[Ids]:
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encoded]
+
+    def _assemble(self, frame: "_Frame", query: Ids, document: Ids, max_tokens_per_doc: int | None) -> Pair:
+        kept_query, kept_document = query, frame.document.cut(document, max_tokens_per_doc)
+        room = self.max_length - frame.tokens
         if len(kept_query) + len(kept_document) > room:
-            kept_query = query[: self.max_length // 2]
-            kept_document = kept_document[: max(0, room - len(kept_query))]
+            kept_query = frame.query.cut(query, self.max_length // 2 if self.template is None else room // 2)
+            kept_document = frame.document.cut(kept_document, max(0, room - len(kept_query)))
         truncated = len(kept_query) < len(query) or len(kept_document) < len(document)
-        return self._template.fill(kept_query, kept_document, truncated)
+        return frame.fill(kept_query, kept_document, truncated)
 
 
 @dataclass(frozen=True, slots=True)
-class _Template:
-    """The special tokens that a model puts around a pair, and the segments of the two texts."""
+class _Edges:
+    """Constant text that is tokenised together with the query or the document that it surrounds."""
+
+    before: str = ""
+    after: str = ""
+    tokens_before: int = 0
+    end: Ids = field(default_factory=lambda: np.array([], np.int32))
+    """Tokens of `after`, which a cut keeps."""
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_before + len(self.end)
+
+    def around(self, text: str) -> str:
+        return f"{self.before}{text}{self.after}"
+
+    def cut(self, ids: Ids, most: int | None) -> Ids:
+        """The first `most` tokens. The constant after the text stays."""
+        if most is None or len(ids) <= most:
+            return ids
+        return np.concatenate([ids[: max(0, most - len(self.end))], self.end]) if len(self.end) else ids[:most]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The constant tokens around a pair, and the segments of the two texts."""
 
     before: Ids
     between: Ids
     after: Ids
     segments: tuple[int, int, int, int, int]
+    query: _Edges = field(default_factory=_Edges)
+    document: _Edges = field(default_factory=_Edges)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "_Template":
-        """The template, read from a pair of one-word texts."""
+    def of(cls, tokenizer: Tokenizer, prompt: str) -> Self:
+        """The special tokens of the tokenizer, read from a pair of one-word texts."""
         query, document = tokenizer.encode_batch_fast(["a", "b"], add_special_tokens=False)
         pair = tokenizer.post_process(query, document)
         ids, types = np.array(pair.ids, np.int32), pair.type_ids
@@ -81,16 +162,28 @@ class _Template:
         second = pair.special_tokens_mask.index(0, first_end)
         second_end = second + len(document.ids)
         segments = (types[0], types[first], types[first_end], types[second], types[-1])
-        return cls(ids[:first], ids[first_end:second], ids[second_end:], segments)
+        return cls(ids[:first], ids[first_end:second], ids[second_end:], segments, query=_Edges(prompt))
 
     @property
-    def special_tokens(self) -> int:
+    def tokens(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
 
     def fill(self, query: Ids, document: Ids, truncated: bool) -> Pair:
         parts = (self.before, query, self.between, document, self.after)
         types = np.repeat(np.array(self.segments, np.int32), [len(part) for part in parts])
         return Pair(np.concatenate(parts), types, truncated)
+
+
+def _split_end(text: str, edge: str) -> tuple[str, str]:
+    """The text without its edge at the end, and the edge."""
+    size = len(re.match(edge, text[::-1])[0])  # type: ignore[index]
+    return text[: len(text) - size], text[len(text) - size :]
+
+
+def _split_start(text: str) -> tuple[str, str]:
+    """The white space at the start, and the rest."""
+    rest = text.lstrip()
+    return text[: len(text) - len(rest)], rest
 
 
 def _windows(encoding: Encoding, room: int) -> Iterator[Span]:

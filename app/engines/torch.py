@@ -1,5 +1,6 @@
 """The torch engine: any model that `sentence_transformers.CrossEncoder` loads, on CPU, CUDA or MPS."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -9,18 +10,22 @@ import torch
 
 from app.engines.checkpoint import load_model
 from app.engines.exportable import Exportable
-from app.engines.forward import Forward, Padded, compile_forward
+from app.engines.forward import TENSOR_NAMES, Forward, Library, Padded, compile_forward
 from app.engines.models.artefact import shipped_probes
 from app.engines.models.source import ModelSource, digest
-from app.engines.packing import pack
+from app.engines.packing import alike, pack
 from app.engines.padding import Shape, common_shapes
-from app.engines.preprocessing import PROBE, OwnPreprocessing, plain_tokenizer
+from app.engines.preprocessing import PROBE, OwnPreprocessing
+from app.engines.prompts import default_prompt, pair_tokenizer
 from app.engines.protocol import EngineInfo
 from app.engines.schedule import Schedule
+from app.engines.scorer import Classifier, Scorer, make_scorer
 from app.engines.selftest import SelfTest
 from app.engines.torch_device import card, clear_memory, fetch, inference_on, load_finite, pick_device, precisions
-from app.errors import StartupError
+from app.errors import StartupError, first_line
 from app.types import Pair, Span
+
+log = logging.getLogger(__name__)
 
 # Short and long rows, alone and in batches: torch compiles and allocates for these shapes before the first request.
 WARM_UP_SHAPES = ((1, 16), (1, 128), (8, 64), (4, 256))
@@ -59,17 +64,15 @@ class TorchEngine:
         limit = self._model.max_seq_length = min(max_length or declared, declared)
         self.probes = shipped_probes(Path(source.location)) if source.is_local else None
         self.self_test: SelfTest | None = None
-        features = self._model.preprocess([PROBE])
-        tokenizer = plain_tokenizer(self._model, limit, features["input_ids"][0].tolist())
-        self._plain_pairs = tokenizer is not None
-        self._preprocessing = tokenizer or OwnPreprocessing(self._model)
-        padded = Padded(self._model, features)
-        self.tensor_names = padded.names
-        self._forward: Forward = padded
+        tokenizer = pair_tokenizer(self._model, source, limit)
+        self._preprocessing = tokenizer or OwnPreprocessing(self._model, default_prompt(self._model))
+        self._scorer: Scorer | None = None
         with inference_on(self._device):
-            if self._plain_pairs and (self._device.type == "cuda" if packed is None else packed):
-                probes = [self._probe(min(length, limit)) for length in PROBE_LENGTHS]
-                self._forward = pack(self._model, padded.names, probes, padded(probes).float()) or padded
+            if tokenizer is None:
+                log.info("This model prepares its own inputs: its tokenizer decides how documents are cut")
+                self._forward: Forward = Library(self._model, self._model.preprocess([PROBE]))
+            else:
+                self._forward = self._own_forward(self._device.type == "cuda" if packed is None else packed)
             compiled = compiled and self._compile()
         self.info = EngineInfo(
             model=source.name,
@@ -84,6 +87,7 @@ class TorchEngine:
             declared_length=declared,
             activation=type(self._model.activation_fn).__name__.lower(),
             labels=dict(self._model.config.id2label),
+            template=tokenizer.template if tokenizer else None,
             long_documents=getattr(self._model.config, "long_documents", "truncate"),
             fusion=getattr(self._model.config, "fusion", "off"),
             languages=tuple(getattr(self._model.config, "languages", ())),
@@ -91,11 +95,36 @@ class TorchEngine:
             packed=self._forward.packed,
         )
 
-    def encode(self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None = None) -> list[Pair]:
-        return self._preprocessing.encode(query, documents, max_tokens_per_doc)
+    def _own_forward(self, packed: bool) -> Forward:
+        """Padded, or packed if that is wanted and gives the same logits. If no scorer fits, the library's."""
+        names = [name for name in TENSOR_NAMES if name in self._model.tokenizer(*PROBE)]
+        library = Library(self._model, dict.fromkeys(names, ()) | {"modality": "text", "logits_to_keep": 1})
+        probes = [self._probe(min(length, self._model.max_seq_length)) for length in PROBE_LENGTHS]
+        try:
+            scorer = make_scorer(self._model).eval()
+            padded = Padded(scorer, names, self._model.tokenizer.pad_token_id or 0, self._device)
+            given = padded(probes)
+            if not isinstance(scorer, Classifier) and not alike(given, library(probes), self._model.dtype):
+                raise ValueError("different scores")
+        except Exception as error:
+            log.info("The forward pass of sentence-transformers is used: %s", first_line(error))
+            return library
+        self._scorer, self.tensor_names = scorer, names
+        return (pack(scorer, names, self._device, probes, given.float()) if packed else None) or padded
 
-    def windows(self, query: str, documents: Sequence[str], max_tokens: int | None = None) -> list[list[Span]]:
-        return self._preprocessing.windows(query, documents, max_tokens)
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[str],
+        max_tokens_per_doc: int | None = None,
+        instruction: str | None = None,
+    ) -> list[Pair]:
+        return self._preprocessing.encode(query, documents, max_tokens_per_doc, instruction)
+
+    def windows(
+        self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
+    ) -> list[list[Span]]:
+        return self._preprocessing.windows(query, documents, max_tokens, instruction)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         # On CUDA two threads call this: one launches a batch while the other waits for its logits.
@@ -125,11 +154,9 @@ class TorchEngine:
 
     def exportable(self) -> Exportable:
         """Raises `StartupError` if the model cannot be exported."""
-        if not self._plain_pairs:
-            raise StartupError(
-                f"{self.info.model} prepares its own inputs (prompts or a chat template): it runs on torch only"
-            )
-        return Exportable.of(self._model, self.info, tuple(self.tensor_names))
+        if self._scorer is None:
+            raise StartupError(f"{self.info.model} prepares its own inputs or has its own head: it runs on torch only")
+        return Exportable.of(self._scorer, self._model, self.info, tuple(self.tensor_names))
 
     def _probe(self, length: int) -> Pair:
         return self.encode(PROBE[0], [" ".join([PROBE[1]] * (length // 8 + 1))], length)[0]

@@ -74,6 +74,7 @@ def export_model(
     evaluation: Path | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    template: str | None = None,
     force: bool = False,
 ) -> Manifest:
     """Export into the folder `output`, which appears complete or not at all.
@@ -82,7 +83,7 @@ def export_model(
     """
     if output.exists() and not force:
         raise StartupError(f"{output} exists already. Choose another folder, or replace it with --force")
-    source = locate_model(model, revision)
+    source = locate_model(model, revision, template)
     texts = Calibration.read(calibration)
     judged = read_groups(evaluation) if evaluation else None
     from app.engines.torch import TorchEngine
@@ -156,6 +157,8 @@ def _convert(
         long_documents=reference.info.long_documents,
         fusion=reference.info.fusion,
         languages=reference.info.languages,
+        template=reference.info.template,
+        prompt=exportable.prompt,
         versions={name: version(name) for name in ("torch", "transformers", "openvino")},
     )
     manifest.write(folder)
@@ -236,6 +239,7 @@ def main(
                 evaluation=evaluate,
                 trust_remote_code=settings.trust_remote_code,
                 allow_pickle=settings.allow_pickle,
+                template=settings.template,
                 force=force,
             )
     except (StartupError, UnusableCollection) as error:

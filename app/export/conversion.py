@@ -16,7 +16,7 @@ SMOOTH_QUANT_ALPHA = 0.8
 # embeddings, round worst and cost little.
 FLOAT_LAYERS = (1, 3)
 # The head's few products decide the score.
-HEAD = r".*[./](pooler|classifier|head)[./].*"
+HEAD = r".*[./](pooler|classifier|head|score)[./].*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Logits(torch.nn.Module):  # type: ignore[misc]
 
     def __init__(self, exportable: Exportable) -> None:
         super().__init__()
-        self.model, self.names = exportable.model, exportable.inputs
+        self.scorer, self.names = exportable.scorer, exportable.inputs
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(**dict(zip(self.names, tensors, strict=True))).logits
+        logits: torch.Tensor = self.scorer(**dict(zip(self.names, tensors, strict=True)))
         return logits

@@ -16,7 +16,7 @@ SMALLEST = 1e-5
 
 def write_onnx(module: Logits, conversion: Conversion, file: Path) -> None:
     # ONNX Runtime's fusions recognise this form of attention.
-    conversion.exportable.model.set_attn_implementation("eager")
+    conversion.exportable.scorer.transformer.set_attn_implementation("eager")
     if conversion.precision != "int8":
         _write_float(module, conversion, file)
         return

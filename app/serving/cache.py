@@ -58,13 +58,15 @@ class ScoreCache:
     def in_flight(self) -> int:
         return len(self._flights)
 
-    def keys(self, pairs: Iterable[tuple[str, str]], max_tokens_per_doc: int | None = None) -> list[bytes]:
+    def keys(
+        self, pairs: Iterable[tuple[str, str]], max_tokens_per_doc: int | None = None, instruction: str | None = None
+    ) -> list[bytes]:
         """128-bit keys of (query, document) pairs. The parts are length-delimited, so different pairs cannot collide by
         shifting text between them."""
         keys: list[bytes] = []
         for query, group in groupby(pairs, itemgetter(0)):
             prefix = hashlib.blake2b(digest_size=16)
-            for part in (self.fingerprint, str(max_tokens_per_doc), query):
+            for part in (self.fingerprint, str(max_tokens_per_doc), instruction or "", query):
                 _absorb(prefix, part)
             keys += (_absorb(prefix.copy(), document).digest() for _, document in group)
         return keys

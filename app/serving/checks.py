@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest, TooLarge
 from app.types import Limits, LongDocuments, Pair, Passage, RerankQuery, Score
 
@@ -21,6 +22,8 @@ def check_query(query: RerankQuery, limits: Limits) -> None:
     else:
         for index, text in enumerate(query.query):
             _check_query_text(text, f"query[{index}]", limits)
+    if query.instruction:
+        _check_length(query.instruction, "instruction", limits)
     for index, document in enumerate(query.documents):
         _check_length(document, f"documents[{index}]", limits)
 
@@ -42,6 +45,13 @@ def _check_length(text: str, field: str, limits: Limits) -> None:
     most = limits.max_text_chars
     if len(text) > most:
         raise TooLarge(f"at most {most} characters are accepted (RERANKER_MAX_TEXT_CHARS), got {len(text)}", field)
+
+
+def check_instruction(instruction: str | None, info: EngineInfo) -> None:
+    """Raise `InvalidRequest` if the model takes no instruction."""
+    if instruction is not None and info.instruction is None:
+        problem = f"the model {info.model} takes none; leave it out, or put it into the query"
+        raise InvalidRequest(problem, "instruction")
 
 
 def check_untruncated(

@@ -14,7 +14,7 @@ from app.first_stage.prefilter import Prefilter
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
-from app.serving.checks import check_query, check_untruncated, cut_long_documents
+from app.serving.checks import check_instruction, check_query, check_untruncated, cut_long_documents
 from app.serving.folding import best_passages, fused_scores, place_unscored
 from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
@@ -42,7 +42,9 @@ class Reranker:
         prefilter: Prefilter,
         long_documents: LongDocuments | None = None,
         shared_cache: "SharedCache | None" = None,
+        instruction: str | None = None,
     ) -> None:
+        """`instruction`: what the model should look for, unless a request says it. None for the model's own."""
         self.engine = engine
         self.cache = cache
         self.admission = admission
@@ -54,11 +56,17 @@ class Reranker:
         self._long_documents = long_documents
         self._shared_cache = shared_cache
         self._languages = LanguageWatch(metrics)
+        self._instruction = instruction
 
     @property
     def long_documents(self) -> LongDocuments:
         """The operator's setting, or else the model's default."""
         return self._long_documents or self.engine.info.long_documents
+
+    @property
+    def instruction(self) -> str | None:
+        """The operator's setting, or else the model's own. None if the model takes none."""
+        return self._instruction or self.engine.info.instruction
 
     def take_engine(self, engine: Engine, batcher: Batcher) -> None:
         """Continue with another engine. Cached scores are found only if its fingerprint is the same."""
@@ -74,6 +82,7 @@ class Reranker:
         if self._may_cut(query):
             query = cut_long_documents(query, self.limits)
         check_query(query, self.limits)
+        check_instruction(query.instruction, self.engine.info)
         if self.engine.info.languages == ("en",):
             self._languages.see(query)
         progress = Progress(query, self._long_documents_of(query))
@@ -102,6 +111,11 @@ class Reranker:
         """The request's limit of tokens per document, or None if the model's window is the tighter one."""
         limit = query.max_tokens_per_doc
         return limit if limit and limit < self.engine.info.max_length else None
+
+    def _instruction_of(self, query: RerankQuery) -> str | None:
+        """The request's instruction, or the service's. None if it is the model's own."""
+        instruction = self._instruction if query.instruction is None else query.instruction
+        return None if instruction == self.engine.info.instruction else instruction
 
     async def _score_in_time(self, progress: Progress) -> None:
         timeout = progress.query.timeout or self.limits.timeout or None
@@ -147,7 +161,8 @@ class Reranker:
 
     async def _look_up(self, progress: Progress, passages: Sequence[Passage]) -> None:
         """Make these the passages to score, and take the scores that this replica or another one remembers."""
-        keys = self.cache.keys(((passage.query, passage.text) for passage in passages), self._limit(progress.query))
+        texts = ((passage.query, passage.text) for passage in passages)
+        keys = self.cache.keys(texts, self._limit(progress.query), self._instruction_of(progress.query))
         progress.keyed = KeyedPassages(keys, passages)
         progress.known |= self.cache.find(keys)
         if self._shared_cache and (missing := progress.missing()):
@@ -171,7 +186,12 @@ class Reranker:
             return {}
         started, query = perf_counter(), progress.query
         pairs = await asyncio.get_running_loop().run_in_executor(
-            self._tokenizers, encode_passages, self.engine, list(passages.values()), query.max_tokens_per_doc
+            self._tokenizers,
+            encode_passages,
+            self.engine,
+            list(passages.values()),
+            query.max_tokens_per_doc,
+            self._instruction_of(query),
         )
         progress.timings.tokenize += perf_counter() - started
         check_untruncated(query, progress.long_documents, zip(passages.values(), pairs, strict=True))
@@ -183,7 +203,12 @@ class Reranker:
         if not truncated:
             return []
         found = await asyncio.get_running_loop().run_in_executor(
-            self._tokenizers, find_windows, self.engine, truncated, query.max_tokens_per_doc
+            self._tokenizers,
+            find_windows,
+            self.engine,
+            truncated,
+            query.max_tokens_per_doc,
+            self._instruction_of(query),
         )
         progress.timings.tokenize += perf_counter() - started
         # A single window means that only the query was cut: the document stays whole.

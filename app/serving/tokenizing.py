@@ -8,14 +8,18 @@ from app.engines.protocol import Engine
 from app.types import Pair, Passage, Span
 
 
-def encode_passages(engine: Engine, passages: Sequence[Passage], limit: int | None) -> list[Pair]:
+def encode_passages(
+    engine: Engine, passages: Sequence[Passage], limit: int | None, instruction: str | None
+) -> list[Pair]:
     """One pair for each passage. `limit` is in tokens of the document."""
-    return [pair for query, texts in _by_query(passages) for pair in engine.encode(query, texts, limit)]
+    return [pair for query, texts in _by_query(passages) for pair in engine.encode(query, texts, limit, instruction)]
 
 
-def find_windows(engine: Engine, passages: Sequence[Passage], limit: int | None) -> list[list[Span]]:
+def find_windows(
+    engine: Engine, passages: Sequence[Passage], limit: int | None, instruction: str | None
+) -> list[list[Span]]:
     """The windows of each passage. `limit` is in tokens of the document."""
-    return [spans for query, texts in _by_query(passages) for spans in engine.windows(query, texts, limit)]
+    return [spans for query, texts in _by_query(passages) for spans in engine.windows(query, texts, limit, instruction)]
 
 
 def _by_query(passages: Sequence[Passage]) -> Iterator[tuple[str, list[str]]]:

@@ -244,7 +244,7 @@ async def test_long_documents_are_rejected_if_truncation_is_off(
     async with serve(prediction_cache=False) as client:
         assert (await client.post(path, json=body)).status_code == 200
         encode = engine.encode
-        monkeypatch.setattr(engine, "encode", lambda query, documents, _: encode(query, documents, 4))
+        monkeypatch.setattr(engine, "encode", lambda query, documents, *_: encode(query, documents, 4))
         scored = len(engine.batches)
         response = await client.post(path, json=body)
     assert response.status_code == 422
@@ -265,7 +265,7 @@ async def test_structured_documents_are_read_as_yaml(
     body = {"query": QUERY, "documents": documents, "rank_fields": ["title", "body", "tags"], "return_documents": True}
     async with serve() as client:
         monkeypatch.setattr(
-            engine, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
+            engine, "encode", lambda query, documents, *more: seen.extend(documents) or encode(query, documents, *more)
         )
         results = (await answer(client, "/v1/rerank", body))["results"]
     assert seen == [
@@ -391,13 +391,16 @@ async def test_what_would_change_the_scores_is_refused(serve: Serve, path: str, 
             ("truncation_side", "left"),
             ("truncation_direction", "Left"),
             ("max_tokens_per_query", 8),
-            ("instruct", "Find passages that contradict the query"),
-            ("instruction", "Prefer news"),
+            ("prompt", "Find passages that contradict the query"),
             ("max_length", 64),
         ):
             response = await client.post(path, json=body | {name: value})
             assert response.status_code == 422
             assert f"{name}: is not supported: " in response.text
+        for name in ("instruction", "instruct"):
+            response = await client.post(path, json=body | {name: "Prefer news"})
+            assert response.status_code == 422
+            assert "instruction: the model fake takes none" in response.text
         harmless = {"truncation_side": "right", "truncation_direction": "Right", "max_tokens_per_query": 0}
         response = await client.post(path, json=body | harmless | {"instruct": "", "instruction": None})
         assert response.status_code == 200

@@ -19,7 +19,7 @@ from sentence_transformers import CrossEncoder
 from app.config import Settings
 from app.engines.load import cpu_precisions, load_artefact, load_engine
 from app.engines.models.artefact import Manifest, scratch_folder
-from app.engines.models.source import EMBEDDED, ModelSource
+from app.engines.models.source import EMBEDDED, ModelSource, locate_model
 from app.engines.models.store import find_or_export
 from app.engines.openvino import PART_TOKENS, OpenVinoEngine, bucket_length, parts
 from app.engines.protocol import Engine
@@ -369,6 +369,28 @@ def test_a_folder_that_cannot_be_written_stops_the_start_with_the_remedy(
     message = str(raised.value)
     assert message.startswith(f"RERANKER_EXPORT_DIR={folder} cannot be written by user {os.geteuid()}: ")
     assert message.endswith("Make the folder writable for this user, or set another one")
+
+
+def test_an_export_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_model(tmp_path / "tanh")
+    config = json.loads((folder / "config.json").read_text())
+    activation = {"activation_fn": "torch.nn.modules.activation.Tanh"}
+    (folder / "config.json").write_text(json.dumps(config | {"sentence_transformers": activation}))
+    wanted = locate_model(str(folder), None), "openvino", "fp32", tmp_path / "store"
+    with pytest.raises(StartupError, match="activation tanh") as first:
+        find_or_export(*wanted)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.engines.models.store._export", lambda *_: pytest.fail("exported again"))
+        with pytest.raises(
+            StartupError, match=r"activation tanh.*at an earlier start; delete .* to try again"
+        ) as second:
+            find_or_export(*wanted)
+    assert str(second.value).startswith(str(first.value))
+    [record] = (tmp_path / "store").glob("*.failed")
+    record.write_text(record.read_text().replace("torch ", "torch 1."))  # other versions may succeed
+    with pytest.raises(StartupError, match="activation tanh") as third:
+        find_or_export(*wanted)
+    assert "earlier start" not in str(third.value)
 
 
 def test_an_unusable_model_is_rejected_without_a_fallback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -101,7 +101,7 @@ def test_a_model_whose_attention_cannot_be_replaced_is_padded(tmp_path: Path, ca
     ("wrong", "reason"),
     [
         # Pairs that read each other; positions that are another's.
-        (("packed_attention", lambda q, k, v, *_: packing._segment(q, k, v, 0.25, 0)), "different scores"),
+        (("packed_attention", lambda q, k, v, *_: packing._segment(q, k, v, 0.25, 0, False)), "different scores"),
         (("first_position", lambda _: 1), "index out of range"),
     ],
 )
@@ -148,18 +148,19 @@ def test_new_batch_shapes_are_not_compiled_again(tmp_path: Path) -> None:
 class Attention(torch.nn.Module):
     """As a model has it: the scale is its own."""
 
-    def __init__(self, window: int | None) -> None:
+    def __init__(self, window: int | None, causal: bool) -> None:
         super().__init__()
-        self.scaling, self.window = 0.3, window
+        self.scaling, self.window, self.causal = 0.3, window, causal
 
     def forward(self, row: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
         window = self.window or packing.FULL
-        return packing._on_cuda(row, row, row, starts, longest, self.scaling, window)
+        return packing._on_cuda(row, row, row, starts, longest, self.scaling, window, self.causal)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 2])
 def test_the_kernel_call_fits_its_signature_and_compiles_to_one_graph(
-    monkeypatch: pytest.MonkeyPatch, window: int | None
+    monkeypatch: pytest.MonkeyPatch, window: int | None, causal: bool
 ) -> None:
     """In its place, since it runs on CUDA only, is the reference; the call has to fit its real signature."""
     signature = inspect.signature(torch.nn.attention.varlen.varlen_attn)
@@ -168,18 +169,18 @@ def test_the_kernel_call_fits_its_signature_and_compiles_to_one_graph(
         given = signature.bind(*args, **options).arguments
         assert given["cu_seq_q"] is given["cu_seq_k"]
         before, behind = given["window_size"]
-        assert before == behind
+        assert behind == (0 if attention.causal else before)
         seen = packing.FULL if before < 0 else before
         row = given["query"], given["key"], given["value"]
-        return packing.packed_attention(*row, given["cu_seq_q"], given["scale"], seen)  # type: ignore[no-any-return]
+        return packing.packed_attention(*row, given["cu_seq_q"], given["scale"], seen, attention.causal)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", kernel)
-    attention = Attention(window)
+    attention = Attention(window, causal)
     compiled = torch.compile(attention, dynamic=True, fullgraph=True, backend="eager")
     for lengths in ([3, 5, 4], [7, 1], [2, 2, 9, 6]):
         row = torch.randn(sum(lengths), 2, 8)
         starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        right = packing.packed_attention(row, row, row, starts, attention.scaling, window or packing.FULL)
+        right = packing.packed_attention(row, row, row, starts, attention.scaling, window or packing.FULL, causal)
         torch.testing.assert_close(compiled(row, starts, max(lengths)), right)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from app.config import Settings
 from app.engines.load import load_engine
-from app.engines.models.artefact import Manifest
+from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, locate_model
 from app.export.command import export_model
@@ -71,6 +71,7 @@ def test_an_export_in_the_repository_is_used(
         ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}),
         ("config.json", {"architectures": ["BertModel"]}),
         ("config.json", {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}),
+        ("config_sentence_transformers.json", {"activation_fn": "torch.nn.modules.activation.Tanh"}),
         ("config_sentence_transformers.json", {"prompts": {"query": "Instruct: "}}),
     ],
 )
@@ -80,6 +81,28 @@ def test_an_unusable_export_is_not_used(tmp_path: Path, file: str, change: dict[
     (model / file).write_text(json.dumps(there | change))
     assert not find_export(locate_model(str(model), None), "onnx", "fp32", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("openvino_model.xml", "fp32"),
+        ("model.onnx", "fp32"),
+        ("onnx/model_quantized.onnx", "int8"),
+        ("onnx/model_int8.onnx", "int8"),
+    ],
+)
+def test_other_names_of_exports_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: Any
+) -> None:
+    monkeypatch.setattr("app.engines.models.repository.cpu_features", lambda: {"avx512_vnni"})
+    model = make_model(tmp_path / "model")
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_bytes(b"weights")
+    backend: Any = "onnx" if name.endswith("onnx") else "openvino"
+    assert find_export(locate_model(str(model), None), backend, precision, tmp_path / "out")
+    assert (tmp_path / "out" / MODEL_FILES[backend]).read_bytes() == b"weights"
+    assert Manifest.read(tmp_path / "out").precision == precision
 
 
 def test_the_int8_file_fits_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

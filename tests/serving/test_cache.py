@@ -41,6 +41,7 @@ def test_moving_text_between_query_and_document_is_another_key() -> None:
     cache = ScoreCache("model", 10, 60)
     assert cache.keys([("ab", "c")]) != cache.keys([("a", "bc")])
     assert cache.keys([("a", "b")]) != ScoreCache("other", 10, 60).keys([("a", "b")])
+    assert cache.keys([("a", "b")]) != cache.keys([("a", "b")], None, "find bread")
     assert cache.keys([("a", "b")]) == ScoreCache("model", 10, 60).keys([("a", "b")])
 
 

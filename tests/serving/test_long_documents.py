@@ -173,7 +173,7 @@ async def test_a_document_that_fits_is_tokenised_only_once(
     encode = engine.encode
     async with serve() as client:
         monkeypatch.setattr(
-            engine, "encode", lambda query, documents, limit: seen.extend(documents) or encode(query, documents, limit)
+            engine, "encode", lambda query, documents, *more: seen.extend(documents) or encode(query, documents, *more)
         )
         assert (await client.post("/v1/rerank", json=NATIVE)).status_code == 200
     assert sorted(seen) == sorted([LONG, SHORT, *LONG.split("\n")])

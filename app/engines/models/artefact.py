@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.engines.probes import ProbeSet
+from app.engines.template import Template
 from app.errors import StartupError, first_line
 from app.types import Evidence, LongDocuments
 
@@ -64,6 +65,10 @@ class Manifest(BaseModel):
     """What the model's order should consider besides its scores."""
     languages: tuple[str, ...] = ()
     """Codes of the languages that the model reads, if it declares them."""
+    template: Template | None = None
+    """The text that the model reads around a pair. None for special tokens only."""
+    prompt: str = ""
+    """Text before every query."""
     weights: str | None = None
     """A safetensors file with the weights that the exported file leaves out. Its path is relative to the folder."""
     versions: dict[str, str] = {}

@@ -21,6 +21,7 @@ ONNX_INT8 = {
     "asimddp": "onnx/model_qint8_arm64.onnx",
     "avx2": "onnx/model_quint8_avx2.onnx",
 }
+SIGNED = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 # Models that count positions from after the padding index.
 OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 DEFAULT_ACTIVATION = "torch.nn.modules.activation.Sigmoid"
@@ -58,10 +59,14 @@ def find_export(source: ModelSource, backend: Backend, precision: Precision, fol
 def _candidates(backend: Backend, precision: Precision) -> list[str]:
     """Usable files, the fastest first."""
     if backend == "openvino":
-        return ["openvino/openvino_model_qint8_quantized.xml" if precision == "int8" else "openvino/openvino_model.xml"]
+        if precision == "int8":
+            return ["openvino/openvino_model_qint8_quantized.xml"]
+        return ["openvino/openvino_model.xml", "openvino_model.xml"]
     if precision == "int8":
-        return [file for feature, file in ONNX_INT8.items() if feature in cpu_features()]
-    return ["onnx/model_O2.onnx", "onnx/model.onnx"]
+        own = [file for feature, file in ONNX_INT8.items() if feature in cpu_features()]
+        # These names do not say whether the weights are signed.
+        return own + (["onnx/model_quantized.onnx", "onnx/model_int8.onnx"] if SIGNED & cpu_features() else [])
+    return ["onnx/model_O2.onnx", "onnx/model.onnx", "model.onnx"]
 
 
 def _files(model_file: str, target: str) -> dict[str, str]:
@@ -106,11 +111,20 @@ def _describe(
 ) -> Manifest | None:
     """The manifest of the repository's export. None if the model's inputs or outputs are unusual."""
     config, tokenizer = _read(fetch("config.json")), _read(fetch("tokenizer_config.json"))
-    prompts = _read(fetch("config_sentence_transformers.json")).get("prompts") or {}
+    saved = _read(fetch("config_sentence_transformers.json"))
+    prompts = saved.get("prompts") or {}
     labels = {int(index): label for index, label in config.get("id2label", {}).items()}
-    activation = _activation(config)
+    activation = _activation(config, saved)
     architecture = (config.get("architectures") or [""])[0]
-    usual = architecture.endswith("ForSequenceClassification") and len(labels) == 1 and not any(prompts.values())
+    # A decoder needs its template, which the exported file does not contain. Its tokenizer has no token for a class.
+    is_encoder = "cls_token" in tokenizer or "mask_token" in tokenizer
+    usual = (
+        is_encoder
+        and source.template is None
+        and architecture.endswith("ForSequenceClassification")
+        and len(labels) == 1
+        and not any(prompts.values())
+    )
     if not usual or activation is None or fetch("tokenizer.json") is None:
         return None
     pad_token_id = config.get("pad_token_id") or 0
@@ -129,8 +143,9 @@ def _describe(
     )
 
 
-def _activation(config: dict[str, Any]) -> Literal["sigmoid", "identity"] | None:
-    name = config.get("sentence_transformers", {}).get("activation_fn")
+def _activation(config: dict[str, Any], saved: dict[str, Any]) -> Literal["sigmoid", "identity"] | None:
+    """The activation. `saved` is what recent versions of sentence-transformers write next to the configuration."""
+    name = saved.get("activation_fn") or config.get("sentence_transformers", {}).get("activation_fn")
     name = name or config.get("sbert_ce_default_activation_function") or DEFAULT_ACTIVATION
     kind = name.rsplit(".", maxsplit=1)[-1].lower()
     return cast(Literal["sigmoid", "identity"], kind) if kind in ("sigmoid", "identity") else None

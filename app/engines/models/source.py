@@ -27,25 +27,27 @@ class ModelSource:
     location: str
     revision: str | None
     is_local: bool
+    template: str | None = None
+    """`RERANKER_TEMPLATE`, if it is set: the text around a pair, the name of a known one, or `none`."""
 
 
-def locate_model(model: str | None, revision: str | None) -> ModelSource:
+def locate_model(model: str | None, revision: str | None, template: str | None = None) -> ModelSource:
     """Resolve `RERANKER_MODEL`, where None is the embedded English model. Raises `StartupError`."""
     model = model or "embedded"
     if model in EMBEDDED_MODELS:
         name, folder = EMBEDDED_MODELS[model]
-        return ModelSource(name, str(folder), None, is_local=True)
+        return ModelSource(name, str(folder), None, is_local=True, template=template)
     if model.startswith("embedded:"):
         raise StartupError(f"RERANKER_MODEL={model!r}: the embedded models are {', '.join(EMBEDDED_MODELS)}")
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in (MANIFEST, "config.json", "modules.json")):
             raise StartupError(f"RERANKER_MODEL={model!r}: this folder is not a model: it has no config.json")
-        return ModelSource(folder.resolve().name, str(folder), None, is_local=True)
+        return ModelSource(folder.resolve().name, str(folder), None, is_local=True, template=template)
     if folder.exists():
         raise StartupError(f"RERANKER_MODEL={model!r} is a file. Set it to the folder of the model")
     check_folder("RERANKER_MODEL", model)
-    return ModelSource(model, model, revision, is_local=False)
+    return ModelSource(model, model, revision, is_local=False, template=template)
 
 
 def check_folder(name: str, model: str) -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,12 +16,20 @@ from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, ModelSource
 from app.errors import StartupError, UnusableModel, UnwritableFolder
 
+EXPORTERS = ("torch", "transformers", "openvino", "nncf")
+
 log = logging.getLogger(__name__)
 
 # Increase it when the export changes: exports of earlier versions are then not used.
-EXPORT_VERSION = 3
+EXPORT_VERSION = 4
 # Exit status of an export if no engine could use the model.
 UNUSABLE_MODEL = 3
+# Reasons that may be gone at the next start. Only other failures are remembered.
+PASSING = re.compile("memory|no space|connection|timed? ?out", re.IGNORECASE)
+
+
+class ExportFailed(StartupError):
+    """The model cannot be exported, and the same versions will fail again."""
 
 
 def find_or_export(source: ModelSource, backend: Backend, precision: Precision, store: Path) -> Path:
@@ -36,7 +45,7 @@ def find_or_export(source: ModelSource, backend: Backend, precision: Precision, 
         store.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not is_artefact(folder) and not find_export(source, backend, precision, folder):
-                _export(source, backend, precision, folder)
+                _export_once(source, backend, precision, folder)
     except OSError as error:
         raise UnwritableFolder(f"RERANKER_EXPORT_DIR={store}", error) from None
     return folder
@@ -57,12 +66,30 @@ def exported_folder(source: ModelSource, backend: Backend, precision: Precision,
 
 def _name(source: ModelSource, backend: Backend, precision: Precision) -> str:
     """A readable name that changes with everything that the export depends on."""
-    identity: list[object] = [source.location, source.revision, EXPORT_VERSION]
+    identity: list[object] = [source.location, source.revision, source.template, EXPORT_VERSION]
     if source.is_local:
         files = sorted(Path(source.location).rglob("*"))
         identity += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
     return f"{source.name.replace('/', '--')}-{backend}-{precision}-{digest}"
+
+
+def _export_once(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
+    """Export, unless this failed before with the same model and the same versions. Remembers the reason."""
+    failure = folder.with_name(f"{folder.name}.failed")
+    known = " ".join(f"{name} {version(name)}" for name in EXPORTERS if find_spec(name))
+    if failure.is_file():
+        versions, _, reason = failure.read_text().partition("\n")
+        if versions == known:
+            raise StartupError(f"{reason} (at an earlier start; delete {failure} to try again)")
+    try:
+        _export(source, backend, precision, folder)
+    except UnusableModel:
+        raise
+    except ExportFailed as error:
+        failure.write_text(f"{known}\n{error}")
+        raise
+    failure.unlink(missing_ok=True)
 
 
 def _export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
@@ -94,5 +121,8 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, folder:
         reason = lines[-1].strip("│ ").removeprefix("Not exported: ")
         if process.returncode == UNUSABLE_MODEL:
             raise UnusableModel(reason)
-        raise StartupError(f"{source.name} cannot be exported for {backend} {precision}: {reason}")
+        message = f"{source.name} cannot be exported for {backend} {precision}: {reason}"
+        # A negative status is a signal: the export was stopped.
+        is_lasting = process.returncode > 0 and not PASSING.search(reason)
+        raise ExportFailed(message) if is_lasting else StartupError(message)
     log.info("Exported to %s", folder)

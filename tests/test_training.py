@@ -21,7 +21,7 @@ from training.calibration import calibrate, fit, reliability
 from training.corpora import Corpus, Question, cloze
 from training.embedding import Embedder
 from training.groups import Group, read_groups, write_groups
-from training.inference import Floats
+from training.inference import Floats, encoded_windows
 from training.judge import Judge
 from training.lengthening import Lengthener
 from training.loop import CHECKPOINT, Training, listwise
@@ -370,6 +370,19 @@ def test_a_judge_gives_the_scores_of_the_model(start: str) -> None:
     pairs = [("what causes tides", "the moon"), ("moon", "bread " * 60), ("sea", "plant and sea")]
     expected = CrossEncoder(start, "cpu").logits(pairs, 64, 8).tolist()
     assert Judge(start, "cpu", 64).logits(pairs) == pytest.approx(expected, abs=0.01)
+
+
+def test_windows_cover_the_whole_document_and_the_best_one_counts(start: str) -> None:
+    judge = Judge(start, "cpu", 32, in_windows=True)
+    pairs = [("what causes tides", "bread " * 60 + "the moon"), ("what causes tides", "the moon")]
+    tokens, pair_of = encoded_windows(judge.tokenizer, pairs, 32)
+    assert pair_of == [0] * (len(tokens) - 1) + [1]
+    texts = [judge.tokenizer.decode(each["input_ids"]) for each in tokens]
+    assert all("tides" in text for text in texts)
+    assert ["moon" in text for text in texts] == [False] * (len(texts) - 2) + [True, True]
+    windows = [text.split("[SEP]")[1].strip() for text in texts]
+    each = Judge(start, "cpu", 32).logits([("what causes tides", window) for window in windows])
+    assert judge.logits(pairs) == pytest.approx([max(each[:-1]), each[-1]], abs=0.01)
 
 
 def test_the_validate_command_prints_the_gains(corpora: Path, start: str) -> None:

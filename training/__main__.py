@@ -184,6 +184,9 @@ def validate(
     data: Annotated[Path, typer.Option(help="Folder of the public corpora", exists=True, file_okay=False)],
     dev: Annotated[Path | None, typer.Option(help="Folder of labelled sets to measure too", file_okay=False)] = None,
     queries: Annotated[int, typer.Option(help="Queries per corpus", min=1)] = 40,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="Read longer documents in windows of --max-length, as the service does")
+    ] = False,
     languages: Annotated[bool, typer.Option("--languages", help="Validate on other languages than English")] = False,
     dev_queries: Annotated[int | None, typer.Option(help="Queries per labelled set; default: all", min=1)] = None,
     max_length: Annotated[int, typer.Option(help="Tokens to read of a pair", min=8)] = 512,
@@ -196,10 +199,11 @@ def validate(
         from training.sources import LANGUAGES, VALIDATION
         from training.validation import compare, dev_sets, domains, long_documents
 
-        judge = Judge(model, pick_device(device), max_length)
+        judge = Judge(model, pick_device(device), max_length, windows)
         held_out = dict(domains(data, queries, seed, LANGUAGES if languages else VALIDATION))
         print_gains(
-            f"{model}, {max_length} tokens", [compare(name, topics, judge) for name, topics in held_out.items()]
+            f"{model}, {'windows of ' if windows else ''}{max_length} tokens",
+            [compare(name, topics, judge) for name, topics in held_out.items()],
         )
         if dev:
             sets = dev_sets(dev, dev_queries)

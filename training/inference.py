@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from app.engines.tokenization import OVERLAP
+
 Floats = npt.NDArray[np.float32]
 Batch = Mapping[str, npt.NDArray[np.int64]]
 Run = Callable[[Batch], Floats]
@@ -40,6 +42,23 @@ def encoded(tokenizer: Any, texts: Sequence[Any], max_length: int) -> list[dict[
     first, second = zip(*texts, strict=True) if isinstance(texts[0], tuple) else (texts, None)
     tokens = tokenizer(list(first), second and list(second), truncation="longest_first", max_length=max_length)
     return [{name: tokens[name][at] for name in tokens} for at in range(len(texts))]
+
+
+def encoded_windows(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int
+) -> tuple[list[dict[str, list[int]]], list[int]]:
+    """Tokens of every window of each document, with the query, and the index of the pair that each belongs to."""
+    queries, documents = zip(*pairs, strict=True)
+    tokens = tokenizer(
+        list(queries),
+        list(documents),
+        truncation="only_second",
+        max_length=max_length,
+        stride=max_length // OVERLAP,
+        return_overflowing_tokens=True,
+    )
+    pair_of: list[int] = tokens.pop("overflow_to_sample_mapping")
+    return [{name: tokens[name][at] for name in tokens} for at in range(len(pair_of))], pair_of
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -12,7 +12,7 @@ from sentence_transformers import CrossEncoder
 
 from app.config import Settings
 from app.engines.load import load_engine
-from app.engines.models.source import EMBEDDED, EMBEDDED_NAME
+from app.engines.models.source import EMBEDDED
 from app.engines.torch import TorchEngine
 from app.engines.torch_device import pick_device
 from app.errors import EngineBroken, OutOfMemory, StartupError, UnusableModel
@@ -99,7 +99,7 @@ def test_activated_scores_equal_predict(default: TorchEngine, oracle: CrossEncod
 
 def test_the_engine_describes_itself(default: TorchEngine) -> None:
     info = default.info
-    assert (info.model, info.device, info.backend, info.precision) == (EMBEDDED_NAME, "cpu", "torch", "fp32")
+    assert (info.model, info.device, info.backend, info.precision) == ("reranker-minilm-l6-v2", "cpu", "torch", "fp32")
     assert (info.max_length, info.compiled, info.labels) == (256, False, {0: "relevance"})
 
 

@@ -35,12 +35,13 @@ BAD: list[tuple[str, Any, int]] = [
     ("/rerank/query", {"query": "", "documents": ["moon"]}, 422),
     ("/rerank/query", {"query": "tides", "documents": []}, 422),
     ("/rerank/query", {"query": ["tides"], "documents": [1, None]}, 422),
-    ("/rerank/query", {"query": "tides", "documents": ["moon"], "top_k": -1}, 422),
-    ("/rerank", {"query": "tides", "texts": [{"text": "moon"}]}, 422),
+    ("/rerank/query", {"query": "tides", "documents": ["moon"], "top_k": -2}, 422),
+    ("/rerank", {"query": "tides", "texts": [{"image": "moon"}]}, 422),
     ("/score", {"text_1": ["tides", "moon"], "text_2": ["a", "b", "c"]}, 422),
     ("/v1/ranking", {"query": "tides", "passages": ["moon"]}, 422),
     ("/v1/rerank", {"query": "tides", "documents": ["moon"] * (MAX_DOCUMENTS + 1)}, 413),
-    ("/v1/rerank", {"query": "tides", "documents": ["moon " * MAX_CHARS]}, 413),
+    ("/v1/rerank", {"query": "tides", "documents": ["moon " * MAX_CHARS], "long_documents": "refuse"}, 413),
+    ("/v1/rerank", {"query": "moon " * MAX_CHARS, "documents": ["moon"]}, 413),
     ("/v1/rerank", b" " * (MAX_BODY + 1), 413),
 ]
 

@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from app.engines.exported import exported_tokenizer
+from app.engines.exported import ExportedEngine
 from app.engines.memory import out_of_memory
-from app.engines.models.artefact import MODEL_FILES, Manifest
-from app.engines.models.source import digest
-from app.engines.padding import ACTIVATIONS, Shape, common_shapes, pad, warm_up_pairs
-from app.engines.protocol import EngineInfo
+from app.engines.models.artefact import MODEL_FILES
+from app.engines.padding import Shape, common_shapes, pad
 from app.engines.schedule import Schedule
-from app.engines.selftest import SelfTest
 from app.errors import StartupError, first_line
-from app.types import Pair, Span
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +21,12 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16384
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-class OnnxEngine:
+class OnnxEngine(ExportedEngine):
     """Owns the session. Logits are always float32."""
 
     def __init__(self, folder: Path, max_length: int | None, threads: int, device: str = "cpu") -> None:
         """Load an exported model; `device` is `auto`, `cpu` or `cuda[:N]`. Raises `StartupError`."""
-        manifest = Manifest.read(folder)
-        limit = min(max_length or manifest.max_length, manifest.max_length)
-        self._pad_token_id = manifest.pad_token_id
-        self._activation = ACTIVATIONS[manifest.activation]
-        self._tokenizer = exported_tokenizer(folder, manifest, limit)
+        super().__init__(folder, max_length)
         self._session = _open(folder / MODEL_FILES["onnx"], threads, device)
         self._inputs = [node.name for node in self._session.get_inputs()]
         on_gpu = self._session.get_providers()[0] == CUDA
@@ -44,49 +37,21 @@ class OnnxEngine:
         self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", memory)
         # int8 rounds activations with one scale for the whole batch. Pairs are computed one by one, so that the score
         # of a pair does not depend on the rest of its batch.
-        self._rows_at_once = 1 if manifest.precision == "int8" else None
-        self.probes = manifest.probes
-        self.self_test: SelfTest | None = None
+        self._rows_at_once = 1 if self._manifest.precision == "int8" else None
         self.schedule = Schedule(batch_tokens=GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
-        self.info = EngineInfo(
-            model=manifest.model,
-            revision=manifest.revision,
-            contents=digest(folder),
+        self.info = self._describe(
             device=f"cuda:{number}" if on_gpu else "cpu",
             backend="onnx",
-            precision=manifest.precision,
-            compiled=False,
+            precision=self._manifest.precision,
             threads=threads,
-            max_length=limit,
-            declared_length=manifest.max_length,
-            activation=manifest.activation,
-            labels=manifest.labels,
-            template=manifest.template,
-            long_documents=manifest.long_documents,
-            fusion=manifest.fusion,
-            languages=manifest.languages,
         )
-
-    def encode(
-        self,
-        query: str,
-        documents: Sequence[str],
-        max_tokens_per_doc: int | None = None,
-        instruction: str | None = None,
-    ) -> list[Pair]:
-        return self._tokenizer.encode(query, documents, max_tokens_per_doc, instruction)
-
-    def windows(
-        self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
-    ) -> list[list[Span]]:
-        return self._tokenizer.windows(query, documents, max_tokens, instruction)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         rows = self._rows_at_once or len(pairs)
         return [logit for first in range(0, len(pairs), rows) for logit in self._infer(pairs[first : first + rows])]
 
     def _infer(self, pairs: Sequence[Pair]) -> list[float]:
-        arrays = pad(pairs, self._pad_token_id)
+        arrays = pad(pairs, self._manifest.pad_token_id)
         with out_of_memory(["alloc"]):
             [logits] = self._session.run(None, {name: arrays[name] for name in self._inputs}, self._options)
         scores: list[float] = np.asarray(logits, np.float32).reshape(-1).tolist()
@@ -97,14 +62,6 @@ class OnnxEngine:
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         return sum(lengths) if self._rows_at_once == 1 else len(lengths) * max(lengths)
-
-    def activate(self, logits: Sequence[float]) -> list[float]:
-        activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()
-        return activated
-
-    def warm_up(self) -> None:
-        for pair in warm_up_pairs(self._pad_token_id, self.info.max_length):
-            self.score([pair])
 
     def clear_memory(self) -> None:
         pass  # every run shrinks the arena

@@ -9,19 +9,16 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-from app.engines.exported import exported_tokenizer
+from app.engines.exported import ExportedEngine
 from app.engines.memory import out_of_memory
-from app.engines.models.artefact import Manifest, Precision
-from app.engines.models.source import digest
+from app.engines.models.artefact import Precision
 from app.engines.openvino_model import Arithmetic, Configuration, compile_model, configurations
 from app.engines.openvino_streams import Streams
-from app.engines.padding import ACTIVATIONS, Int64s, Shape, bucket_length, pad, shapes, warm_up_pairs
-from app.engines.protocol import EngineInfo
+from app.engines.padding import Int64s, Shape, bucket_length, pad, shapes
 from app.engines.schedule import Schedule
-from app.engines.selftest import SelfTest
 from app.errors import EngineBroken, StartupError
 from app.machine.threads import start_threads
-from app.types import Pair, Span
+from app.types import Pair
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +34,7 @@ _ = ov.Tensor(np.zeros(1, np.float32)).data
 PRECISIONS: dict[Arithmetic, Precision] = {"bf16": "bf16", "f16": "fp16", "f32": "fp32"}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ExportedEngine):
     """Owns the compiled model and its streams. Logits are always float32."""
 
     def __init__(
@@ -49,34 +46,16 @@ class OpenVinoEngine:
         configuration: Configuration | None = None,
     ) -> None:
         """Load an exported model. `cache` is a folder for compiled code. Raises `StartupError`."""
-        manifest = Manifest.read(folder)
-        limit = min(max_length or manifest.max_length, manifest.max_length)
+        super().__init__(folder, max_length)
+        manifest = self._manifest
         configuration = configuration or configurations(manifest.precision)[0]
-        self._pad_token_id = manifest.pad_token_id
-        self._activation = ACTIVATIONS[manifest.activation]
-        self._tokenizer = exported_tokenizer(folder, manifest, limit)
         self._compile = partial(compile_model, folder, manifest, configuration, threads, cache)
-        self.probes = manifest.probes
-        self.self_test: SelfTest | None = None
-        is_int8 = manifest.precision == "int8"
-        self.info = EngineInfo(
-            model=manifest.model,
-            revision=manifest.revision,
-            contents=digest(folder),
+        self.info = self._describe(
             device="cpu",
             backend="openvino",
-            precision="int8" if is_int8 else PRECISIONS[configuration.arithmetic],
+            precision="int8" if manifest.precision == "int8" else PRECISIONS[configuration.arithmetic],
             configuration=str(configuration),
-            compiled=False,
             threads=threads,
-            max_length=limit,
-            declared_length=manifest.max_length,
-            activation=manifest.activation,
-            labels=manifest.labels,
-            template=manifest.template,
-            long_documents=manifest.long_documents,
-            fusion=manifest.fusion,
-            languages=manifest.languages,
             splits=True,
         )
         self._schedule = Schedule(
@@ -109,20 +88,6 @@ class OpenVinoEngine:
                 self._streams = Streams(self._compile(self._schedule.streams), self._threads)
             return self._streams
 
-    def encode(
-        self,
-        query: str,
-        documents: Sequence[str],
-        max_tokens_per_doc: int | None = None,
-        instruction: str | None = None,
-    ) -> list[Pair]:
-        return self._tokenizer.encode(query, documents, max_tokens_per_doc, instruction)
-
-    def windows(
-        self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
-    ) -> list[list[Span]]:
-        return self._tokenizer.windows(query, documents, max_tokens, instruction)
-
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         logits = np.zeros(len(pairs), np.float32)
         split = self._parts([pair.length for pair in pairs])
@@ -143,7 +108,7 @@ class OpenVinoEngine:
 
     def _pad(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
         width = min(bucket_length(max(pair.length for pair in pairs)), self.info.max_length)
-        return pad(pairs, self._pad_token_id, width)
+        return pad(pairs, self._manifest.pad_token_id, width)
 
     def padded_tokens(self, lengths: Sequence[int]) -> int:
         # The padded width of a pair depends only on its own length.
@@ -152,14 +117,6 @@ class OpenVinoEngine:
     def shapes(self) -> list[Shape]:
         # Very large parts are left out: the self-test would take seconds for each.
         return shapes(self.info.max_length, min(self._schedule.part_tokens or PART_TOKENS, MOST_TESTED_TOKENS))
-
-    def activate(self, logits: Sequence[float]) -> list[float]:
-        activated: list[float] = self._activation(np.array(logits, np.float32)).tolist()
-        return activated
-
-    def warm_up(self) -> None:
-        for pair in warm_up_pairs(self._pad_token_id, self.info.max_length):
-            self.score([pair])
 
     def clear_memory(self) -> None:
         pass  # the plugin keeps memory for each shape, and there are few shapes

@@ -118,9 +118,7 @@ def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, kind: str, toleran
         "all at once": engine.score(pairs),
         "in another order": engine.score(pairs[::-1])[::-1],
         "20 at a time": [logit for at in range(0, len(pairs), 20) for logit in engine.score(pairs[at : at + 20])],
-        "between long ones": [
-            engine.score([pairs[-1], pair, pairs[-1]])[1] if at % 5 == 0 else alone[at] for at, pair in enumerate(pairs)
-        ],
+        "between long ones": [engine.score([pairs[-1], pair, pairs[-1]])[1] for pair in pairs],
         "on two threads": list(ThreadPoolExecutor(2).map(lambda pair: engine.score([pair])[0], pairs))
         if engine.info.batches_at_once > 1
         else alone,
@@ -501,7 +499,7 @@ def test_memory_stays_flat_over_requests_of_random_shapes(tmp_path: Path, backen
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 5
+    assert float(result.stdout) < 2.5
 
 
 def test_judged_queries_may_be_compressed_and_bad_files_give_short_errors(tmp_path: Path) -> None:

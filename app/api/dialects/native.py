@@ -69,6 +69,7 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
         "cached": 0,
         "prefiltered": 0,
         "truncated": 0,
+        "repaired": 0,
         "degraded": False,
         "fusion": "off",
         "timings_ms": {"queue": 0.024, "prefilter": 0.0, "tokenize": 0.834, "inference": 22.254, "total": 23.386},

@@ -233,6 +233,6 @@ def cpu_precisions(backend: Backend) -> list[Precision]:
     has_int8, has_bf16 = features & {"avx512_vnni", "avx_vnni", "amx_int8"}, features & {"avx512_bf16", "amx_bf16"}
     if backend == "onnx":
         return ["int8", "fp32"] if has_int8 else ["fp32", "int8"]
-    # On AMX, bf16 is as fast as int8 and more exact.
+    # On AMX, bf16 is nearly as fast as int8 and more exact.
     float_weights: Precision = "bf16" if has_bf16 else "fp32"
     return [float_weights, "int8"] if "amx_bf16" in features or not has_int8 else ["int8", float_weights]

@@ -49,7 +49,7 @@ class OpenVinoEngine(ExportedEngine):
         super().__init__(folder, max_length)
         manifest = self._manifest
         configuration = configuration or configurations(manifest.precision)[0]
-        self._compile = partial(compile_model, folder, manifest, configuration, threads, cache)
+        self._compile = partial(compile_model, folder, manifest, self._max_length, configuration, threads, cache)
         self.info = self._describe(
             device="cpu",
             backend="openvino",

@@ -10,6 +10,7 @@ import openvino as ov
 
 from app.engines.models.artefact import MODEL_FILES, Manifest, Precision
 from app.engines.models.shared_weights import joined
+from app.engines.openvino_attention import MOST_TOKENS, expand_attention
 from app.errors import StartupError
 from app.machine.hardware import cpu_features
 
@@ -25,7 +26,7 @@ class Configuration:
     arithmetic: Arithmetic
     """The arithmetic of all operations that are not int8."""
     fused: bool = True
-    """Whether attention and the operations around it are compiled into fused kernels."""
+    """Whether attention is compiled into one kernel, and operations on single elements into others."""
 
     def __str__(self) -> str:
         return f"{self.arithmetic} arithmetic{'' if self.fused else ', attention not fused'}"
@@ -34,6 +35,10 @@ class Configuration:
         """Properties of the plugin."""
         fusing = {} if self.fused else {"SNIPPETS_MODE": "DISABLE"}
         return {"INFERENCE_PRECISION_HINT": self.arithmetic, **fusing}
+
+    def expands_attention(self, max_length: int) -> bool:
+        """Whether attention is computed as in `app.engines.openvino_attention`: not in f16, where exp overflows."""
+        return not self.fused and self.arithmetic == "bf16" and max_length <= MOST_TOKENS
 
 
 # The slowest configuration. It depends on the fewest kernels.
@@ -45,7 +50,9 @@ def configurations(weights: Precision) -> list[Configuration]:
     plain = [Configuration("f32"), EXACT]
     if weights == "fp32":
         return plain
-    return [Configuration(half, fused) for half in _halves(weights) for fused in (True, False)] + plain
+    # With AMX, the fused attention is slower, and wrong at some widths: see docs/engines.md.
+    fusing = (False, True) if "amx_bf16" in cpu_features() else (True, False)
+    return [Configuration(half, fused) for half in _halves(weights) for fused in fusing] + plain
 
 
 def _halves(weights: Precision) -> Iterator[Arithmetic]:
@@ -58,9 +65,18 @@ def _halves(weights: Precision) -> Iterator[Arithmetic]:
 
 
 def compile_model(
-    folder: Path, manifest: Manifest, configuration: Configuration, threads: int, cache: Path | None, streams: int
+    folder: Path,
+    manifest: Manifest,
+    max_length: int,
+    configuration: Configuration,
+    threads: int,
+    cache: Path | None,
+    streams: int,
 ) -> ov.CompiledModel:
-    """Compile the model in `folder`. `cache` is a folder for compiled code. Raises `StartupError`."""
+    """Compile the model in `folder` for pairs of up to `max_length` tokens. `cache` is a folder for compiled code.
+
+    Raises `StartupError`.
+    """
     core = _core()
     options = {
         **configuration.options(),
@@ -74,6 +90,9 @@ def compile_model(
     file = folder / MODEL_FILES["openvino"]
     try:
         model = _read(core, file, manifest.weights) if manifest.weights else str(file)
+        if configuration.expands_attention(max_length):
+            model = core.read_model(model) if isinstance(model, str) else model
+            expand_attention(model, max_length)
         if cache is not None:
             try:
                 return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache)})

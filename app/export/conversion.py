@@ -13,8 +13,10 @@ from app.types import Pair
 # SmoothQuant's alpha: how much of the large activations of a few channels moves into the weights before rounding.
 SMOOTH_QUANT_ALPHA = 0.8
 # First layers with a feed-forward part in floating point, from the first attempt to the last. They see the raw
-# embeddings, round worst and cost little.
-FLOAT_LAYERS = (1, 3)
+# embeddings and round worst. The product that ends the first layer always stays in floating point: that costs half as
+# much as the whole part, and is usually enough.
+FLOAT_LAYERS = (0, 1, 3)
+LAST_PRODUCT = r".*[./]layers?\.0[./](output|mlp[./](Wo|down_proj))[./].*"
 # The head's few products decide the score.
 HEAD = r".*[./](pooler|classifier|head|score)[./].*"
 
@@ -32,8 +34,8 @@ class Conversion:
 
     def float_nodes(self) -> list[str]:
         """Patterns for the names of the nodes that stay in floating point."""
-        first = "|".join(map(str, range(self.float_layers)))
-        return [rf".*[./]layers?\.({first})[./](?!att).*", HEAD]
+        layers = [rf".*[./]layers?\.{layer}[./](?!att).*" for layer in range(self.float_layers)]
+        return [*layers, LAST_PRODUCT, HEAD]
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """A small batch for tracing: the two shortest pairs."""

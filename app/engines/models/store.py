@@ -21,7 +21,7 @@ EXPORTERS = ("torch", "transformers", "openvino", "nncf")
 log = logging.getLogger(__name__)
 
 # Increase it when the export changes: exports of earlier versions are then not used.
-EXPORT_VERSION = 4
+EXPORT_VERSION = 5
 # Exit status of an export if no engine could use the model.
 UNUSABLE_MODEL = 3
 # Reasons that may be gone at the next start. Only other failures are remembered.

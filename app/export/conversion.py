@@ -10,8 +10,6 @@ from app.engines.models.artefact import Precision
 from app.engines.padding import Int64s, pad
 from app.types import Pair
 
-# SmoothQuant's alpha: how much of the large activations of a few channels moves into the weights before rounding.
-SMOOTH_QUANT_ALPHA = 0.8
 # First layers with a feed-forward part in floating point, from the first attempt to the last. They see the raw
 # embeddings and round worst. The product that ends the first layer always stays in floating point: that costs half as
 # much as the whole part, and is usually enough.

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-from app.export.conversion import SMOOTH_QUANT_ALPHA, Conversion, Logits
+from app.export.conversion import Conversion, Logits
 
 OPSET = 17
 SMALLEST = 1e-5
+# SmoothQuant's alpha: how much of the large activations of a few channels moves into the weights before rounding.
+ALPHA = 0.8
 
 
 def write_onnx(module: Logits, conversion: Conversion, file: Path) -> None:
@@ -53,7 +55,7 @@ class _Smoothed(torch.nn.Module):  # type: ignore[misc]
         """`largest` is the largest absolute input of each channel. Changes the weights of `linear`."""
         super().__init__()
         weights = linear.weight.abs().amax(0).clamp(min=SMALLEST)
-        scale = largest.clamp(min=SMALLEST) ** SMOOTH_QUANT_ALPHA / weights ** (1 - SMOOTH_QUANT_ALPHA)
+        scale = largest.clamp(min=SMALLEST) ** ALPHA / weights ** (1 - ALPHA)
         linear.weight.mul_(scale)
         self.linear = linear
         self.register_buffer("inverse", 1 / scale)

@@ -53,7 +53,7 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
     "results": [
         {
             "index": 1,
-            "relevance_score": 0.5849209427833557,
+            "relevance_score": 0.5483255386352539,
             "document": {"text": "Saturn has 146 confirmed moons, more than any other planet in the Solar System."},
         },
         {

@@ -7,15 +7,20 @@ class. Where the file has other rules, the token ids are others than in training
 import logging
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sentence_transformers import CrossEncoder
 from tokenizers import Tokenizer
 
 from app.errors import UnusableModel, first_line
 
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
 log = logging.getLogger(__name__)
 
 FILE = "tokenizer.json"
+# Settings that add tokens to a text, whatever the file says.
+ADDED = {"add_bos_token", "add_eos_token"}
 # Where the rules of tokenizers differ: case, accents, white space, punctuation, digits, widths, scripts, emoji.
 SAMPLES = (
     "What causes the tides? It's the moon's gravity (mostly).",
@@ -27,7 +32,7 @@ SAMPLES = (
 )
 
 
-def use_file(model: CrossEncoder, file: Path, name: str) -> None:
+def use_file(model: "CrossEncoder", file: Path, name: str) -> None:
     """Let the model tokenize as the file says. Raises `UnusableModel` if the file does not fit the model.
 
     Settings that are not in the file stay in force, because training had them too: `do_lower_case` of
@@ -41,7 +46,7 @@ def use_file(model: CrossEncoder, file: Path, name: str) -> None:
     except Exception as error:  # tokenizers raises a plain one
         raise UnusableModel(f"RERANKER_MODEL={name!r}: {file.name} cannot be read: {first_line(error)}") from error
     _add_missing_tokens(own, built)
-    if {"add_bos_token", "add_eos_token"} & model.tokenizer.init_kwargs.keys():
+    if ADDED & model.tokenizer.init_kwargs.keys():
         own.post_processor = built.post_processor
     own.encode_special_tokens = built.encode_special_tokens
     ids = sample_ids(own)

@@ -1,5 +1,6 @@
 """Find a cross-encoder's checkpoint in a folder, the hub's cache or the hub, check it and load it."""
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from app.engines.models.source import ModelSource
+from app.engines.tokenizer_file import FILE, use_file
 from app.errors import UnusableModel, first_line
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,14 @@ def load_model(
 ) -> CrossEncoder:
     """Load it. Raises `UnusableModel` if it cannot be loaded, or if it would rank at random.
 
-    Local files come first, so a model in the hub's cache needs no network.
+    Local files come first, so a model in the hub's cache needs no network. Its tokenizer gives the token ids of its
+    `tokenizer.json`, if it has one.
     """
     transformers_logging.disable_progress_bar()
     model = _load(source, device, dtype, trust_remote_code, allow_pickle)
     _check_is_reranker(model, source)
+    if file := _cached(source, str(_first_module(source) / FILE)):
+        use_file(model, Path(file), source.location)
     _complete(model, source)
     model.max_seq_length = _window(model)
     return model
@@ -129,6 +134,12 @@ def is_decoder(model: CrossEncoder) -> bool:
 def has_modules_file(source: ModelSource) -> bool:
     """Whether sentence-transformers saved the model, with everything that it does to a pair."""
     return _cached(source, "modules.json") is not None
+
+
+def _first_module(source: ModelSource) -> PurePath:
+    """The folder of the transformer and its tokenizer in the model's repository."""
+    modules = _cached(source, "modules.json")
+    return PurePath(json.loads(Path(modules).read_text())[0]["path"] if modules else "")
 
 
 def _cached(source: ModelSource, name: str) -> str | None:

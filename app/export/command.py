@@ -12,6 +12,7 @@ import sys
 import threading
 from contextlib import redirect_stdout
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
@@ -26,7 +27,8 @@ from app.engines.models.store import UNUSABLE_MODEL
 from app.engines.probes import make_probes
 from app.errors import StartupError, UnusableModel
 from app.evaluation.lines import UnusableCollection
-from app.export.parity import Group, compare, own_entries, own_texts, read_groups
+from app.export.own_texts import own_entries, own_texts
+from app.export.parity import Group, compare, read_groups
 from app.machine.hardware import peak_memory
 from app.telemetry.logs import configure_logging
 
@@ -39,18 +41,25 @@ console = Console(stderr=True)
 CALIBRATION_PAIRS = 300
 CHECKPOINT = "model.safetensors"
 MIN_KENDALL_TAU = 0.95
+# On the project's own texts, the comparison of a large model stops after this time.
+OWN_TEXTS_SECONDS = 60.0
 
 
-class Calibration(NamedTuple):
-    """The texts for quantisation. The manifest records their name."""
+class Texts(NamedTuple):
+    """The texts of the caller. None: the project's own."""
 
-    groups: list[Group]
+    calibration: list[Group] | None
     name: str
+    """The manifest records it."""
+    judged: list[Group] | None
 
     @classmethod
-    def read(cls, file: Path | None) -> "Calibration":
-        """The project's own texts by default. Raises `UnusableCollection`."""
-        return cls(read_groups(file), file.name) if file else cls(own_texts(), "own texts")
+    def read(cls, calibration: Path | None, evaluation: Path | None) -> "Texts":
+        """Raises `UnusableCollection`."""
+        groups = read_groups(calibration) if calibration else None
+        return cls(
+            groups, calibration.name if calibration else "own texts", read_groups(evaluation) if evaluation else None
+        )
 
 
 class Candidate(NamedTuple):
@@ -84,8 +93,7 @@ def export_model(
     if output.exists() and not force:
         raise StartupError(f"{output} exists already. Choose another folder, or replace it with --force")
     source = locate_model(model, revision, template)
-    texts = Calibration.read(calibration)
-    judged = read_groups(evaluation) if evaluation else None
+    texts = Texts.read(calibration, evaluation)
     from app.engines.torch import TorchEngine
     from app.export.conversion import FLOAT_LAYERS
 
@@ -100,7 +108,7 @@ def export_model(
         for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
             folder = scratch / f"{float_layers}"
             # Load the model for every attempt, because converting a model changes it.
-            candidate = _convert(load(), backend, precision, folder, texts, float_layers, judged)
+            candidate = _convert(load(), backend, precision, folder, texts, float_layers)
             if candidate.parity.kendall_tau >= MIN_KENDALL_TAU:
                 break
             console.print(_ranks_differently(candidate.parity))
@@ -126,9 +134,8 @@ def _convert(
     backend: Backend,
     precision: Precision,
     folder: Path,
-    texts: Calibration,
+    texts: Texts,
     float_layers: int | None,
-    judged: list[Group] | None,
 ) -> Candidate:
     """Convert into a new folder, load the result, and compare it with the original."""
     from app.engines.load import load_artefact
@@ -137,7 +144,8 @@ def _convert(
 
     folder.mkdir()
     exportable = reference.exportable()
-    pairs = [pair for group in texts.groups for pair in reference.encode(group.query, group.documents)]
+    own = own_texts(exportable.tokenizer, reference.info.languages)
+    pairs = [pair for group in texts.calibration or own for pair in reference.encode(group.query, group.documents)]
     console.print(f"Converting for {backend}, {precision} ...")
     every = max(1, len(pairs) // CALIBRATION_PAIRS)
     write_model(Conversion(exportable, precision, pairs[::every], float_layers or 0), backend, folder)
@@ -163,7 +171,8 @@ def _convert(
     )
     manifest.write(folder)
     exported = load_artefact(folder, None, reference.info.threads, is_exact=True)
-    parity = compare(reference, exported, judged, console)
+    seconds = inf if texts.judged else OWN_TEXTS_SECONDS
+    parity = compare(reference, exported, texts.judged or own, console, seconds)
     manifest = manifest.model_copy(update={"parity": parity})
     if precision == "int8" and manifest.probes:
         manifest = manifest.model_copy(update={"probes": manifest.probes.with_exported(exported)})
@@ -249,5 +258,7 @@ def main(
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
-        for name, value in figures.items():
+        scripts = (figures["parity"] or {}).pop("scripts", {})
+        lines = {f"tau {script}": f"{on['kendall_tau']:.3f} ({on['pairs']} pairs)" for script, on in scripts.items()}
+        for name, value in (figures | lines).items():
             print(f"{name:18} {value}")

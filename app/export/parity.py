@@ -1,8 +1,8 @@
 """Compare the rankings of an exported model with those of its original."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import perf_counter
 
@@ -10,14 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from app.engines.models.artefact import Parity
+from app.engines.models.artefact import Parity, ScriptParity
 from app.engines.protocol import Engine
 from app.evaluation.collection import Row, read_rows
 from app.evaluation.lines import UnusableCollection
 
-CALIBRATION = Path(__file__).parent / "calibration.jsonl"
-# On the project's own texts, the comparison of a large model stops after this time, but not before this many groups.
-OWN_TEXTS_SECONDS, OWN_TEXTS_GROUPS = 60.0, 8
+# A comparison that is limited in time has at least this many groups, and one of each script.
+FEWEST_GROUPS = 8
 NDCG_AT = 10
 
 
@@ -28,26 +27,8 @@ class Group:
     query: str
     documents: list[str]
     grades: list[float] | None = None
-
-
-def own_entries() -> list[tuple[str, str]]:
-    """The texts that ship with the project: queries, each with its passage."""
-    rows = map(json.loads, CALIBRATION.read_text().splitlines())
-    return [(row["query"], row["passage"]) for row in rows]
-
-
-def own_texts() -> list[Group]:
-    """A group for each own query: its passage, passages of other queries, and two longer documents."""
-    entries = own_entries()
-    passages = [passage for _, passage in entries]
-
-    def following(start: int, count: int) -> list[str]:
-        return [passages[(start + step) % len(passages)] for step in range(count)]
-
-    return [
-        Group(query, [*following(at, 12), " ".join(following(at, 3)), " ".join(following(at + 5, 8))])
-        for at, (query, _) in enumerate(entries)
-    ]
+    script: str | None = None
+    """The script of the texts, if its figures are wanted."""
 
 
 def read_groups(file: Path) -> list[Group]:
@@ -63,27 +44,42 @@ def _group(row: Row) -> Group:
     return Group(row.query, [document.text for document in row.documents], grades)
 
 
-def compare(reference: Engine, exported: Engine, judged: Sequence[Group] | None, console: Console) -> Parity:
-    """Score the judged groups, or the project's own texts, with both engines."""
+def compare(
+    reference: Engine, exported: Engine, groups: Sequence[Group], console: Console, seconds: float = inf
+) -> Parity:
+    """Score the groups with both engines, for about `seconds`."""
     taus: list[float] = []
     gains: list[float] = []
-    differences, count = [0.0], 0
+    differences = [0.0]
+    fewest = max(FEWEST_GROUPS, len({group.script for group in groups}))
     started = perf_counter()
-    for group in track(judged or own_texts(), "Comparing with the float32 original", console=console):
-        if not judged and len(taus) >= OWN_TEXTS_GROUPS and perf_counter() - started > OWN_TEXTS_SECONDS:
+    for group in track(groups, "Comparing with the float32 original", console=console):
+        if len(taus) >= fewest and perf_counter() - started > seconds:
             break
         original, converted = logits(reference, group), logits(exported, group)
         taus.append(_kendall_tau(original, converted))
         differences.append(float(np.abs(np.subtract(reference.activate(original), exported.activate(converted))).max()))
-        count += len(original)
         if group.grades and any(group.grades):
             gains.append(ndcg(group.grades, converted) - ndcg(group.grades, original))
+    compared = list(zip(groups, taus, strict=False))
     return Parity(
-        pairs=count,
+        pairs=sum(len(group.documents) for group, _ in compared),
         kendall_tau=float(np.mean(taus)),
         max_score_difference=max(differences),
         ndcg_difference=float(np.mean(gains)) if gains else None,
+        scripts=_by_script(compared),
     )
+
+
+def _by_script(compared: Sequence[tuple[Group, float]]) -> dict[str, ScriptParity]:
+    scripts = dict.fromkeys(group.script for group, _ in compared if group.script)
+    own = {script: [each for each in compared if each[0].script == script] for script in scripts}
+    return {
+        script: ScriptParity(
+            pairs=sum(len(group.documents) for group, _ in each), kendall_tau=float(np.mean([tau for _, tau in each]))
+        )
+        for script, each in own.items()
+    }
 
 
 def logits(engine: Engine, group: Group, rows: int = 4) -> list[float]:

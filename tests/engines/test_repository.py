@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from app.config import Settings
-from app.engines.load import load_engine
+from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, locate_model
 from app.export.command import export_model
 from app.export.parity import logits
 from tests.engines.test_exported import GROUP, near
-from tests.models import make_model, pickled
+from tests.engines.test_tokenizer_file import DOCUMENTS, QUERY, lower_case, make_roberta
+from tests.models import make_model, make_tokenizer, pickled
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -39,7 +40,11 @@ NAMES = {
 
 def make_repository(folder: Path, family: str, backend: Any) -> Path:
     """A model like on the hub, with an export in its repository."""
-    make_model(folder, family)
+    return carry(make_model(folder, family), backend)
+
+
+def carry(folder: Path, backend: Any) -> Path:
+    """Export the model into its own folder."""
     export_model(str(folder), backend, "fp32", folder.parent / "made")
     for name, place in NAMES[backend].items():
         (folder / place).parent.mkdir(exist_ok=True)
@@ -120,6 +125,64 @@ def test_the_int8_file_fits_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert (tmp_path / expected / "model.onnx").read_text() == expected
 
 
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_an_export_of_the_repository_gets_the_token_ids_of_torch(tmp_path: Path, backend: Any) -> None:
+    """The tokenizer is one that transformers builds differently."""
+    model = carry(make_roberta(tmp_path / "model", lower_case), backend)
+    reference = load_engine(Settings(backend="torch", model=str(model)))
+    assert find_export(locate_model(str(model), None), backend, "fp32", tmp_path / "out")
+    engine = load_artefact(tmp_path / "out", None, 2, is_exact=True)
+    pairs = reference.encode(QUERY, DOCUMENTS)
+    assert [pair.ids.tolist() for pair in engine.encode(QUERY, DOCUMENTS)] == [pair.ids.tolist() for pair in pairs]
+    assert near(reference.score(pairs), engine.score(pairs), 1e-4)
+
+
+def _write(file: Path, **settings: Any) -> None:
+    there = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(there | settings))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda model: make_tokenizer("electra").backend_tokenizer.save(str(model / "onnx" / "tokenizer.json")),
+            None,
+        ),
+        (
+            lambda model: make_tokenizer("xlm-roberta").backend_tokenizer.save(str(model / "onnx" / "tokenizer.json")),
+            "the tokenizer.json next to it gives other token ids than that of the model",
+        ),
+        (
+            lambda model: _write(
+                model / "tokenizer_config.json", added_tokens_decoder={"9": {"content": "[MASK]", "special": True}}
+            ),
+            "tokenizer.json gives other ids to the special tokens [MASK] than tokenizer_config.json",
+        ),
+        (
+            lambda model: _write(model / "tokenizer_config.json", add_eos_token=True),
+            "tokenizer_config.json sets add_eos_token, which tokenizer.json does not contain",
+        ),
+        (
+            lambda model: _write(model / "sentence_bert_config.json", do_lower_case=True),
+            "sentence_bert_config.json sets do_lower_case, which tokenizer.json does not contain",
+        ),
+        (lambda model: (model / "tokenizer.json").write_text("{}"), "its tokenizer cannot be read: "),
+    ],
+    ids=["same ids", "other file", "other special token", "end of text", "lower case", "damaged"],
+)
+def test_an_export_with_other_token_ids_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], reason: str | None
+) -> None:
+    model = make_model(tmp_path / "model")
+    (model / "onnx").mkdir()
+    (model / "onnx" / "model.onnx").write_bytes(b"weights")
+    change(model)
+    assert find_export(locate_model(str(model), None), "onnx", "fp32", tmp_path / "out") is (reason is None)
+    assert reason is None or f"onnx/model.onnx, which is not used: {reason}" in caplog.text
+    assert (tmp_path / "out").exists() is (reason is None)
+
+
 class _Hub(BaseHTTPRequestHandler):
     """As much of the hub as its client needs to list and fetch the files of one repository."""
 
@@ -167,7 +230,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
 
 def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from app.engines.load import load_engine; "
+        "import sys; from pathlib import Path; from app.engines.load import load_artefact, load_engine; "
         "from app.config import Settings;"
         "s = load_engine(Settings(model='owner/tiny', backend='openvino', precision='fp32', "
         "export_dir=Path(sys.argv[1])));"
@@ -198,7 +261,7 @@ def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub
     shutil.rmtree(_Hub.repository)
     pickled(make_model(_Hub.repository))
     code = (
-        "from app.engines.load import load_engine; from app.config import Settings\n"
+        "from app.engines.load import load_artefact, load_engine; from app.config import Settings\n"
         "from app.errors import StartupError\n"
         "try: load_engine(Settings(model='owner/tiny', backend='torch'))\n"
         "except StartupError as error: print(error)"

@@ -27,8 +27,15 @@ MANIFEST = "manifest.json"
 MODEL_FILES: dict[Backend, str] = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}
 
 
+class ScriptParity(BaseModel):
+    """The part of a comparison that is on texts in one script."""
+
+    pairs: int
+    kendall_tau: float
+
+
 class Parity(BaseModel):
-    """Comparison of the exported model with the float32 original, on the probe pairs."""
+    """Comparison of the exported model with the float32 original."""
 
     pairs: int
     kendall_tau: float
@@ -37,6 +44,8 @@ class Parity(BaseModel):
     """Largest difference of the activated scores."""
     ndcg_difference: float | None = None
     """nDCG@10 on the labelled file, exported minus original. None without a labelled file."""
+    scripts: dict[str, ScriptParity] = {}
+    """The figures of each script of the project's own texts. Empty if the texts are others."""
 
 
 class Manifest(BaseModel):

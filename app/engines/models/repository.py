@@ -4,11 +4,14 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
+
+from tokenizers import Tokenizer
 
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, scratch_folder
 from app.engines.models.source import ModelSource
+from app.engines.tokenizer_file import ADDED, FILE, sample_ids
 from app.errors import first_line
 from app.machine.hardware import cpu_features
 
@@ -36,8 +39,11 @@ def find_export(source: ModelSource, backend: Backend, precision: Precision, fol
     if model_file is None:
         return False
     manifest = _describe(source, revision, backend, precision, fetch)
-    if manifest is None:
-        log.info("%s contains %s, which this service cannot use: exporting the model instead", source.name, model_file)
+    reason = "its inputs or outputs are unusual" if manifest is None else _other_ids(model_file, fetch)
+    if manifest is None or reason:
+        log.warning(
+            "%s contains %s, which is not used: %s. Exporting the model instead", source.name, model_file, reason
+        )
         return False
     with scratch_folder(folder) as scratch:
         artefact = scratch / "artefact"
@@ -74,7 +80,7 @@ def _files(model_file: str, target: str) -> dict[str, str]:
     weights = {f"{model_file}_data": f"{Path(model_file).name}_data"}
     if model_file.endswith(".xml"):
         weights = {model_file.removesuffix("xml") + "bin": target.removesuffix("xml") + "bin"}
-    return {model_file: target, **weights, "tokenizer.json": "tokenizer.json"}
+    return {model_file: target, **weights, FILE: FILE}
 
 
 def _local(source: ModelSource) -> tuple[Fetch, None]:
@@ -125,7 +131,7 @@ def _describe(
         and len(labels) == 1
         and not any(prompts.values())
     )
-    if not usual or activation is None or fetch("tokenizer.json") is None:
+    if not usual or activation is None or fetch(FILE) is None:
         return None
     pad_token_id = config.get("pad_token_id") or 0
     offset = pad_token_id + 1 if config.get("model_type") in OFFSET_POSITIONS else 0
@@ -141,6 +147,31 @@ def _describe(
         pad_token_id=pad_token_id,
         calibration="unknown: came with the model" if precision == "int8" else None,
     )
+
+
+def _other_ids(model_file: str, fetch: Fetch) -> str | None:
+    """Why the export would get other token ids than the model on torch gets. None if it gets the same.
+
+    Both read `tokenizer.json`, but not the settings that change what torch makes of it.
+    """
+    file, own = fetch(FILE), fetch(str(PurePosixPath(model_file).with_name(FILE)))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+        differs = own != file and sample_ids(Tokenizer.from_file(str(own))) != sample_ids(tokenizer) if own else False
+    except Exception as error:  # tokenizers raises a plain one
+        return f"its tokenizer cannot be read: {first_line(error)}"
+    settings = _read(fetch("tokenizer_config.json"))
+    added = settings.get("added_tokens_decoder", {}).items()
+    other = [token["content"] for index, token in added if tokenizer.token_to_id(token["content"]) != int(index)]
+    if differs:
+        return f"the {FILE} next to it gives other token ids than that of the model"
+    if other:
+        return f"{FILE} gives other ids to the special tokens {', '.join(other)} than tokenizer_config.json"
+    if found := sorted(ADDED & settings.keys()):
+        return f"tokenizer_config.json sets {found[0]}, which {FILE} does not contain"
+    if _read(fetch("sentence_bert_config.json")).get("do_lower_case"):
+        return f"sentence_bert_config.json sets do_lower_case, which {FILE} does not contain"
+    return None
 
 
 def _activation(config: dict[str, Any], saved: dict[str, Any]) -> Literal["sigmoid", "identity"] | None:

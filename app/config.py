@@ -138,6 +138,10 @@ class Settings(BaseSettings):
     long_documents: Literal["auto", "truncate", "chunk_max", "refuse"] = Field("auto", alias="RERANKER_LONG_DOCUMENTS")
     """How to read documents longer than the window: `truncate`, `chunk_max` (score overlapping windows and keep the
     best) or `refuse`. `auto` uses the mode that the model declares, otherwise `truncate`. Requests can override it."""
+    activation: Literal["auto", "model", "sigmoid", "none"] = Field("auto", alias="RERANKER_ACTIVATION")
+    """What turns logits into scores: `sigmoid`, `model` (the model's own activation) or `none`. `auto` uses a sigmoid,
+    so that scores are from 0 to 1, and the model's own activation for `/score` and Weaviate. Requests with
+    `raw_scores` get logits in any case."""
 
     backend: Literal["auto", "torch", "openvino", "onnx"] = Field("auto", alias="RERANKER_BACKEND")
     """`openvino`, `onnx` or `torch`. `auto` uses OpenVINO on a CPU and torch on a GPU."""

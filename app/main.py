@@ -36,7 +36,13 @@ from app.machine.garbage import freeze_loaded_objects
 from app.machine.gpu import Gpu
 from app.machine.threads import running_threads
 from app.serving.admission import Admission
-from app.serving.announcement import announce_address, announce_engine, warn_about_length, warn_about_threads
+from app.serving.announcement import (
+    announce_activation,
+    announce_address,
+    announce_engine,
+    warn_about_length,
+    warn_about_threads,
+)
 from app.serving.batcher import Batcher
 from app.serving.cache import ScoreCache
 from app.serving.gauges import watch_gpu, watch_reranker
@@ -112,6 +118,7 @@ def _service(settings: Settings) -> Service:
             on_overload=settings.on_overload,
             prefilter=settings.prefilter,
             prefilter_top_k=settings.prefilter_top_k,
+            activation=settings.activation,
             fusion=settings.fusion,
             fusion_weight=settings.fusion_weight,
             fusion_method=settings.fusion_method,
@@ -289,6 +296,7 @@ def _announce(settings: Settings, engine: Engine, seconds: float) -> None:
     warn_about_length(settings.max_length, engine.info)
     warn_about_threads(settings.threads)
     announce_engine(engine, seconds)
+    announce_activation(settings.activation, engine.info)
     announce_address(settings.host, settings.port, settings.docs, bool(settings.keys()))
     if settings.log_texts:
         log.warning("The queries of all requests are written to this log (RERANKER_LOG_TEXTS)")

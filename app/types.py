@@ -22,6 +22,9 @@ Evidence = Literal["off", "lexical", "score", "order"]
 """What a ranking considers besides the model's score: BM25 of the documents, the `score` that the caller sent with each
 document, or the order in which the caller sent them."""
 
+Activation = Literal["model", "sigmoid", "none"]
+"""What turns logits into scores: the model's own activation, a sigmoid, or nothing."""
+
 FusionMethod = Literal["zscore", "rrf"]
 """Weighted z-scores, or weighted reciprocal ranks."""
 
@@ -79,6 +82,8 @@ class RerankQuery:
     """The caller's score of each document, higher is better. None if some have no score."""
     instruction: str | None = None
     """What the model should look for. None for the service's default."""
+    activation: Activation = "sigmoid"
+    """Dialects of services that give scores from 0 to 1 ask for a sigmoid."""
 
     @property
     def is_prefiltered(self) -> bool:
@@ -129,7 +134,7 @@ class Ranking:
     logits: list[float]
     """Raw model outputs, float32, shape (documents,)."""
     scores: list[float]
-    """The logits after the model's activation."""
+    """The logits after the activation that the query names."""
     windows: list[Span | None]
     """The best window of each document; None for a document that was not split."""
     pairs: int

@@ -10,6 +10,7 @@ from benchmarks.speed.dialects import main as dialects
 from benchmarks.speed.engine import main as engine
 from benchmarks.speed.gpu import main as gpu
 from benchmarks.speed.long_documents import main as long_documents
+from benchmarks.speed.models import main as models
 from benchmarks.speed.prefilter import main as prefilter
 from benchmarks.speed.service import main as service
 
@@ -21,6 +22,7 @@ cli.command("dialects")(dialects)
 cli.command("engine")(engine)
 cli.command("gpu")(gpu)
 cli.command("long")(long_documents)
+cli.command("models")(models)
 cli.command("openloop")(openloop)
 cli.command("prefilter")(prefilter)
 cli.command("promises")(promises)

@@ -33,7 +33,7 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 def make_shape(name: str, folder: Path) -> Path:
     """Create the model and a tokenizer for the words of `benchmarks.texts`, once; returns the folder."""
     if not (folder / "config.json").exists():
-        _save_tokenizer(folder)
+        save_tokenizer(folder)
         _save_model(SHAPES[name], folder)
     return folder
 
@@ -47,7 +47,8 @@ def _save_model(sizes: dict[str, Any], folder: Path) -> None:
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
 
 
-def _save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, window: int = 512) -> None:
+    """Save a tokenizer that turns each word of `benchmarks.texts` into one token. `window`: in tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -64,7 +65,7 @@ def _save_tokenizer(folder: Path) -> None:
     names = {"cls_token": first, "pad_token": pad, "sep_token": last, "unk_token": unknown}
     inputs = ["input_ids", "attention_mask"]
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=512, model_input_names=inputs, **names
+        tokenizer_object=tokenizer, model_max_length=window, model_input_names=inputs, **names
     ).save_pretrained(folder)
 
 

@@ -1,5 +1,6 @@
 """Tiny models with random weights, made on the spot, in the shapes of real rerankers."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -72,14 +73,28 @@ def make_tokenizer(family: str, window: int = 64) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(folder: Path, family: str = "bert", labels: int = 1, spread: float = 0.02, window: int = 64) -> Path:
-    """Save a random cross-encoder and its tokenizer; returns the folder. `spread`: of the weights, and so of scores."""
+def make_model(
+    folder: Path,
+    family: str = "bert",
+    labels: int = 1,
+    spread: float = 0.02,
+    window: int = 64,
+    activation: str | None = None,
+) -> Path:
+    """Save a random cross-encoder and its tokenizer; returns the folder. `spread`: of the weights, and so of scores.
+
+    `activation`: a class below `torch.nn.modules` that the model declares. None leaves it to the library: a sigmoid.
+    """
     torch.manual_seed(7)
     config = CONFIGS[family]
     config.vocab_size, config.num_labels, config.pad_token_id = len(WORDS) + 4, labels, 1
     config.initializer_range = spread
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     make_tokenizer(family, window).save_pretrained(folder)
+    if activation:
+        saved = json.loads((folder / "config.json").read_text())
+        saved["sentence_transformers"] = {"activation_fn": f"torch.nn.modules.{activation}"}
+        (folder / "config.json").write_text(json.dumps(saved))
     return folder
 
 

@@ -11,6 +11,7 @@ from app import __version__
 from app.api.errors import ErrorBody, shorten
 from app.api.paths import LIVE_PATHS, READY_PATHS, STATUS_PATHS
 from app.api.service import Service, service_of
+from app.serving.activation import activation_name
 from app.serving.reranker import Reranker
 
 router = APIRouter(tags=["operations"])
@@ -87,7 +88,8 @@ async def info(request: Request) -> JSONResponse:
             "max_client_batch_size": reranker.limits.max_documents,
             "max_concurrent_requests": admission.max_parallel + admission.max_queue,
             "version": __version__,
-            "activation": about.activation,
+            "activation": activation_name(service.activation("sigmoid"), about),
+            "model_activation": about.activation,
             "packed": about.packed,
             "template": about.template.text if about.template else None,
             "instruction": reranker.instruction,

@@ -69,6 +69,7 @@ def _with_options(query: RerankQuery, request: Request, body: RequestBody, servi
         prefilter_top_k=top_k,
         fusion=_fusion(body, query, service),
         instruction=body.instruction or None,
+        activation=service.activation(query.activation),
     )
 
 

@@ -11,7 +11,7 @@ from app.machine.gpu import Gpu
 from app.serving.lifecycle import Lifecycle, Phase
 from app.serving.reranker import Reranker
 from app.telemetry.metrics import Metrics
-from app.types import Evidence, FusionMethod, Method, OnOverload
+from app.types import Activation, Evidence, FusionMethod, Method, OnOverload
 
 REASONS = {
     Phase.LOADING: "The model is still loading",
@@ -30,6 +30,7 @@ class Defaults:
     on_overload: OnOverload
     prefilter: Method
     prefilter_top_k: int
+    activation: Literal["auto"] | Activation
     fusion: Literal["auto"] | Evidence
     fusion_weight: float
     fusion_method: FusionMethod
@@ -70,6 +71,10 @@ class Service:
         if self.defaults.fusion != "auto":
             return self.defaults.fusion
         return self.reranker.engine.info.fusion if self.reranker else "off"
+
+    def activation(self, dialect: Activation) -> Activation:
+        """The operator's choice, or else what the dialect promises."""
+        return dialect if self.defaults.activation == "auto" else self.defaults.activation
 
     def usable_reranker(self) -> Reranker:
         """The reranker for a new request. Raises `Unavailable`.

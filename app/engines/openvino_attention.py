@@ -21,7 +21,7 @@ FLAT_RANK = 3
 
 
 def expand_attention(model: ov.Model, max_length: int) -> int:
-    """Replace every attention whose mask covers padding only, for pairs of up to `max_length` tokens.
+    """Replace every attention with a mask that covers padding only, for pairs of up to `max_length` tokens.
 
     Changes the model. Returns the number of replacements.
     """

@@ -28,6 +28,16 @@ def announce_engine(engine: Engine, seconds: float) -> None:
         log.info("Self-test: %s; %d pairs in %.2f s", test, test.pairs, test.seconds)
 
 
+def announce_activation(asked: str, info: EngineInfo) -> None:
+    """`asked` is RERANKER_ACTIVATION. Log that scores are not those of `CrossEncoder.predict`."""
+    if asked == "auto" and info.activation != "sigmoid":
+        log.info(
+            "Scores are from 0 to 1, by a sigmoid. The model's own activation is %s: set RERANKER_ACTIVATION=model to "
+            "use it everywhere",
+            info.activation,
+        )
+
+
 def announce_address(host: str, port: int, has_docs: bool, has_keys: bool) -> None:
     """Log the URL. Warn if the service is open to other machines and needs no key."""
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

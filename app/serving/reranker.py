@@ -11,6 +11,7 @@ from app.engines.protocol import Engine
 from app.errors import DeadlineExceeded, Refused, RerankerError, ScoringFailed
 from app.first_stage.lexical import lexical_scores
 from app.first_stage.prefilter import Prefilter
+from app.serving.activation import activate
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
@@ -274,7 +275,7 @@ class Reranker:
         fused = fused_scores(own, progress.evidence_scores(), progress.query.fusion)
         return Ranking(
             logits=logits,
-            scores=self.engine.activate(logits),
+            scores=activate(logits, progress.query.activation, self.engine),
             windows=[best[index][0].span if index in best else None for index in documents],
             pairs=len(scored),
             scored=progress.scored,

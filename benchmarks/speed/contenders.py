@@ -99,6 +99,11 @@ class Server:
             scores[result["index"]] = result["relevance_score"]
         return scores
 
+    async def close(self) -> None:
+        """Close the connections."""
+        assert self._client is not None
+        await self._client.aclose()
+
     def peak_memory(self) -> int:
         return _peak_memory(self._process)
 
@@ -165,10 +170,10 @@ class Library:
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()  # closes the pipes
 
 
-def _service(model: Path, backend: Any, precision: Any) -> Server:
+def service_of(model: Path, backend: Any, precision: Any) -> Server:
     if model.name in SHAPES and backend != "torch":
         model = exported(model, backend, precision)
     settings = {"RERANKER_MODEL": str(model), "RERANKER_BACKEND": backend, "RERANKER_PRECISION": precision}
@@ -204,11 +209,11 @@ def _flashrank(model: Path) -> Library:
 
 
 CONTENDERS: dict[str, Callable[[Path], Contender]] = {
-    "openvino-int8": lambda model: _service(model, "openvino", "int8"),
-    "openvino-bf16": lambda model: _service(model, "openvino", "bf16"),
-    "onnx-int8": lambda model: _service(model, "onnx", "int8"),
-    "torch-fp32": lambda model: _service(model, "torch", "fp32"),
-    "torch-bf16": lambda model: _service(model, "torch", "bf16"),
+    "openvino-int8": lambda model: service_of(model, "openvino", "int8"),
+    "openvino-bf16": lambda model: service_of(model, "openvino", "bf16"),
+    "onnx-int8": lambda model: service_of(model, "onnx", "int8"),
+    "torch-fp32": lambda model: service_of(model, "torch", "fp32"),
+    "torch-bf16": lambda model: service_of(model, "torch", "bf16"),
     "predict": lambda model: Library("CrossEncoder.predict, torch", Path(sys.executable), "torch", model),
     "predict-onnx": lambda model: Library(
         "CrossEncoder.predict, onnx", environment("sentence-transformers"), "onnx", model

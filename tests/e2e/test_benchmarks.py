@@ -5,10 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from app.engines.models.source import locate_model
+from app.engines.torch import TorchEngine
+from benchmarks import rerankers
+from benchmarks.speed import models
 from tests.conftest import free_port
 from tests.e2e.process import ROOT
 
@@ -53,6 +60,38 @@ def test_a_missing_docker_engine_is_reported_in_one_line() -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Cannot reach a Docker engine: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_models_benchmark_measures_each_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(rerankers.RERANKERS["ettin-17m"], layers=2, width=64, inner=96, heads=2, window=64)
+    monkeypatch.setitem(rerankers.RERANKERS, "tiny", tiny)
+    monkeypatch.setattr(models, "WORK", tmp_path)
+    command = ["--shapes", "tiny", "--documents", "2", "--tokens", "20", "--rounds", "1", "--precision", "int8"]
+    cli = typer.Typer()
+    cli.command()(models.main)
+    result = CliRunner().invoke(cli, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert (figures["engine"], figures["documents"], figures["tokens"]) == ("openvino int8", 2, 20)
+    [row] = figures["shapes"]
+    assert (row["model_type"], row["layers"], row["width"], row["problem"]) == ("modernbert", 2, 64, None)
+    # A query of 9 words, the document and 4 special tokens. Some words are two tokens.
+    assert 33 <= row["tokens_per_pair"] < 45
+    ours, theirs = row["served_documents_per_second"], row["torch_documents_per_second"]
+    assert row["ratio"] == pytest.approx(ours / theirs)
+    assert min(ours, theirs, row["start_seconds"]) > 0
+    assert min(row["torch_peak_memory_mb"], row["served_peak_memory_mb"]) > 50
+
+
+@pytest.mark.parametrize(("kind", "prompt"), [("bge-base", 4), ("qwen3-0.6b", 66)])
+def test_the_shapes_are_models_that_can_be_exported(tmp_path: Path, kind: str, prompt: int) -> None:
+    """`prompt`: tokens around the texts, special ones or those of the template."""
+    shape = replace(rerankers.RERANKERS[kind], layers=2, width=64, inner=96, heads=8)
+    folder = rerankers.make_reranker(shape, tmp_path / kind)
+    engine = TorchEngine(locate_model(str(folder), None), "cpu", None, 1)
+    assert engine.exportable()
+    assert engine.info.max_length == shape.window
+    assert engine.encode("the time", ["and year"])[0].length - 4 == prompt
 
 
 def test_the_gpu_benchmark_runs_without_a_gpu() -> None:

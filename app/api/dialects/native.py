@@ -108,7 +108,7 @@ class RerankRequest(RequestBody):
         ),
     ] = None
     return_documents: Annotated[bool, Field(description="Echo the documents")] = False
-    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits")] = False
     score_threshold: Annotated[
         float | None, Field(allow_inf_nan=False, description="Drop results with a lower `relevance_score`")
     ] = None

@@ -62,7 +62,7 @@ class TeiRequest(RequestBody):
 
     query: Query
     texts: Annotated[Texts, Field(json_schema_extra={"minItems": 1})]
-    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits")] = False
     return_text: Annotated[bool, Field(description="Echo the texts")] = False
     truncate: Annotated[
         bool | None,
@@ -102,7 +102,8 @@ class WeaviateRequest(RequestBody):
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs."""
-        return RerankQuery(self.query, self.documents)
+        # Weaviate's container calls `CrossEncoder.predict`.
+        return RerankQuery(self.query, self.documents, activation="model")
 
 
 class DocumentScore(BaseModel):

@@ -66,7 +66,7 @@ class ScoreRequest(RequestBody):
             json_schema_extra={"minItems": 1}, validation_alias=AliasChoices("text_2", "documents", "items", "data_2")
         ),
     ]
-    raw_scores: Annotated[bool, Field(description="Return logits instead of activated scores")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits")] = False
     max_tokens_per_doc: TokenLimit = None
 
     @classmethod
@@ -79,7 +79,9 @@ class ScoreRequest(RequestBody):
         queries, documents = len(self.text_1), len(self.text_2)
         if documents and queries not in (1, documents):
             raise InvalidRequest(f"got {queries} texts for {documents} text_2; send one, or one for each", "query")
-        return RerankQuery(self.text_1[0] if queries == 1 else self.text_1, self.text_2, self.max_tokens_per_doc)
+        query = self.text_1[0] if queries == 1 else self.text_1
+        # vLLM applies what the model declares.
+        return RerankQuery(query, self.text_2, self.max_tokens_per_doc, activation="model")
 
 
 class ScoreData(BaseModel):

@@ -11,6 +11,7 @@ import openvino as ov
 from app.engines.models.artefact import MODEL_FILES, Manifest, Precision
 from app.engines.models.shared_weights import joined
 from app.engines.openvino_attention import MOST_TOKENS, expand_attention
+from app.engines.openvino_gated import keep_gates_apart
 from app.errors import StartupError
 from app.machine.hardware import cpu_features
 
@@ -39,6 +40,10 @@ class Configuration:
     def expands_attention(self, max_length: int) -> bool:
         """Whether attention is computed as in `app.engines.openvino_attention`: not in f16, where exp overflows."""
         return not self.fused and self.arithmetic == "bf16" and max_length <= MOST_TOKENS
+
+    def splits_gates(self, threads: int, streams: int) -> bool:
+        """Whether the plugin would fuse gated layers for fewer threads than they need: see `keep_gates_apart`."""
+        return self.arithmetic != "f32" and threads < 2 * streams and "amx_bf16" in cpu_features()
 
 
 # The slowest configuration. It depends on the fewest kernels.
@@ -90,9 +95,13 @@ def compile_model(
     file = folder / MODEL_FILES["openvino"]
     try:
         model = _read(core, file, manifest.weights) if manifest.weights else str(file)
-        if configuration.expands_attention(max_length):
+        expands, splits = configuration.expands_attention(max_length), configuration.splits_gates(threads, streams)
+        if expands or splits:
             model = core.read_model(model) if isinstance(model, str) else model
+        if expands:
             expand_attention(model, max_length)
+        if splits:
+            keep_gates_apart(model)
         if cache is not None:
             try:
                 return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache)})

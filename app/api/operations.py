@@ -96,6 +96,7 @@ async def info(request: Request) -> JSONResponse:
             "max_batch_tokens": reranker.batcher.token_budget,
             "max_text_chars": reranker.limits.max_text_chars,
             "self_test": self_test_summary(reranker),
+            "failed_exports": list(about.failed_exports),
         }
         | about.summary()
         | {"long_documents": reranker.long_documents, "fusion": service.fusion}

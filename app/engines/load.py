@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from app import __version__
 from app.config import Settings
 from app.engines.models.artefact import Backend, Manifest, Precision, is_artefact
 from app.engines.models.source import ModelSource, digest, locate_model
-from app.engines.models.store import exported_folder, find_or_export
+from app.engines.models.store import exported_folder, failed_exports, find_or_export
 from app.engines.protocol import Engine
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.errors import StartupError, UnwritableFolder
@@ -28,8 +28,10 @@ def load_engine(settings: Settings) -> Engine:
     """Load the model on the engine that the settings name, or else on the best one. Raises `StartupError`."""
     source = locate_model(settings.model, settings.revision, settings.template)
     candidates = list(_candidates(source, settings))
-    file = TuningFile(settings.export_dir.expanduser() / "schedules", *_identity(source, settings))
+    store = settings.export_dir.expanduser()
+    file = TuningFile(store / "schedules", *_identity(source, settings))
     engine = tune(candidates, lambda engine: settings.schedule(engine.info.splits), file)
+    engine.info = replace(engine.info, failed_exports=failed_exports(source, store))
     if settings.instruction is not None and engine.info.instruction is None:
         raise StartupError(f"RERANKER_INSTRUCTION={settings.instruction!r}: {engine.info.model} takes none. Unset it")
     return engine

@@ -53,6 +53,9 @@ class EngineInfo:
     packed: bool = False
     """Whether a batch is computed without padding, with all pairs in one row."""
 
+    failed_exports: tuple[str, ...] = ()
+    """Why the model could not be exported, if that was tried."""
+
     @property
     def instruction(self) -> str | None:
         """The model's own instruction. None if it takes none."""

@@ -80,12 +80,14 @@ def tune(candidates: Sequence[Candidate], asked: Callable[[Engine], dict[str, in
     if (kept := file.read()) and (engine := _as_kept(kept, candidates, rejected)):
         log.info("Measured earlier (%s): %s; %s", file.path, kept.configuration, kept.schedule)
         return engine
-    candidate, engine = choose(candidates, rejected)
+    errors: list[StartupError] = []
+    candidate, engine = choose(candidates, rejected, errors)
     tested = engine.schedule
     to_keep = arrange(engine, asked(engine))
     if engine.schedule != tested:
         _test_again(engine, tested, rejected)
-    if to_keep:
+    # A fallback is not kept: what could not be loaded, such as a failed export, is tried at the next start.
+    if to_keep and (candidate.is_measured or not errors):
         info, rejections = engine.info, tuple(rejected)
         file.write(
             Tuning(
@@ -109,12 +111,14 @@ def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str])
     return engine if _test(engine, candidate.name, rejected) else None
 
 
-def choose(candidates: Sequence[Candidate], rejected: list[str]) -> tuple[Candidate, Engine]:
+def choose(
+    candidates: Sequence[Candidate], rejected: list[str], errors: list[StartupError]
+) -> tuple[Candidate, Engine]:
     """The most exact candidate within 10 % of the fastest. If those are wrong, the next fastest that is right.
 
-    Candidates that fail the self-test are added to `rejected`. Raises `StartupError` if none is left.
+    Candidates that fail the self-test are added to `rejected`, and reasons why some cannot be loaded to `errors`.
+    Raises `StartupError` if none is left.
     """
-    errors: list[StartupError] = []
     for group in _by_speed(candidates, errors):
         passed = [
             (candidate, engine, test)

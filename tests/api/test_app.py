@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -415,6 +416,13 @@ async def test_health_shows_loading_and_draining(serve: Serve, engine: FakeEngin
             assert refused.headers["connection"] == "close"
             assert (await client.get("/health/live")).status_code == 200
         assert engine.batches == []
+
+
+async def test_info_says_why_the_model_was_not_exported(serve: Serve, engine: FakeEngine) -> None:
+    reason = "tiny cannot be exported for openvino int8: no such operation"
+    engine.info = replace(engine.info, failed_exports=(reason,))
+    async with serve() as client:
+        assert (await client.get("/info")).json()["failed_exports"] == [reason]
 
 
 async def test_health_and_info_show_the_model_and_engine(serve: Serve) -> None:

@@ -20,7 +20,7 @@ from app.config import Settings
 from app.engines.load import cpu_precisions, load_artefact, load_engine
 from app.engines.models.artefact import Manifest, scratch_folder
 from app.engines.models.source import EMBEDDED, ModelSource, locate_model
-from app.engines.models.store import find_or_export
+from app.engines.models.store import failed_exports, find_or_export
 from app.engines.openvino import PART_TOKENS, OpenVinoEngine, bucket_length, parts
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
@@ -389,6 +389,38 @@ def test_an_export_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch: p
     with pytest.raises(StartupError, match="activation tanh") as third:
         find_or_export(*wanted)
     assert "earlier start" not in str(third.value)
+
+
+def test_the_reason_of_a_failed_export_is_known_at_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_model(tmp_path / "tanh")
+    config = json.loads((folder / "config.json").read_text())
+    activation = {"activation_fn": "torch.nn.modules.activation.Tanh"}
+    (folder / "config.json").write_text(json.dumps(config | {"sentence_transformers": activation}))
+    settings = Settings(model=str(folder), precision="fp32", export_dir=tmp_path / "store")
+    [reason] = load_engine(settings).info.failed_exports
+    assert reason.startswith("tanh cannot be exported for openvino fp32: tanh has the activation tanh")
+    monkeypatch.setattr("app.engines.models.store._export", lambda *_: pytest.fail("exported again"))
+    engine = load_engine(settings)
+    assert (engine.info.backend, engine.info.failed_exports) == ("torch", (reason,))
+
+
+@pytest.mark.parametrize("reason", ["not enough memory", "No space left on device", "killed by signal 9"])
+def test_an_export_that_failed_for_a_passing_reason_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    source, store = locate_model(str(make_model(tmp_path / "tiny")), None), tmp_path / "store"
+    end = "kill -9 $$" if "signal" in reason else "exit 1"
+    export = tmp_path / "export"
+    export.write_text(f"#!/bin/sh\necho 'Not exported: {reason}' >&2\n{end}\n")
+    export.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.engines.models.store.sys.executable", str(export))
+        for _ in range(2):
+            with pytest.raises(StartupError, match=rf"tiny cannot be exported for openvino fp32: {reason}$"):
+                find_or_export(source, "openvino", "fp32", store)
+    assert failed_exports(source, store) == (f"tiny cannot be exported for openvino fp32: {reason}",)
+    find_or_export(source, "openvino", "fp32", store)
+    assert failed_exports(source, store) == ()
 
 
 def test_an_unusable_model_is_rejected_without_a_fallback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

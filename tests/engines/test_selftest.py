@@ -179,6 +179,21 @@ def test_a_kept_choice_that_fails_now_is_made_again(tmp_path: Path) -> None:
     assert tune(candidates, lambda _: {}, TuningFile(tmp_path)).info.configuration == "second"
 
 
+def test_a_fallback_serves_only_as_long_as_nothing_better_can_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engines.tuning.arrange", lambda *_: True)  # as on a machine that can measure
+    exported = candidate("exported", right, configuration="exported")
+    fallback = replace(candidate("fallback", right, configuration="fallback"), is_measured=False)
+
+    def fail() -> WrongEngine:
+        raise StartupError("cannot be exported: no space left on device")
+
+    for load, expected in ((fail, "fallback"), (exported.load, "exported")):
+        engine = tune([replace(exported, load=load), fallback], lambda _: {}, TuningFile(tmp_path))
+        assert engine.info.configuration == expected
+
+
 @pytest.mark.usefixtures("alike")
 def test_a_configuration_that_fails_is_not_used(tmp_path: Path) -> None:
     def fail(*_: int) -> bool:

@@ -5,13 +5,15 @@ import logging
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 from filelock import FileLock
 
-from app.engines.models.artefact import Backend, Manifest, Precision, is_artefact
+from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, is_artefact
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, ModelSource
 from app.errors import StartupError, UnusableModel, UnwritableFolder
@@ -24,7 +26,9 @@ log = logging.getLogger(__name__)
 EXPORT_VERSION = 5
 # Exit status of an export if no engine could use the model.
 UNUSABLE_MODEL = 3
-# Reasons that may be gone at the next start. Only other failures are remembered.
+# The ending of a record with the versions and the reason. The second stands for versions that are tried again.
+FAILED, ANY_VERSION = ".failed", "-"
+# Reasons that may be gone at the next start.
 PASSING = re.compile("memory|no space|connection|timed? ?out", re.IGNORECASE)
 
 
@@ -74,9 +78,18 @@ def _name(source: ModelSource, backend: Backend, precision: Precision) -> str:
     return f"{source.name.replace('/', '--')}-{backend}-{precision}-{digest}"
 
 
+def failed_exports(source: ModelSource, store: Path) -> tuple[str, ...]:
+    """Why exports of this model failed: the last attempt of each backend and precision that has no export."""
+    folders = (
+        store / _name(source, backend, precision) for backend in MODEL_FILES for precision in get_args(Precision)
+    )
+    records = (folder.with_name(f"{folder.name}{FAILED}") for folder in folders if not is_artefact(folder))
+    return tuple(record.read_text().partition("\n")[2] for record in records if record.is_file())
+
+
 def _export_once(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
     """Export, unless this failed before with the same model and the same versions. Remembers the reason."""
-    failure = folder.with_name(f"{folder.name}.failed")
+    failure = folder.with_name(f"{folder.name}{FAILED}")
     known = " ".join(f"{name} {version(name)}" for name in EXPORTERS if find_spec(name))
     if failure.is_file():
         versions, _, reason = failure.read_text().partition("\n")
@@ -86,8 +99,10 @@ def _export_once(source: ModelSource, backend: Backend, precision: Precision, fo
         _export(source, backend, precision, folder)
     except UnusableModel:
         raise
-    except ExportFailed as error:
-        failure.write_text(f"{known}\n{error}")
+    except StartupError as error:
+        versions = known if isinstance(error, ExportFailed) else ANY_VERSION
+        with suppress(OSError):  # the reason may be a full disk
+            failure.write_text(f"{versions}\n{error}")
         raise
     failure.unlink(missing_ok=True)
 

@@ -88,6 +88,7 @@ async def info(request: Request) -> JSONResponse:
             "max_concurrent_requests": admission.max_parallel + admission.max_queue,
             "version": __version__,
             "activation": about.activation,
+            "score_calibration": about.score_calibration and about.score_calibration.model_dump(),
             "packed": about.packed,
             "template": about.template.text if about.template else None,
             "instruction": reranker.instruction,

@@ -1,4 +1,4 @@
-"""The command `reranker`: serve, export, evaluate, and query a running service."""
+"""The command `reranker`: serve, export, evaluate, calibrate, and query a running service."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from app import __version__
 from app.__main__ import run
+from app.evaluation.calibrate import main as calibrate
 from app.evaluation.command import main as evaluate
 from app.export.command import main as export
 from reranker_client import Client, Ranking, RerankError, Result
@@ -69,6 +70,14 @@ cli.command(
     "variables configure the service that is measured.\n\n"
     "Example: `RERANKER_PRECISION=fp32 reranker evaluate judged.jsonl`",
 )(evaluate)
+
+cli.command(
+    name="calibrate",
+    help="Fit the scores of an exported model to your own judgments, and store the result in the export.\n\n"
+    "The file is that of `reranker evaluate`. A score of 0.8 then means that 80 % of such documents are relevant. One "
+    "half of the queries is held out and shows the effect.\n\n"
+    "Example: `reranker calibrate judged.jsonl --model exported`",
+)(calibrate)
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.calibration import Bin
+    from app.evaluation.calibration import Bin
     from training.candidates import Signals
     from training.groups import Group
     from training.schedule import Plan

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from training.calibration import Bin
+    from app.evaluation.calibration import Bin
     from training.validation import Figures
 
 

@@ -90,6 +90,7 @@ async def info(request: Request) -> JSONResponse:
             "version": __version__,
             "activation": activation_name(service.activation("sigmoid"), about),
             "model_activation": about.activation,
+            "score_calibration": about.score_calibration and about.score_calibration.model_dump(),
             "packed": about.packed,
             "template": about.template.text if about.template else None,
             "instruction": reranker.instruction,

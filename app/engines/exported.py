@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from app.engines.models.artefact import Manifest
 from app.engines.models.source import digest
-from app.engines.padding import ACTIVATIONS, warm_up_pairs
+from app.engines.padding import warm_up_pairs
 from app.engines.protocol import EngineInfo
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
@@ -42,7 +42,8 @@ class ExportedEngine(ABC):
             compiled=False,
             max_length=self._max_length,
             declared_length=manifest.max_length,
-            activation=manifest.activation,
+            activation=manifest.activation if manifest.score_calibration is None else "sigmoid",
+            score_calibration=manifest.score_calibration,
             labels=manifest.labels,
             template=manifest.template,
             long_documents=manifest.long_documents,
@@ -69,7 +70,7 @@ class ExportedEngine(ABC):
         return self._tokenizer.windows(query, documents, max_tokens, instruction)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
-        activated: list[float] = ACTIVATIONS[self._manifest.activation](np.array(logits, np.float32)).tolist()
+        activated: list[float] = self._manifest.scores(np.array(logits, np.float32)).tolist()
         return activated
 
     def warm_up(self) -> None:

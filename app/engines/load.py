@@ -37,6 +37,17 @@ def load_engine(settings: Settings) -> Engine:
     return engine
 
 
+def precisions_to_compare(settings: Settings) -> list[str]:
+    """The precisions worth comparing on this machine. Only that of the settings if it is fixed, or has no choice."""
+    source = locate_model(settings.model, settings.revision, settings.template)
+    is_export = source.is_local and is_artefact(Path(source.location))
+    if settings.precision != "auto" or is_export or settings.backend == "torch":
+        return [settings.precision]
+    if settings.backend == "auto" and _is_for_torch(settings):
+        return ["auto"]
+    return list(cpu_precisions("onnx" if settings.backend == "onnx" else "openvino"))
+
+
 def load_artefact(folder: Path, max_length: int | None, threads: int, is_exact: bool = False) -> Engine:
     """Load an exported model on the CPU with its engine, without a self-test. Raises `StartupError`.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from app.engines.models.artefact import ScoreCalibration
 from app.engines.padding import Shape
 from app.engines.probes import ProbeSet
 from app.engines.schedule import Schedule
@@ -44,6 +45,8 @@ class EngineInfo:
     """Codes of the languages that the model reads. Empty if it does not declare them."""
     template: Template | None = None
     """The text that the model reads around a pair. None for special tokens only."""
+    score_calibration: ScoreCalibration | None = None
+    """Applied to a logit before the activation. None for the model's own scores."""
     contents: str | None = None
     """A digest of the model's files. None for a model from the hub."""
     device_name: str | None = None
@@ -154,7 +157,7 @@ class Engine(Protocol):
         ...
 
     def activate(self, logits: Sequence[float]) -> list[float]:
-        """The model's own activation, in float32."""
+        """The relevance scores, in float32: the model's own activation, of calibrated logits if the export has them."""
         ...
 
     def warm_up(self) -> None:

@@ -3,7 +3,7 @@
 A collection is a JSONL file, described here, or a folder in the BEIR layout (`app.evaluation.beir`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +33,16 @@ def read_collection(
     if not found:
         raise UnusableCollection(f"{path}: contains no queries")
     return found
+
+
+def judged(topics: Sequence[Topic], file: Path) -> list[Topic]:
+    """The topics that can be measured: those with a relevant document. Raises `UnusableCollection`."""
+    kept = [topic for topic in topics if any(grade > 0 for grade in topic.qrels.values())]
+    if not kept:
+        raise UnusableCollection(f"{file}: qrels: no query has a relevant document (grade 1 or higher)")
+    if not any(topic.qrels.keys() & topic.documents.keys() for topic in kept):
+        raise UnusableCollection(f"{file}: qrels: none of the judged document ids appear among the candidates")
+    return kept
 
 
 class Document(BaseModel):

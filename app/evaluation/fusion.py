@@ -15,6 +15,7 @@ from app.types import Evidence, Fusion
 EVIDENCE: tuple[Evidence, ...] = ("lexical", "order")
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0)
 ALONE = Fusion("off", 0.0)
+HALVES = (0, 1)
 
 Logits = Mapping[str, Sequence[float]]
 """The model's logits for the documents of each query, in the order of the search, by query id."""
@@ -45,6 +46,19 @@ def find_fusion(topics: Sequence[Topic], logits: Logits, cutoff: int) -> dict[st
         "best": {"evidence": best.fusion.evidence, "weight": best.fusion.weight},
         "gain": interval(_gains(trials, alone))._asdict() if len(topics) > 1 else None,
     }
+
+
+def alone_and_fused(topics: Sequence[Topic], logits: Logits, cutoff: int) -> list[Trial]:
+    """The model alone and, if it is better on all queries, the best fusion.
+
+    The nDCG of each query with fusion is that of the weight that is best on the other half of the queries.
+    """
+    trials = list(_trials(topics, logits, cutoff))
+    alone, best = trials[0], _best(trials, range(len(topics)))
+    if best is alone or len(topics) < len(HALVES):
+        return [alone]
+    fused = [own + gain for own, gain in zip(alone.ndcg, _gains(trials, alone), strict=True)]
+    return [alone, Trial(best.fusion, fused)]
 
 
 def _trials(topics: Sequence[Topic], logits: Logits, cutoff: int) -> Iterator[Trial]:
@@ -87,7 +101,7 @@ def _best(trials: Sequence[Trial], queries: Sequence[int]) -> Trial:
 
 def _gains(trials: Sequence[Trial], alone: Trial) -> list[float]:
     """For each query, the gain over the model alone of the trial that is best on the other half of the queries."""
-    halves = [range(first, len(alone.ndcg), 2) for first in (0, 1)]
+    halves = [range(first, len(alone.ndcg), 2) for first in HALVES]
     gains = dict[int, float]()
     for chosen_on, measured_on in (halves, halves[::-1]):
         best = _best(trials, chosen_on)

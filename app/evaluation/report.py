@@ -32,6 +32,8 @@ class Outcome:
     """Pairs that the model scored."""
     cached: int
     """Pairs with a known score: from the cache, or from an equal document of the same request."""
+    truncated: int = 0
+    """Documents that did not fit into the window as a whole, cut or read in windows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from app.engines.models.artefact import ScoreCalibration
 from app.first_stage.fusion import fuse
 from app.types import Fusion, Passage, Score
 
@@ -22,13 +23,17 @@ def best_passages(scored: Iterable[ScoredPassage]) -> dict[int, ScoredPassage]:
     return best
 
 
-def place_unscored(logits: Mapping[int, float], places: Sequence[float], count: int) -> list[float]:
+def place_unscored(
+    logits: Mapping[int, float], places: Sequence[float], count: int, calibration: ScoreCalibration | None = None
+) -> list[float]:
     """A logit for each of `count` documents: its own from `logits`, or one below all of these and below `UNREAD`.
 
     `places` orders the documents without a logit: higher is better, from 0 to less than 1. It may be empty if all
-    documents have a logit.
+    documents have a logit. With a `calibration`, its log odds for these documents are below `UNREAD` too.
     """
     floor = min([UNREAD, *logits.values()]) - 1
+    if calibration is not None:
+        floor = min(floor, (UNREAD - calibration.shift) / calibration.scale - 1)
     return [logits[index] if index in logits else floor + places[index] for index in range(count)]
 
 

@@ -271,7 +271,8 @@ class Reranker:
         scored = progress.scored_passages()
         best = best_passages(scored)
         own = {index: score.logit for index, (_, score) in best.items()}
-        logits = place_unscored(own, choice.places if choice else progress.words, len(documents))
+        places = choice.places if choice else progress.words
+        logits = place_unscored(own, places, len(documents), self.engine.info.score_calibration)
         fused = fused_scores(own, progress.evidence_scores(), progress.query.fusion)
         return Ranking(
             logits=logits,

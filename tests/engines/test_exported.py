@@ -18,7 +18,7 @@ from sentence_transformers import CrossEncoder
 
 from app.config import Settings
 from app.engines.load import cpu_precisions, load_artefact, load_engine
-from app.engines.models.artefact import Manifest, scratch_folder
+from app.engines.models.artefact import Manifest, ScoreCalibration, scratch_folder
 from app.engines.models.source import EMBEDDED, ModelSource, locate_model
 from app.engines.models.store import failed_exports, find_or_export
 from app.engines.openvino import PART_TOKENS, OpenVinoEngine, bucket_length, parts
@@ -92,6 +92,32 @@ def test_the_shipped_export_ranks_as_the_original(tmp_path: Path) -> None:
     manifest = Manifest.read(EMBEDDED / "openvino-int8")
     assert manifest.parity is not None
     assert manifest.parity.kendall_tau >= 0.95
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "identity"])
+def test_a_calibration_in_the_manifest_changes_the_scores_and_no_logit(tmp_path: Path, activation: Any) -> None:
+    folder = tmp_path / "calibrated"
+    shutil.copytree(EMBEDDED / "openvino-int8", folder)
+    manifest = Manifest.read(folder).model_copy(update={"activation": activation})
+    manifest.write(folder)
+    before = load_artefact(folder, None, 1)
+    manifest.model_copy(update={"score_calibration": ScoreCalibration(scale=0.5, shift=-1.0)}).write(folder)
+    after = load_artefact(folder, None, 1)
+    assert after.activate([4.0, -900.0, 0.0]) == pytest.approx([1 / (1 + np.exp(-1)), 0.0, 1 / (1 + np.exp(1))])
+    assert logits(after, GROUP) == logits(before, GROUP)
+    assert after.info.activation == "sigmoid"
+    assert after.info.fingerprint != before.info.fingerprint, "cached under the same key as before"
+
+
+@pytest.mark.parametrize("scale", [0, -1, "NaN"])
+def test_a_calibration_that_would_change_the_order_is_refused(tmp_path: Path, scale: Any) -> None:
+    folder = tmp_path / "calibrated"
+    shutil.copytree(EMBEDDED / "openvino-int8", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["score_calibration"] = {"scale": scale, "shift": 0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StartupError, match=r"score_calibration\.scale: "):
+        load_artefact(folder, None, 1)
 
 
 def make_engine(kind: str, folder: Path) -> Engine:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.engines.models.artefact import ScoreCalibration
 from app.serving.folding import UNREAD, best_passages, place_unscored
 from app.types import Passage, Score
 
@@ -46,3 +47,11 @@ def test_unscored_documents_follow_in_the_order_of_their_places(lowest: float) -
 
 def test_without_any_score_all_documents_are_below_the_bound() -> None:
     assert place_unscored({}, [0.0, 0.5], count=2) == [UNREAD - 1, UNREAD - 0.5]
+
+
+def test_a_calibration_gives_no_unscored_document_a_high_score() -> None:
+    calibration = ScoreCalibration(scale=0.1, shift=2.0)
+    scored, first, last = place_unscored({0: -20.0}, [0.0, 0.99, 0.0], 3, calibration)
+    assert scored == -20.0
+    assert last < first < scored
+    assert 0.1 * first + 2.0 < UNREAD

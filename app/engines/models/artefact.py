@@ -5,6 +5,7 @@ tokenizer.json
 manifest.json
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,8 +14,9 @@ from typing import Literal, Self
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.engines.padding import ACTIVATIONS, Floats
 from app.engines.probes import ProbeSet
 from app.engines.template import Template
 from app.errors import StartupError, first_line
@@ -48,6 +50,19 @@ class Parity(BaseModel):
     """The figures of each script of the project's own texts. Empty if the texts are others."""
 
 
+class ScoreCalibration(BaseModel):
+    """Scale and shift that turn a logit into the log odds that the document is relevant."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scale: float = Field(gt=0, allow_inf_nan=False)
+    """Greater than 0, so that the order stays the same."""
+    shift: float = Field(allow_inf_nan=False)
+
+    def log_odds(self, logits: Floats) -> Floats:
+        return self.scale * logits + self.shift
+
+
 class Manifest(BaseModel):
     """Description of the exported model and its origin."""
 
@@ -63,6 +78,9 @@ class Manifest(BaseModel):
     labels: dict[int, str]
     pad_token_id: int
     calibration: str | None = None
+    """int8 only: the texts that set the ranges of the activations."""
+    score_calibration: ScoreCalibration | None = None
+    """What `reranker calibrate` found. None: the score is the activation of the logit."""
     float_layers: int | None = None
     """int8 only: the number of first layers with a feed-forward part in floating point."""
     parity: Parity | None = None
@@ -88,11 +106,25 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate_json((folder / MANIFEST).read_bytes())
         except (OSError, ValidationError) as error:
-            reason = first_line(error)
+            reason = _first_problem(error) if isinstance(error, ValidationError) else first_line(error)
             raise StartupError(f"{folder} is not an exported model that this version can read: {reason}") from None
 
     def write(self, folder: Path) -> None:
-        (folder / MANIFEST).write_text(self.model_dump_json(indent=2) + "\n")
+        """Replaces the file at once, because a service may read it at any time."""
+        written = folder / f".{MANIFEST}"
+        written.write_text(self.model_dump_json(indent=2) + "\n")
+        os.replace(written, folder / MANIFEST)
+
+    def scores(self, logits: Floats) -> Floats:
+        """The relevance scores of logits of shape (documents,). A calibrated score is a probability."""
+        if self.score_calibration is None:
+            return ACTIVATIONS[self.activation](logits)
+        return ACTIVATIONS["sigmoid"](self.score_calibration.log_odds(logits))
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or MANIFEST}: {first['msg']}, not {first['input']!r:.80}"
 
 
 def is_artefact(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """The tokenizer that a model was published with, its `tokenizer.json`.
 
-transformers builds some tokenizers (those of XLM-RoBERTa, BERT, …) from the vocabulary of this file and the rules of a
-class. Where the file has other rules, the token ids are others than in training.
+For some models (XLM-RoBERTa, BERT, …) transformers takes only the vocabulary from this file, and the rules from a
+class. If the rules of the file differ, the model gets token ids that it was not trained on.
 """
 
 import logging

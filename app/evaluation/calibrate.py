@@ -23,6 +23,7 @@ from app.errors import StartupError
 from app.evaluation.calibration import Values, fit, losses, reliability, thresholds
 from app.evaluation.collection import read_collection
 from app.evaluation.lines import UnusableCollection
+from app.evaluation.options import Depth, JudgedFile, Queries, TrecRun
 from app.evaluation.report import Answers
 from app.evaluation.service import MODEL_ALONE, ask_all, errors, own_settings, prepare_logging
 from app.evaluation.topic import Topic
@@ -44,16 +45,11 @@ class Half(NamedTuple):
 
 
 def main(
-    file: Annotated[Path, typer.Argument(exists=True, help="JSONL file with queries, or a folder in the BEIR layout")],
+    file: JudgedFile,
     model: Annotated[str | None, typer.Option(help="Folder of an exported model (default: RERANKER_MODEL)")] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="TREC run with the documents for a BEIR folder (default: BM25)"),
-    ] = None,
-    depth: Annotated[
-        int | None, typer.Option(min=1, help="Documents per query (default: all; 100 if BM25 finds them)")
-    ] = None,
-    queries: Annotated[int | None, typer.Option(min=1, help="Number of queries to read (default: all)")] = None,
+    run: TrecRun = None,
+    depth: Depth = None,
+    queries: Queries = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
     """Calibrate the scores of an exported model on your own judgments."""

@@ -17,21 +17,17 @@ from app.errors import StartupError
 from app.evaluation.collection import judged, read_collection
 from app.evaluation.fusion import find_fusion, print_fusion
 from app.evaluation.lines import UnusableCollection
+from app.evaluation.options import Depth, JudgedFile, Queries, TrecRun
 from app.evaluation.report import print_report, report
 from app.evaluation.service import MODEL_ALONE, ask_all, errors, own_settings, prepare_logging
 from reranker_client import RerankError
 
 
 def main(
-    file: Annotated[Path, typer.Argument(exists=True, help="JSONL file with queries, or a folder in the BEIR layout")],
-    run: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="TREC run with the documents for a BEIR folder (default: BM25)"),
-    ] = None,
-    depth: Annotated[
-        int | None, typer.Option(min=1, help="Documents per query (default: all; 100 if BM25 finds them)")
-    ] = None,
-    queries: Annotated[int | None, typer.Option(min=1, help="Number of queries to read (default: all)")] = None,
+    file: JudgedFile,
+    run: TrecRun = None,
+    depth: Depth = None,
+    queries: Queries = None,
     cutoff: Annotated[int, typer.Option("--cutoff", "-k", min=1, help="Ranks that the measures include")] = 10,
     model: Annotated[str | None, typer.Option(help="Overrides RERANKER_MODEL")] = None,
     backend: Annotated[str | None, typer.Option(help="Overrides RERANKER_BACKEND")] = None,

@@ -9,7 +9,6 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, NamedTuple
 
@@ -24,6 +23,7 @@ from app.evaluation.command import check_extra
 from app.evaluation.frontier import CUTOFF, Point, choose, describe, print_frontier
 from app.evaluation.fusion import alone_and_fused
 from app.evaluation.lines import UnusableCollection
+from app.evaluation.options import JudgedFile, Queries, TrecRun
 from app.evaluation.report import Outcome
 from app.evaluation.service import MODEL_ALONE, ask, errors, own_service, own_settings, prepare_logging
 from app.evaluation.topic import Topic
@@ -76,7 +76,7 @@ class Measured:
 
 
 def main(
-    file: Annotated[Path, typer.Argument(exists=True, help="JSONL file with queries, or a folder in the BEIR layout")],
+    file: JudgedFile,
     model: Annotated[list[str] | None, typer.Option(help="May be repeated (default: RERANKER_MODEL)")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="May be repeated (default: those for this CPU)")] = None,
     window: Annotated[
@@ -86,11 +86,8 @@ def main(
         list[int] | None,
         typer.Option(min=CUTOFF, help="Documents per query, may be repeated (default: 20, 50 and 100)"),
     ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="TREC run with the documents for a BEIR folder (default: BM25)"),
-    ] = None,
-    queries: Annotated[int | None, typer.Option(min=1, help="Number of queries to read (default: all)")] = None,
+    run: TrecRun = None,
+    queries: Queries = None,
     seconds: Annotated[float, typer.Option(min=1, help="Time for all models. A first export may exceed it")] = 600,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:

@@ -10,12 +10,12 @@ from app.types import Activation
 
 
 def activation_name(asked: Activation, info: EngineInfo) -> str:
-    """The function's name: `sigmoid`, `identity`, or that of the model's own."""
+    """The name of the function: `sigmoid`, `identity`, or the activation that the model declares."""
     return {"model": info.activation, "none": "identity"}.get(asked, asked)
 
 
 def activate(logits: Sequence[float], asked: Activation, engine: Engine) -> list[float]:
-    """The scores, in float32. The engine computes what is the model's own activation anyway."""
+    """The scores, in float32."""
     name = activation_name(asked, engine.info)
     if name == engine.info.activation:
         return engine.activate(logits)

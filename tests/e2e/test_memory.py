@@ -56,23 +56,21 @@ def test_a_batch_that_does_not_fit_is_scored_in_parts() -> None:
         assert "retrying in halves" in process.communicate()[1]
 
 
-def test_a_request_that_does_not_fit_gets_an_answer_and_the_next_is_served() -> None:
+def test_a_request_that_does_not_fit_fails_and_the_next_is_served() -> None:
     huge = {"RERANKER_BATCH_TOKENS": 131072, "RERANKER_PART_TOKENS": 131072, "RERANKER_STREAMS": 1} | CUT
-    with service(RERANKER_BACKEND="openvino", **huge) as (url, process):
+    # With int8 weights there can be enough memory to compile the model again, and then halves of the batch are scored.
+    with service(RERANKER_BACKEND="openvino", RERANKER_PRECISION="bf16", **huge) as (url, process):
         assert ask(url, 2, "first").status_code == 200
         # Enough for everything except the batch. With less, threads cannot start and the C library aborts.
         leave_memory(process, 500)
         response = ask(url, 512, "large")
         leave_memory(process, None)
-        # The failed inference made the compiled model unusable. If there is memory to compile it again, halves of the
-        # batch are scored; the precision of this CPU decides that. OpenVINO does not always name memory as the cause.
-        if response.status_code == 200:
-            assert len({result["index"] for result in response.json()["results"]}) == 512
-        else:
-            assert (response.status_code, response.json()["error"]["type"]) in [
-                (500, "out_of_memory"),
-                (500, "scoring_failed"),
-            ]
+        # OpenVINO does not always report that memory was the cause.
+        assert (response.status_code, response.json()["error"]["type"]) in [
+            (500, "out_of_memory"),
+            (500, "scoring_failed"),
+        ]
+        # The failed inference made the compiled model unusable, and there was no memory to compile it again.
         wait_until_ready(url, process)
         assert best(url, "afterwards") == 2
         assert ask(url, 16, "large again").status_code == 200

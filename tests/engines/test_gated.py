@@ -51,7 +51,7 @@ def test_the_logits_stay_the_same(tmp_path: Path, make: Callable[[Path], Path], 
 
 @pytest.mark.skipif("amx_bf16" not in cpu_features(), reason="without AMX the layers are not fused")
 def test_one_thread_is_enough(tmp_path: Path) -> None:
-    """In a process of its own, because a failure ends it."""
+    """Runs in a separate process, because a failure ends the process."""
     command = [sys.executable, "-c", SCORE, str(export(modernbert(tmp_path / "model")))]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 from app.engines.load import load_artefact
 from app.engines.models.artefact import Manifest, ScoreCalibration
 from app.engines.models.source import EMBEDDED
-from tests.evaluation.test_command import ROOT, jsonl
+from tests.evaluation.test_command import ROOT, jsonl, reranker
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,19 +24,6 @@ Chile:Santiago Cuba:Havana Canada:Ottawa Ghana:Accra Ethiopia:Addis Senegal:Daka
 Libya:Tripoli Angola:Luanda Zambia:Lusaka
 """
 CAPITALS = dict(pair.split(":") for pair in PAIRS.split())
-
-
-def reranker(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as from a shell, with only these environment variables."""
-    return subprocess.run(
-        [sys.executable, "-c", "from app.cli import cli; cli()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        cwd=ROOT,
-        env={"COLUMNS": "200", "TERM": "dumb", **environment},
-    )
 
 
 def capitals(file: Path, grades: tuple[int, ...] = (1, 1, 0, 0), count: int = len(CAPITALS)) -> Path:

@@ -61,13 +61,13 @@ def evaluate(*arguments: object) -> Result:
     return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(cli, ["evaluate", *map(str, arguments)])
 
 
-def own_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def reranker(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command as from a shell, with only these environment variables."""
     return subprocess.run(
-        [sys.executable, "-c", "from app.cli import cli; cli()", "evaluate", *map(str, arguments)],
+        [sys.executable, "-c", "from app.cli import cli; cli()", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
         cwd=ROOT,
         env={"COLUMNS": "200", "TERM": "dumb", **environment},
@@ -348,8 +348,13 @@ def test_without_a_url_a_service_with_the_settings_of_the_environment_is_measure
     documents = ["Mars has two small moons.", "Saturn has 146 confirmed moons, more than any other planet.", "Bread."]
     row = {"query": question, "documents": documents, "qrels": [0, 1, 0]}
     file = jsonl(tmp_path / "rows.jsonl", [row, row | {"qid": "again"}])
-    found = own_process(
-        file, "--json", RERANKER_API_KEYS="secret", RERANKER_KEY_REQUESTS_PER_MINUTE="1", RERANKER_KEY_BURST="1"
+    found = reranker(
+        "evaluate",
+        file,
+        "--json",
+        RERANKER_API_KEYS="secret",
+        RERANKER_KEY_REQUESTS_PER_MINUTE="1",
+        RERANKER_KEY_BURST="1",
     )
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
@@ -371,7 +376,7 @@ def test_without_a_url_a_service_with_the_settings_of_the_environment_is_measure
 def test_options_and_settings_configure_the_measured_service(
     tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], message: str
 ) -> None:
-    found = own_process(jsonl(tmp_path / "rows.jsonl", ROWS), *arguments, **environment)
+    found = reranker("evaluate", jsonl(tmp_path / "rows.jsonl", ROWS), *arguments, **environment)
     assert (found.returncode, message in found.stderr, found.stdout) == (1, True, ""), found.stderr
     assert "Traceback" not in found.stderr
 

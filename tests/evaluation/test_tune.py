@@ -8,8 +8,8 @@ import pytest
 from app.config import environment_names
 from app.evaluation.frontier import Point, choose
 from app.types import Fusion
-from tests.evaluation.test_calibrate import CAPITALS, capitals, reranker
-from tests.evaluation.test_command import jsonl
+from tests.evaluation.test_calibrate import CAPITALS, capitals
+from tests.evaluation.test_command import jsonl, reranker
 
 pytestmark = pytest.mark.timeout(300)
 

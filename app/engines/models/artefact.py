@@ -82,7 +82,7 @@ class Manifest(BaseModel):
     score_calibration: ScoreCalibration | None = None
     """What `reranker calibrate` found. None: the score is the activation of the logit."""
     float_layers: int | None = None
-    """int8 only: the number of first layers with a feed-forward part in floating point."""
+    """int8 only: the number of first layers with the whole feed-forward part in floating point."""
     parity: Parity | None = None
     probes: ProbeSet | None = None
     """Reference logits for the self-test. None for exports that were made by others."""

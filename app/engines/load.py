@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from app import __version__
 from app.config import Settings
-from app.engines.models.artefact import Backend, Manifest, Precision, is_artefact
+from app.engines.models.artefact import MANIFEST, Backend, Manifest, Precision, is_artefact
 from app.engines.models.source import ModelSource, digest, locate_model
 from app.engines.models.store import exported_folder, failed_exports, find_or_export
 from app.engines.protocol import Engine
@@ -80,7 +80,8 @@ def _identity(source: ModelSource, settings: Settings) -> tuple[object, ...]:
         source.name,
         source.revision,
         source.template,
-        digest(source.location),
+        # Without the manifest: a calibration of the scores changes it, and must not lead to other arithmetic.
+        digest(source.location, without=MANIFEST),
         *requested,
         *layout,
         cpu_name(),

@@ -56,15 +56,15 @@ def check_folder(name: str, model: str) -> None:
         raise StartupError(f"{name}={model!r}: no such folder")
 
 
-def digest(folder: str | Path) -> str | None:
+def digest(folder: str | Path, without: str | None = None) -> str | None:
     """A digest of a model's files, equal on every machine. None if the folder does not exist.
 
-    It reads parts from all over each file, because training changes all weights.
+    `without` names a file to leave out. Reads parts from all over each file, because training changes all weights.
     """
     if not Path(folder).is_dir():
         return None
     found = hashlib.blake2b(digest_size=8)
-    for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
+    for file in sorted(file for file in Path(folder).iterdir() if file.is_file() and file.name != without):
         size = file.stat().st_size
         found.update(f"{file.name} {size}".encode())
         with file.open("rb") as content:

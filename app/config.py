@@ -4,17 +4,20 @@ A new setting is a field here with its description; run `scripts/docs` to add it
 """
 
 import os
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
+from app.config_keys import keys_in, keys_of
+from app.config_names import PREFIX, SCRIPT_VARIABLES, is_service_variable
 from app.config_types import (
+    DEVICE_DEFAULTS,
+    Capacity,
     Device,
     Host,
     LogLevel,
@@ -24,45 +27,12 @@ from app.config_types import (
     RedisUrl,
     RootPath,
     WebOrigins,
+    check_precision,
     networks,
     split,
 )
 from app.errors import StartupError
 from app.machine.hardware import cpu_limit
-
-PREFIX = "RERANKER_"
-# Variables that scripts and clients read, and the service does not.
-SCRIPT_VARIABLES = {
-    "RERANKER_INSTALL": "`scripts/setup`: `full`, or `slim` to leave out torch and model export.",
-    "RERANKER_URL": "`reranker` commands: URL of the service.",
-    "RERANKER_API_KEY": "`reranker` commands, `manage_reranker.sh` and `performance_test.sh`: API key to send.",
-    "RERANKER_PROXY_PORT": "nginx in front of the replicas: port to listen on (default `8080`).",
-    "RERANKER_PROXY_TIMEOUT": "nginx in front of the replicas: seconds that a response may take (default `300`).",
-}
-# Kubernetes adds these variables to every container of a namespace, for each Service. Those of a Service named
-# `reranker`, or `reranker-…`, have our prefix. `…_PORT` may then have the name of a setting, and an address as value.
-SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
-SERVICE_VARIABLE = re.compile(
-    r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """How many requests are processed at once, and how many may wait."""
-
-    max_parallel: int
-    max_queue: int
-
-
-PRECISIONS = {"torch": ("fp32", "bf16", "fp16"), "openvino": ("int8", "bf16", "fp32"), "onnx": ("int8", "fp32")}
-# Where the settings are unset. On a CPU, more parallel requests than fill the batches gain nothing; a GPU needs many
-# requests to fill large batches.
-DEVICE_DEFAULTS = {
-    "cpu": Capacity(max_parallel=4, max_queue=50),
-    "cuda": Capacity(max_parallel=8, max_queue=100),
-    "mps": Capacity(max_parallel=4, max_queue=50),
-}
 
 
 class Settings(BaseSettings):
@@ -264,19 +234,8 @@ class Settings(BaseSettings):
 
     def keys(self) -> list[str]:
         """All API keys, from the variable and from the file. Raises `StartupError` if one of them is set but empty."""
-        keys: list[str] = []
-        if self.api_keys:
-            keys += split(self.api_keys.get_secret_value()) or _no_key("RERANKER_API_KEYS")
-        if self.api_keys_file:
-            name = f"RERANKER_API_KEYS_FILE={self.api_keys_file}"
-            try:
-                lines = [line.strip() for line in self.api_keys_file.read_text("utf-8-sig").splitlines()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise StartupError(f"{name} cannot be read: {error}") from None
-            if any(re.search(r"\S\s+#", line) for line in lines):
-                raise StartupError(f"{name} has a comment after a key; put comments on separate lines")
-            keys += [line for line in lines if line and not line.startswith("#")] or _no_key(name)
-        return keys
+        keys = keys_of(self.api_keys, "RERANKER_API_KEYS") if self.api_keys else []
+        return keys + (keys_in(self.api_keys_file, "RERANKER_API_KEYS_FILE") if self.api_keys_file else [])
 
     def origins(self) -> list[str]:
         return split(self.cors_origins or "")
@@ -288,21 +247,6 @@ class Settings(BaseSettings):
         """The configured fields of an engine's schedule. `splits`: whether the engine splits batches into parts."""
         names = ("batch_tokens", "streams", "part_tokens") if splits else ("batch_tokens",)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-def _check_engine(settings: Settings) -> None:
-    """Raises `StartupError` if the backend does not support the precision."""
-    name, precision = settings.backend, settings.precision
-    if name != "auto" and precision not in ("auto", *PRECISIONS[name]):
-        raise StartupError(
-            f"RERANKER_PRECISION={precision} is not valid with RERANKER_BACKEND={name}: "
-            f"use auto, {', '.join(PRECISIONS[name][:-1])} or {PRECISIONS[name][-1]}"
-        )
-
-
-def _no_key(name: str) -> NoReturn:
-    """Refuse to start: keys were intended, and without one the service would be open to all."""
-    raise StartupError(f"{name} has no key; unset it to turn authentication off")
 
 
 def environment_names() -> list[str]:
@@ -320,14 +264,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         raise StartupError("\n".join(_explain(error.errors()))) from None
     settings.keys()
-    _check_engine(settings)
+    check_precision(settings.backend, settings.precision)
     return settings
-
-
-def is_service_variable(name: str, value: str | None) -> bool:
-    """Whether Kubernetes has set this variable for a Service."""
-    name = name.upper()
-    return bool(SERVICE_VARIABLE.search(name) or (name.endswith("_PORT") and SERVICE_ADDRESS.match(value or "")))
 
 
 def service_variables(names: Iterable[str] = os.environ) -> list[str]:

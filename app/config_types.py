@@ -2,13 +2,34 @@
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from app.errors import StartupError
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PATH_PREFIX = re.compile(r"(/(?!\.+(/|$))[\w.~-]+)+", re.ASCII)
 MAX_PREFIX_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many requests are processed at once, and how many may wait."""
+
+    max_parallel: int
+    max_queue: int
+
+
+PRECISIONS = {"torch": ("fp32", "bf16", "fp16"), "openvino": ("int8", "bf16", "fp32"), "onnx": ("int8", "fp32")}
+# Where the settings are unset. On a CPU, more parallel requests than fill the batches gain nothing; a GPU needs many
+# requests to fill large batches.
+DEVICE_DEFAULTS = {
+    "cpu": Capacity(max_parallel=4, max_queue=50),
+    "cuda": Capacity(max_parallel=8, max_queue=100),
+    "mps": Capacity(max_parallel=4, max_queue=50),
+}
 
 
 def split(values: str) -> list[str]:
@@ -77,6 +98,15 @@ def _lower_case(value: Any) -> Any:
 def _without_brackets(value: str) -> str:
     """Accept an IPv6 address as in a URL."""
     return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+
+def check_precision(backend: str, precision: str) -> None:
+    """Raises `StartupError` if the backend does not support the precision."""
+    if backend != "auto" and precision not in ("auto", *PRECISIONS[backend]):
+        raise StartupError(
+            f"RERANKER_PRECISION={precision} is not valid with RERANKER_BACKEND={backend}: "
+            f"use auto, {', '.join(PRECISIONS[backend][:-1])} or {PRECISIONS[backend][-1]}"
+        )
 
 
 Device = Annotated[str, AfterValidator(_known_device)]

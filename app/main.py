@@ -25,7 +25,7 @@ from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
 from app.api.paths import Paths
 from app.api.quota import Quota
-from app.api.ranking import DEGRADED_HEADER, PREFILTERED_HEADER, TIMING_HEADERS, WARNING_HEADER
+from app.api.ranking import EXPOSED_HEADERS
 from app.api.service import Defaults, Service
 from app.config import Settings, load_settings, traces_exporter
 from app.engines.load import load_engine
@@ -158,14 +158,7 @@ def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing:
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=[
-                "Retry-After",
-                "X-Request-Id",
-                DEGRADED_HEADER,
-                PREFILTERED_HEADER,
-                WARNING_HEADER,
-                *TIMING_HEADERS,
-            ],
+            expose_headers=EXPOSED_HEADERS,
         )
     if tracing:
         from app.telemetry.tracing import SpanDetails

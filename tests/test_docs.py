@@ -7,7 +7,8 @@ import pytest
 
 from app.api.dialects import native
 from app.api.paths import HEALTH_PATHS
-from app.config import DEVICE_DEFAULTS, Settings, environment_names
+from app.config import Settings, environment_names
+from app.config_types import DEVICE_DEFAULTS
 from app.main import create_app
 from tests.clients.environments import ENVIRONMENTS
 from tests.conftest import Serve

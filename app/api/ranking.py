@@ -19,6 +19,15 @@ TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-infe
 DEGRADED_HEADER = "x-reranker-degraded"
 PREFILTERED_HEADER = "x-reranker-prefiltered"
 WARNING_HEADER = "x-reranker-warning"
+# What scripts of other origins may read.
+EXPOSED_HEADERS = (
+    "retry-after",
+    "x-request-id",
+    DEGRADED_HEADER,
+    PREFILTERED_HEADER,
+    WARNING_HEADER,
+    *TIMING_HEADERS,
+)
 TIMEOUT_HEADER = "x-request-timeout-ms"
 DIGITS = re.compile("[0-9]{1,20}")
 LOGGED_CHARS = 80

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import typer
 from rich.console import Console
 
-from app.config import PRECISIONS, load_settings
+from app.config import load_settings
+from app.config_types import PRECISIONS
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision, scratch_folder
 from app.engines.models.shared_weights import is_half, share
 from app.engines.models.source import locate_model

@@ -1,0 +1,25 @@
+"""Environment variables with our prefix that are not settings of the service."""
+
+import re
+
+PREFIX = "RERANKER_"
+# Variables that scripts and clients read, and the service does not.
+SCRIPT_VARIABLES = {
+    "RERANKER_INSTALL": "`scripts/setup`: `full`, or `slim` to leave out torch and model export.",
+    "RERANKER_URL": "`reranker` commands: URL of the service.",
+    "RERANKER_API_KEY": "`reranker` commands, `manage_reranker.sh` and `performance_test.sh`: API key to send.",
+    "RERANKER_PROXY_PORT": "nginx in front of the replicas: port to listen on (default `8080`).",
+    "RERANKER_PROXY_TIMEOUT": "nginx in front of the replicas: seconds that a response may take (default `300`).",
+}
+# Kubernetes adds these variables to every container of a namespace, for each Service. Those of a Service named
+# `reranker`, or `reranker-…`, have our prefix. `…_PORT` may then have the name of a setting, and an address as value.
+SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+SERVICE_VARIABLE = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.IGNORECASE
+)
+
+
+def is_service_variable(name: str, value: str | None) -> bool:
+    """Whether Kubernetes has set this variable for a Service."""
+    name = name.upper()
+    return bool(SERVICE_VARIABLE.search(name) or (name.endswith("_PORT") and SERVICE_ADDRESS.match(value or "")))

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from app.engines.models.source import locate_model
 from app.engines.torch import TorchEngine
 from benchmarks import rerankers
-from benchmarks.speed import models
+from benchmarks.shapes import SHAPES
+from benchmarks.speed import gpu, models
 from tests.conftest import free_port
 from tests.e2e.process import ROOT
 
@@ -94,12 +95,16 @@ def test_the_shapes_are_models_that_can_be_exported(tmp_path: Path, kind: str, p
     assert engine.encode("the time", ["and year"])[0].length - 4 == prompt
 
 
-def test_the_gpu_benchmark_runs_without_a_gpu() -> None:
-    command = [sys.executable, "-m", "benchmarks.speed.gpu", "--device", "cpu", "--shapes", "minilm-l6", "--json"]
-    command += ["--workloads", "short", "--contenders", "packed;padded;packed, HTTP;predict fp32"]
-    command += ["--requests", "1", "--rounds", "1", "--batches", "2"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+def test_the_gpu_benchmark_runs_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = SHAPES["bert-base"] | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    monkeypatch.setitem(SHAPES, "tiny", tiny)
+    monkeypatch.setattr(gpu, "WORK", tmp_path)
+    command = ["--device", "cpu", "--shapes", "tiny", "--workloads", "short", "--requests", "1", "--rounds", "1"]
+    command += ["--contenders", "packed;padded;packed, HTTP;predict fp32", "--batches", "2", "--json"]
+    cli = typer.Typer()
+    cli.command()(gpu.main)
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert figures["ceiling_flops"] > 0
     [shape] = figures["shapes"]

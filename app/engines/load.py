@@ -93,7 +93,8 @@ def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
     if source.is_local and is_artefact(Path(source.location)):
         folder = Path(source.location)
         manifest = Manifest.read(folder)
-        yield from _ways_to_load(_Export(manifest.backend, manifest.precision, lambda: folder), settings)
+        export = _Export(manifest.backend, manifest.precision, lambda: folder)
+        yield from _ways_to_load(export, _window(export, settings), settings)
         return
     backend = settings.backend
     if backend == "auto":
@@ -106,8 +107,9 @@ def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
     exports = list(_exports(source, backend, settings))
     has_fallback = settings.backend == "auto" and settings.precision != "int8" and find_spec("torch") is not None
     try:
+        window = _window(exports[0], settings)
         for export in exports:
-            yield from _ways_to_load(export, settings)
+            yield from _ways_to_load(export, window, settings)
     except StartupError as error:
         if not has_fallback:
             raise
@@ -153,14 +155,23 @@ def _exports(source: ModelSource, backend: Backend, settings: Settings) -> Itera
         yield _Export(backend, precision, partial(find_or_export, *wanted), is_measured)
 
 
-def _ways_to_load(export: _Export, settings: Settings) -> Iterator[Candidate]:
+def _window(export: _Export, settings: Settings) -> int:
+    """The longest pair in tokens. Exports the model if necessary; 0 if that fails, which loading will report."""
+    try:
+        declared = Manifest.read(export.folder()).max_length
+    except StartupError:
+        return 0
+    return min(settings.max_length or declared, declared)
+
+
+def _ways_to_load(export: _Export, window: int, settings: Settings) -> Iterator[Candidate]:
     """One candidate for ONNX Runtime, or one for each configuration that OpenVINO can compute the export in."""
     if export.backend == "onnx":
         yield Candidate(f"onnx {export.precision}", partial(_load_onnx_export, export, settings), export.is_measured)
         return
     from app.engines.openvino_model import EXACT, configurations
 
-    possible = configurations(export.precision)
+    possible = configurations(export.precision, window)
     for configuration in possible:
         # On a CPU with half precision, bf16 weights are several times slower in float32 arithmetic.
         is_slow = export.precision == "bf16" and configuration.arithmetic == "f32" != possible[0].arithmetic

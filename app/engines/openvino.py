@@ -48,7 +48,7 @@ class OpenVinoEngine(ExportedEngine):
         """Load an exported model. `cache` is a folder for compiled code. Raises `StartupError`."""
         super().__init__(folder, max_length)
         manifest = self._manifest
-        configuration = configuration or configurations(manifest.precision)[0]
+        configuration = configuration or configurations(manifest.precision, self._max_length)[0]
         self._compile = partial(compile_model, folder, manifest, self._max_length, configuration, threads, cache)
         self.info = self._describe(
             device="cpu",

@@ -32,6 +32,11 @@ class Configuration:
     def __str__(self) -> str:
         return f"{self.arithmetic} arithmetic{'' if self.fused else ', attention not fused'}"
 
+    @property
+    def folder(self) -> str:
+        """A name for compiled code. The plugin's own cache ignores whether operations are fused."""
+        return f"{self.arithmetic}-{'fused' if self.fused else 'single'}"
+
     def options(self) -> dict[str, str]:
         """Properties of the plugin."""
         fusing = {} if self.fused else {"SNIPPETS_MODE": "DISABLE"}
@@ -50,13 +55,19 @@ class Configuration:
 EXACT = Configuration("f32", fused=False)
 
 
-def configurations(weights: Precision) -> list[Configuration]:
-    """The configurations that this CPU has instructions for, probably the fastest first. Raises `StartupError`."""
+def configurations(weights: Precision, max_length: int) -> list[Configuration]:
+    """The configurations that this CPU has instructions for, probably the fastest first. Raises `StartupError`.
+
+    For pairs of more than `MOST_TOKENS` tokens only the fused attention is fast. The other forms store the scores of
+    all pairs of tokens: 4 GB for one pair of 8,192 tokens and 16 heads. They are the last resort there.
+    """
     plain = [Configuration("f32"), EXACT]
     if weights == "fp32":
         return plain
     fusing: tuple[bool, ...] = (True, False)
-    if "amx_bf16" in cpu_features():
+    if max_length > MOST_TOKENS:
+        fusing = (True,)
+    elif "amx_bf16" in cpu_features():
         # There the fused attention is slower, and in int8 models it is wrong at a width of 32: see docs/engines.md.
         fusing = (False,) if weights == "int8" else (False, True)
     return [Configuration(half, fused) for half in _halves(weights) for fused in fusing] + plain
@@ -106,7 +117,7 @@ def compile_model(
             keep_gates_apart(model)
         if cache is not None:
             try:
-                return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache)})
+                return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache / configuration.folder)})
             except RuntimeError as error:
                 # Another process may be compiling the same model, or the folder may be read-only. This start is slower.
                 log.info("Compiling without the cache %s: %s", cache, _last_line(error))

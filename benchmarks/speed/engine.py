@@ -72,7 +72,8 @@ def main(
 
 
 def _configurations(folder: Path) -> list[Configuration]:
-    return configurations(Manifest.read(folder).precision)
+    manifest = Manifest.read(folder)
+    return configurations(manifest.precision, manifest.max_length)
 
 
 def measure(folder: Path, configuration: Configuration) -> Row:

@@ -218,6 +218,35 @@ def test_without_a_setting_the_window_is_the_models(tmp_path: Path) -> None:
     assert len(list((tmp_path / "store").glob("long-*/manifest.json"))) == 1
 
 
+PEAK = """
+import resource, sys
+from pathlib import Path
+from app.config import Settings
+from app.engines.load import load_engine
+engine = load_engine(Settings(model=sys.argv[1], export_dir=Path(sys.argv[2]), precision=sys.argv[3], threads=1))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+pairs = engine.encode("tides", ["the moon " * 4000])
+engine.score(pairs)
+print(pairs[0].length, peak() - before)
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_very_long_pair_does_not_need_memory_for_all_pairs_of_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(CONFIGS["bert"], "max_position_embeddings", 4096)
+    monkeypatch.setattr(CONFIGS["bert"], "num_attention_heads", 8)
+    model = make_model(tmp_path / "long", spread=0.3, window=4096)
+    command = [sys.executable, "-c", PEAK, str(model), str(tmp_path / "store"), precision]
+    result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    length, megabytes = map(int, result.stdout.split())
+    assert length == 4096
+    assert megabytes < 8 * 4096**2 * 4 / 1e6 / 4  # a quarter of the scores of one layer in float32
+
+
 def test_the_window_can_be_smaller_than_in_the_export() -> None:
     engine = load_artefact(EMBEDDED / "openvino-int8", 64, 1)
     [pair] = engine.encode("tides", ["word " * 500])

@@ -15,7 +15,7 @@ from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import Manifest
 from app.engines.models.source import EMBEDDED
 from app.engines.openvino import OpenVinoEngine, parts
-from app.engines.openvino_model import Configuration
+from app.engines.openvino_model import EXACT, Configuration, compile_model
 from app.engines.padding import bucket_length, shapes
 from app.engines.probes import ProbeSet
 from app.engines.selftest import BOUNDS, self_test
@@ -220,7 +220,7 @@ def test_a_layout_that_is_wrong_is_not_used(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_torch_serves_if_openvino_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def configurations(_: str) -> list[Configuration]:
+    def configurations(_: str, _window: int) -> list[Configuration]:
         raise StartupError("OpenVINO's CPU plugin cannot be loaded: no such file")
 
     monkeypatch.setattr("app.engines.openvino_model.configurations", configurations)
@@ -344,6 +344,20 @@ def test_an_old_cpu_without_torch_serves_the_embedded_model(
     precision, passed = result.stdout.split()
     assert precision in precisions
     assert passed == "True"
+
+
+def test_compiled_code_is_kept_for_each_configuration(tmp_path: Path) -> None:
+    """A configuration that is tried because another one is wrong must not get the code of that one."""
+    folder = EMBEDDED / "openvino-bf16"
+
+    def fused_operations(configuration: Configuration) -> int:
+        compiled = compile_model(folder, Manifest.read(folder), 256, configuration, 1, tmp_path, 1)
+        nodes = compiled.get_runtime_model().get_ordered_ops()
+        return sum(node.get_rt_info()["layerType"] == "Subgraph" for node in nodes)
+
+    for _ in range(2):
+        assert fused_operations(Configuration("f32")) > 0
+        assert fused_operations(EXACT) == 0
 
 
 def test_cached_scores_are_kept_for_each_configuration() -> None:

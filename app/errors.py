@@ -24,6 +24,7 @@ RerankerError
 `app.api.errors` maps them to HTTP. Messages are for the caller; `code` is the name for programs.
 """
 
+import errno
 import os
 from typing import ClassVar
 
@@ -158,6 +159,10 @@ class UnwritableFolder(StartupError):
     """Exports or downloads cannot be stored."""
 
     def __init__(self, setting: str, error: OSError) -> None:
+        """`setting`: its name and value."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            super().__init__(f"{setting} has no space left: {error.strerror}. Free some space, or set another folder")
+            return
         who = f" by user {os.geteuid()}" if hasattr(os, "geteuid") else ""
         super().__init__(
             f"{setting} cannot be written{who}: {error.strerror or error}. Make the folder writable for this user, or "

@@ -14,6 +14,7 @@ from sentence_transformers import CrossEncoder
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from app.engines.models.hub_cache import unwritable_cache
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import FILE, use_file
 from app.errors import UnusableModel, first_line
@@ -29,7 +30,7 @@ OPPOSITES = (("0", "1"), ("no", "yes"), ("false", "true"), ("irrelevant", "relev
 def load_model(
     source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
 ) -> CrossEncoder:
-    """Load it. Raises `UnusableModel` if it cannot be loaded, or if it would rank at random.
+    """Load it. Raises `UnusableModel` if it cannot be loaded, or if it would rank at random, and `UnwritableFolder`.
 
     Local files come first, so a model in the hub's cache needs no network. Its tokenizer gives the token ids of its
     `tokenizer.json`, if it has one.
@@ -37,8 +38,8 @@ def load_model(
     transformers_logging.disable_progress_bar()
     model = _load(source, device, dtype, trust_remote_code, allow_pickle)
     _check_is_reranker(model, source)
-    if file := _cached(source, str(_first_module(source) / FILE)):
-        use_file(model, Path(file), source.location)
+    if file := tokenizer_file(source):
+        use_file(model, file, f"RERANKER_MODEL={source.location!r}")
     _complete(model, source)
     model.max_seq_length = _window(model)
     return model
@@ -71,6 +72,8 @@ def _load(
     except UnusableModel:
         raise
     except Exception as error:
+        if (folder := unwritable_cache(error)) and not source.is_local:
+            raise folder from error
         raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {first_line(error)}") from error
 
 
@@ -134,6 +137,12 @@ def is_decoder(model: CrossEncoder) -> bool:
 def has_modules_file(source: ModelSource) -> bool:
     """Whether sentence-transformers saved the model, with everything that it does to a pair."""
     return _cached(source, "modules.json") is not None
+
+
+def tokenizer_file(source: ModelSource) -> Path | None:
+    """The `tokenizer.json` that the model was published with, if it is on this machine."""
+    file = _cached(source, str(_first_module(source) / FILE))
+    return Path(file) if file else None
 
 
 def _first_module(source: ModelSource) -> PurePath:

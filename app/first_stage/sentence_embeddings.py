@@ -1,13 +1,18 @@
 """Embeddings of a sentence-transformers model for the first stage."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from app.errors import StartupError
+from app.engines.checkpoint import tokenizer_file
+from app.engines.models.hub_cache import unwritable_cache
+from app.engines.models.source import ModelSource
+from app.engines.tokenizer_file import use_file
+from app.errors import StartupError, first_line
 from app.first_stage.words import Words
 
 
@@ -17,11 +22,14 @@ class SentenceEmbeddings:
     def __init__(self, model: str) -> None:
         """`model` is a folder or a hub id. Raises `StartupError`."""
         self._turn = threading.Lock()
+        name = f"RERANKER_PREFILTER_MODEL={model!r}"
         try:
             self._model = _load(model)
         except Exception as error:  # a model's files can make its libraries raise anything
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise StartupError(f"RERANKER_PREFILTER_MODEL={model!r} cannot be loaded: {reason}") from error
+            raise unwritable_cache(error) or StartupError(f"{name} cannot be loaded: {first_line(error)}") from error
+        source = ModelSource(model, model, None, is_local=Path(model).is_dir())
+        if file := tokenizer_file(source):
+            use_file(self._model, file, name)
 
     def similarities(self, query: str, documents: Words) -> NDArray[np.float32]:
         """The model's own similarity of the query with each document; shape (documents,)."""

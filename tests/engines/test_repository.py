@@ -1,6 +1,8 @@
 """Exports in a model's repository, from a folder and from a hub."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, locate_model
+from app.errors import UnwritableFolder
 from app.export.command import export_model
 from app.export.parity import logits
 from tests.engines.test_exported import GROUP, near
@@ -274,3 +277,41 @@ def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub
     assert "RERANKER_MODEL='owner/tiny' cannot be loaded: pytorch_model.bin is a pickle" in result.stdout
     assert _Hub.asked
     assert not any("pytorch_model" in path for path in _Hub.asked)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "openvino"])
+@pytest.mark.parametrize("home", ["/sys/reranker", "a file"])
+def test_a_hub_cache_that_cannot_be_written_is_reported_with_the_remedy(
+    tmp_path: Path, hub: str, home: str, backend: str
+) -> None:
+    (tmp_path / "a file").touch()
+    folder = tmp_path / home  # an absolute path stays as it is
+    result = start_with(hub, folder, RERANKER_BACKEND=backend, RERANKER_EXPORT_DIR=str(tmp_path / "store"))
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    [error] = [line for line in result.stderr.splitlines() if "Cannot start: " in line]
+    assert f"HF_HOME={folder} (the cache of models from the hub) cannot be written by user {os.geteuid()}: " in error
+    assert error.endswith("Make the folder writable for this user, or set another one")
+
+
+def test_a_first_stage_model_reports_an_unwritable_hub_cache(tmp_path: Path, hub: str) -> None:
+    settings = {"RERANKER_MODEL": "embedded", "RERANKER_PREFILTER_MODEL": "owner/tiny"}
+    result = start_with(hub, Path("/sys/reranker"), **settings)
+    assert result.returncode == 1
+    assert "Cannot start: HF_HOME=/sys/reranker (the cache of models from the hub) cannot be written" in result.stderr
+
+
+def test_a_full_disk_has_another_remedy() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert str(UnwritableFolder("RERANKER_EXPORT_DIR=/data", full)) == (
+        "RERANKER_EXPORT_DIR=/data has no space left: No space left on device. Free some space, or set another folder"
+    )
+
+
+def start_with(hub: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Start the service with a model from the hub, until it exits."""
+    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(home), "PATH": "", "RERANKER_MODEL": "owner/tiny"} | settings
+    command = [sys.executable, "-m", "app"]
+    return subprocess.run(
+        command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
+    )

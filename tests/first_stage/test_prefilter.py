@@ -15,11 +15,12 @@ from app.errors import ScoringFailed, StartupError
 from app.first_stage.embeddings import SHIPPED, StaticEmbeddings
 from app.first_stage.fusion import fuse_ranks
 from app.first_stage.prefilter import Prefilter, load_embeddings
-from app.first_stage.words import MAX_KNOWN, MAX_KNOWN_CHARS
+from app.first_stage.words import MAX_KNOWN, MAX_KNOWN_CHARS, Lexicon
 from app.main import create_app
 from app.types import Method
 from tests.api.test_app import indices
 from tests.conftest import Serve, serving, until
+from tests.engines.test_tokenizer_file import lower_case, make_roberta
 from tests.fakes import FakeEngine
 from tests.serving.test_degraded import held
 
@@ -339,6 +340,14 @@ async def test_a_sentence_transformers_model_can_replace_the_embeddings(
     body = {"query": "moon", "documents": ["bread", "bread bread", "luna"], "return_prefiltered": False}
     async with serving(create_app(settings, engine)) as client:
         assert indices(await client.post("/rerank/query", json=body)) == [2]
+
+
+def test_a_model_for_the_first_stage_gets_the_token_ids_of_its_tokenizer_file(tmp_path: Path) -> None:
+    """Its file makes letters lower case; the tokenizer that transformers builds from it does not."""
+    embeddings = load_embeddings(str(make_roberta(tmp_path / "uncased", lower_case)))
+    same, other = embeddings.similarities("MOON", Lexicon().read(["moon", "bread"]))
+    assert same == pytest.approx(1)
+    assert other < 1 - 1e-3
 
 
 async def test_a_missing_model_is_reported_at_the_start(

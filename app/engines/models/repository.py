@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from tokenizers import Tokenizer
 
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, scratch_folder
+from app.engines.models.hub_cache import unwritable_cache
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import ADDED, FILE, sample_ids
 from app.errors import first_line
@@ -105,7 +106,10 @@ def _hub(source: ModelSource) -> tuple[Fetch, str | None]:
 
     def fetch(name: str) -> Path | None:
         if name in there:
-            return Path(hf_hub_download(source.location, name, revision=revision))
+            try:
+                return Path(hf_hub_download(source.location, name, revision=revision))
+            except OSError as error:
+                raise unwritable_cache(error) or error from None
         cached = try_to_load_from_cache(source.location, name, revision=revision)
         return Path(cached) if isinstance(cached, str) else None
 

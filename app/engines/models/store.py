@@ -29,7 +29,7 @@ UNUSABLE_MODEL = 3
 # The ending of a record with the versions and the reason. The second stands for versions that are tried again.
 FAILED, ANY_VERSION = ".failed", "-"
 # Reasons that may be gone at the next start.
-PASSING = re.compile("memory|no space|connection|timed? ?out", re.IGNORECASE)
+PASSING = re.compile("memory|no space|cannot be written|connection|timed? ?out", re.IGNORECASE)
 
 
 class ExportFailed(StartupError):

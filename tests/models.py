@@ -10,6 +10,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -95,6 +96,27 @@ def make_model(
         saved = json.loads((folder / "config.json").read_text())
         saved["sentence_transformers"] = {"activation_fn": f"torch.nn.modules.{activation}"}
         (folder / "config.json").write_text(json.dumps(saved))
+    return folder
+
+
+def make_native(folder: Path, kind: str) -> Path:
+    """Save a random cross-encoder of a class that transformers has only since version 5; returns the folder."""
+    size = len(WORDS) + 4
+    config = AutoConfig.for_model(
+        kind,
+        **SMALL,
+        vocab_size=size,
+        num_labels=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        mask_token_id=3,
+        max_position_embeddings=66,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(7)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    make_tokenizer("bert" if kind == "nomic_bert" else "xlm-roberta").save_pretrained(folder)
     return folder
 
 

@@ -14,6 +14,7 @@ from sentence_transformers import CrossEncoder
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from app.engines.missing_weights import missing_weights
 from app.engines.models.hub_cache import unwritable_cache
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import FILE, use_file
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # One request finds out whether the hub is reachable and knows the model. The download itself would retry for minutes.
 HUB_SECONDS = 10
+TRUST = "If you trust its code, set RERANKER_TRUST_REMOTE_CODE=true"
 # The names of two labels that make one relevance score, the positive one last.
 OPPOSITES = (("0", "1"), ("no", "yes"), ("false", "true"), ("irrelevant", "relevant"), ("not relevant", "relevant"))
 
@@ -36,8 +38,10 @@ def load_model(
     `tokenizer.json`, if it has one.
     """
     transformers_logging.disable_progress_bar()
-    model = _load(source, device, dtype, trust_remote_code, allow_pickle)
+    with missing_weights() as missing:
+        model = _load(source, device, dtype, trust_remote_code, allow_pickle)
     _check_is_reranker(model, source)
+    _check_is_complete(model, source, missing)
     if file := tokenizer_file(source):
         use_file(model, file, f"RERANKER_MODEL={source.location!r}")
     _complete(model, source)
@@ -74,7 +78,10 @@ def _load(
     except Exception as error:
         if (folder := unwritable_cache(error)) and not source.is_local:
             raise folder from error
-        raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {first_line(error)}") from error
+        reason = first_line(error)
+        if _has_code(source) and not trust_remote_code:
+            reason = f"the installed transformers does not have its class. {TRUST}"
+        raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {reason}") from error
 
 
 def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
@@ -115,6 +122,23 @@ def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:
     else:
         return
     raise UnusableModel(f"RERANKER_MODEL={source.location!r} {reason}")
+
+
+def _check_is_complete(model: CrossEncoder, source: ModelSource, missing: set[str]) -> None:
+    """Reject a model with random weights. If a pooling module follows the transformer, its own pooler is not used."""
+    needed = sorted(name for name in missing if len(model) == 1 or not name.startswith("pooler."))
+    if needed:
+        raise UnusableModel(
+            f"RERANKER_MODEL={source.location!r} would rank at random: its files lack {len(needed)} weights of "
+            f"{type(model[0].model).__name__}, such as {needed[0]}. "
+            + (f"The model has its own class. {TRUST}" if _has_code(source) else "Use the complete files")
+        )
+
+
+def _has_code(source: ModelSource) -> bool:
+    """Whether the model brings its own Python code."""
+    config = _cached(source, "config.json")
+    return bool(config and "auto_map" in json.loads(Path(config).read_text()))
 
 
 def positive_label(model: CrossEncoder) -> int | None:

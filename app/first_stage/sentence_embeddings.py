@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from app.engines.checkpoint import tokenizer_file
+from app.engines.missing_weights import missing_weights
 from app.engines.models.hub_cache import unwritable_cache
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import use_file
@@ -24,9 +25,15 @@ class SentenceEmbeddings:
         self._turn = threading.Lock()
         name = f"RERANKER_PREFILTER_MODEL={model!r}"
         try:
-            self._model = _load(model)
+            with missing_weights() as missing:
+                self._model = _load(model)
         except Exception as error:  # a model's files can make its libraries raise anything
             raise unwritable_cache(error) or StartupError(f"{name} cannot be loaded: {first_line(error)}") from error
+        # Most embedding models have no pooler: the pooling is a module after the transformer.
+        if needed := sorted(each for each in missing if not each.startswith("pooler.")):
+            raise StartupError(
+                f"{name} would select at random: its files lack {len(needed)} weights, such as {needed[0]}"
+            )
         source = ModelSource(model, model, None, is_local=Path(model).is_dir())
         if file := tokenizer_file(source):
             use_file(self._model, file, name)

@@ -1,5 +1,6 @@
 """Rerankers of other kinds than sequence classifiers, against their oracle, `CrossEncoder.predict`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from app.engines.load import load_artefact
@@ -15,7 +17,7 @@ from app.engines.template import FAMILIES
 from app.engines.torch import TorchEngine
 from app.errors import UnusableModel
 from app.export.command import export_model
-from tests.models import make_decoder, make_model, make_modular, make_yes_no
+from tests.models import make_decoder, make_model, make_modular, make_native, make_yes_no
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -171,3 +173,66 @@ def test_two_labels_of_an_encoder_become_one_score(tmp_path: Path, packed: bool)
     logits = predict(folder, pairs_of())
     check(engine, logits[:, 1] - logits[:, 0])
     assert (engine.info.packed, engine.info.activation) == (packed, "sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_packed"), [("gte", True), ("nomic_bert", True), ("jina_embeddings_v3", True), ("eurobert", False)]
+)
+def test_classes_that_needed_remote_code_are_native(tmp_path: Path, kind: str, is_packed: bool) -> None:
+    folder = make_native(tmp_path / kind, kind)
+    expected = predict(folder, pairs_of())
+    check(load(folder), expected)
+    packed = load(folder, packed=True)
+    assert packed.info.packed == is_packed
+    check(packed, expected)
+    export_model(str(folder), "openvino", "fp32", tmp_path / "out", force=True)
+    exported = load_artefact(tmp_path / "out", None, 2)
+    np.testing.assert_allclose(exported.score(exported.encode(QUERY, DOCUMENTS)), expected, atol=2e-3)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+CODE = {"AutoModelForSequenceClassification": "owner/code--modeling.Model", "AutoConfig": "owner/code--config.Config"}
+
+
+@pytest.mark.parametrize("code", [None, CODE])
+def test_a_model_whose_files_have_other_weights_is_refused(tmp_path: Path, code: dict[str, str] | None) -> None:
+    """As jina-reranker-v2: its own class has other names for the weights, so the native one would be random."""
+    folder = make_model(tmp_path / "flash", "xlm-roberta")
+    weights = load_file(folder / "model.safetensors")
+    renamed = {name.replace("attention.self.query", "mixer.Wq"): weight for name, weight in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    change_config(folder, **({"auto_map": code} if code else {}))
+    with pytest.raises(
+        UnusableModel, match=r"rank at random: its files lack 4 weights of XLMRoberta\w+, such as"
+    ) as raised:
+        load(folder)
+    assert str(raised.value).endswith(
+        "If you trust its code, set RERANKER_TRUST_REMOTE_CODE=true" if code else "Use the complete files"
+    )
+
+
+def test_a_head_that_is_not_in_the_files_is_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "headless")
+    weights = load_file(folder / "model.safetensors")
+    body = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
+    save_file(body, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnusableModel, match=r"its files lack 2 weights of Bert\w+, such as classifier\.bias"):
+        load(folder)
+
+
+def test_a_class_that_only_the_model_brings_names_the_setting(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "new")
+    change_config(folder, model_type="new", architectures=["NewForSequenceClassification"], auto_map=CODE)
+    with pytest.raises(UnusableModel, match=r"does not have its class.*set RERANKER_TRUST_REMOTE_CODE=true"):
+        load(folder)
+
+
+def test_a_listwise_model_is_refused(tmp_path: Path) -> None:
+    folder = make_decoder(tmp_path / "listwise", {0: "relevance"})
+    change_config(folder, architectures=["JinaForRanking"])
+    with pytest.raises(UnusableModel, match="is a JinaForRanking, which has no relevance head"):
+        load(folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from app.config import Settings
 from app.errors import ScoringFailed, StartupError
@@ -348,6 +349,15 @@ def test_a_model_for_the_first_stage_gets_the_token_ids_of_its_tokenizer_file(tm
     same, other = embeddings.similarities("MOON", Lexicon().read(["moon", "bread"]))
     assert same == pytest.approx(1)
     assert other < 1 - 1e-3
+
+
+def test_a_model_whose_files_have_other_weights_is_refused(tmp_path: Path) -> None:
+    folder = make_roberta(tmp_path / "flash", lower_case)
+    weights = load_file(folder / "model.safetensors")
+    renamed = {name.replace("attention.self.query", "mixer.Wq"): weight for name, weight in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(StartupError, match="would select at random: its files lack 4 weights"):
+        load_embeddings(str(folder))
 
 
 async def test_a_missing_model_is_reported_at_the_start(

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from tokenizers import Tokenizer
 
 from app.api.body import parsed_bytes
-from app.api.dialects.native import RerankRequest
+from app.api.dialects.native_request import RerankRequest
 from app.api.dialects.nim import NimRequest
 from app.api.dialects.tei import AnyRequest, TeiRequest
 from app.api.dialects.vllm import ScoreRequest

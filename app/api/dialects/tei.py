@@ -6,6 +6,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
 
 from app.api.dialects import native
+from app.api.dialects.native_request import RerankRequest
+from app.api.dialects.native_response import RerankResponse
 from app.api.errors import DIALECT_TAG, ERROR_RESPONSES, ErrorBody
 from app.api.fields import Query, RequestBody, Texts
 from app.api.json_route import JsonRoute
@@ -122,23 +124,21 @@ class WeaviateResponse(BaseModel):
 
 
 AnyRequest = Annotated[
-    Annotated[native.RerankRequest, Tag(NATIVE)]
-    | Annotated[TeiRequest, Tag(TEI)]
-    | Annotated[WeaviateRequest, Tag(WEAVIATE)],
+    Annotated[RerankRequest, Tag(NATIVE)] | Annotated[TeiRequest, Tag(TEI)] | Annotated[WeaviateRequest, Tag(WEAVIATE)],
     Discriminator(_dialect),
 ]
 
 
-@router.post("/invocations", response_model=native.RerankResponse | Ranks, include_in_schema=False)
+@router.post("/invocations", response_model=RerankResponse | Ranks, include_in_schema=False)
 @router.post(
     "/rerank",
-    response_model=native.RerankResponse | Ranks | WeaviateResponse,
+    response_model=RerankResponse | Ranks | WeaviateResponse,
     responses={status: {**response, "model": ErrorBody | TeiErrorBody} for status, response in ERROR_RESPONSES.items()},
     summary="Rank documents, or texts as text-embeddings-inference does",
 )
 async def rerank(body: AnyRequest, request: Request) -> Response:
     """With `texts` the answer is a bare list; with `documents` or `passages` it is that of `/rerank/query`."""
-    if isinstance(body, native.RerankRequest):
+    if isinstance(body, RerankRequest):
         return await native.rerank(body, request)
     ranking, _ = await rank(request, body)
     if isinstance(body, WeaviateRequest):

@@ -1,0 +1,113 @@
+"""What a client sends in the native dialect."""
+
+from typing import Annotated, Any, cast
+
+from pydantic import AliasChoices, ConfigDict, Field
+
+from app.api.dialects.vllm import NoLimit, TokenLimit, translate_options
+from app.api.documents import TEXT_FIELDS, Documents, check_rendering
+from app.api.fields import Query, RequestBody, Text
+from app.errors import InvalidRequest
+from app.types import LongDocuments, RerankQuery
+
+LONG_DOCUMENTS: dict[str, LongDocuments] = {"true": "truncate", "end": "truncate", "false": "refuse", "none": "refuse"}
+
+EXAMPLE_REQUEST: dict[str, Any] = {
+    "query": "Which planet has the most moons?",
+    "documents": [
+        "Mars has two small moons, Phobos and Deimos, discovered in 1877.",
+        "Saturn has 146 confirmed moons, more than any other planet in the Solar System.",
+        {"id": "p3", "text": "A moonstone is a gemstone of the feldspar group.", "metadata": {"source": "gems.md"}},
+    ],
+    "top_k": 2,
+    "return_documents": True,
+}
+
+
+def _long_documents(name: str, value: Any) -> LongDocuments:
+    """The mode for another service's switch. Raises `InvalidRequest`."""
+    key = str(value).lower() if isinstance(value, str | bool) else ""
+    if key not in LONG_DOCUMENTS:
+        raise InvalidRequest("must be true, false, 'END' or 'NONE': documents are cut at their end", name)
+    return LONG_DOCUMENTS[key]
+
+
+class RerankRequest(RequestBody):
+    """What to rank. `null` means unset."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
+
+    query: Annotated[Query, Field(description="The question or search text")]
+    documents: Annotated[
+        Documents,
+        Field(
+            json_schema_extra={"minItems": 1},
+            validation_alias=AliasChoices("documents", "passages", "texts"),
+            description="The passages to order; `passages` and `texts` are other names for it",
+        ),
+    ]
+    top_k: Annotated[
+        NoLimit,
+        Field(
+            validation_alias=AliasChoices("top_k", "top_n"),
+            description="Number of results; default: all",
+        ),
+    ] = None
+    return_documents: Annotated[bool, Field(description="Echo the documents")] = False
+    raw_scores: Annotated[bool, Field(description="Return logits")] = False
+    score_threshold: Annotated[
+        float | None, Field(allow_inf_nan=False, description="Drop results with a lower `relevance_score`")
+    ] = None
+    rank_fields: Annotated[
+        list[Text], Field(min_length=1, max_length=100, description="Fields that the model reads, as YAML")
+    ] = TEXT_FIELDS
+    max_tokens_per_doc: TokenLimit = None
+    long_documents: Annotated[
+        LongDocuments | None,
+        Field(
+            description="Documents longer than the window: `truncate` cuts them. `chunk_max` scores the best of their "
+            "overlapping windows (each of at most `max_tokens_per_doc`), and `window` is its place. `refuse` rejects "
+            "the request. Default: RERANKER_LONG_DOCUMENTS, or `truncate` with a `max_tokens_per_doc` below the window"
+        ),
+    ] = None
+    return_prefiltered: Annotated[
+        bool, Field(description="Also return documents that the first stage left out, after all others")
+    ] = True
+    max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows per document")] = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no document needs rendering, which is slow."""
+        return self.rank_fields == TEXT_FIELDS
+
+    @property
+    def is_voyage(self) -> bool:
+        """Whether Voyage's client has sent it: only Voyage has `truncation`."""
+        return "truncation" in (self.model_extra or {})
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Accepts vLLM's switch for the activation, and what Voyage, Pinecone and NIM call truncation."""
+        parameters = fields.get("parameters")
+        asked = parameters.get("truncate") if isinstance(parameters, dict) else None
+        for name, value in (("truncation", fields.get("truncation")), ("truncate", fields.get("truncate", asked))):
+            if value is not None:
+                fields.setdefault("long_documents", _long_documents(name, value))
+        return translate_options(fields)
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
+        if not self.is_plain:
+            check_rendering(self.documents, self.rank_fields)
+        return RerankQuery(
+            query=self.query,
+            documents=[document.as_text(index, self.rank_fields) for index, document in enumerate(self.documents)],
+            max_tokens_per_doc=self.max_tokens_per_doc,
+            long_documents=self.long_documents,
+            max_windows=self.max_chunks_per_doc,
+            retrieval_scores=self._retrieval_scores(),
+        )
+
+    def _retrieval_scores(self) -> list[float] | None:
+        scores = [document.retrieval_score for document in self.documents]
+        return None if None in scores else cast(list[float], scores)

@@ -1,0 +1,207 @@
+"""What a client gets in the native dialect."""
+
+import time
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.dialects.native_request import RerankRequest
+from app.api.documents import Document
+from app.api.fields import Usage
+from app.api.ranking import usage
+from app.telemetry.record import milliseconds
+from app.types import Evidence, Ranking
+
+EXAMPLE_RESPONSE: dict[str, Any] = {
+    "id": "3f0e2f6d5f0b4c0f9a52c6a1d3c4b5e6",
+    "object": "rerank",
+    "model": "reranker-minilm-l6-v2",
+    "created": 1795339693,
+    "results": [
+        {
+            "index": 1,
+            "relevance_score": 0.5483255386352539,
+            "document": {"text": "Saturn has 146 confirmed moons, more than any other planet in the Solar System."},
+        },
+        {
+            "index": 0,
+            "relevance_score": 0.23840360343456268,
+            "document": {"text": "Mars has two small moons, Phobos and Deimos, discovered in 1877."},
+        },
+    ],
+    "usage": {"prompt_tokens": 77, "total_tokens": 77},
+    "meta": {
+        "documents": 3,
+        "scored": 3,
+        "cached": 0,
+        "prefiltered": 0,
+        "truncated": 0,
+        "repaired": 0,
+        "degraded": False,
+        "fusion": "off",
+        "timings_ms": {"queue": 0.024, "prefilter": 0.0, "tokenize": 0.834, "inference": 22.254, "total": 23.386},
+        "billed_units": {"search_units": 1},
+    },
+}
+
+
+class Window(BaseModel):
+    """A part of a document, in characters."""
+
+    start: int
+    end: int
+
+
+class Result(BaseModel):
+    """One ranked document. `document` is there only when asked for, and then always an object."""
+
+    index: int
+    relevance_score: float
+    fused_score: Annotated[
+        float | None, Field(description="With `fusion`: what the order is based on, comparable within the request")
+    ] = None
+    id: str | int | None = None
+    document: Document | None = None
+    unscored: Annotated[
+        Literal[True] | None,
+        Field(description="Not scored by the model: its place comes from shared words or from the first stage"),
+    ] = None
+    prefiltered: Annotated[Literal[True] | None, Field(description="The first stage left it out")] = None
+    window: Annotated[
+        Window | None,
+        Field(
+            description="The best window of a document that was read in several. With `chunk_max` in the request "
+            "every document has one"
+        ),
+    ] = None
+
+
+class VoyageResult(BaseModel):
+    """One ranked document. The document is its text."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        """Serialise a result."""
+        text = result.document.text if result.document else None
+        return cls(index=result.index, relevance_score=result.relevance_score, document=text)
+
+
+class TimingsMs(BaseModel):
+    """Milliseconds: waiting for a slot, first stage, tokenization, engine (with its queue), total."""
+
+    queue: float
+    prefilter: float
+    tokenize: float
+    inference: float
+    total: float
+
+
+class BilledUnits(BaseModel):
+    """For clients that count Cohere's units."""
+
+    search_units: int = 1
+
+
+class Meta(BaseModel):
+    """How this request was processed."""
+
+    documents: int
+    scored: int
+    cached: int
+    prefiltered: int
+    truncated: int
+    repaired: Annotated[int, Field(description="Documents in which U+FFFD replaces broken characters")] = 0
+    degraded: Literal[False] | str = False
+    fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
+    timings_ms: TimingsMs
+    billed_units: BilledUnits = BilledUnits()
+
+
+class RerankResponse(BaseModel):
+    """The ranking, best first; ties in the order of the request."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_RESPONSE]})
+
+    id: str
+    object: Literal["rerank"] = "rerank"
+    model: str
+    created: int
+    results: list[Result]
+    data: Annotated[list[VoyageResult] | None, Field(description="The same for Voyage's client")] = None
+    usage: Usage
+    meta: Meta
+
+    @classmethod
+    def of(cls, request: RerankRequest, ranking: Ranking, model: str, request_id: str) -> Self:
+        """Serialise a ranking as the request asks."""
+        timings, ranked = ranking.timings, results(request, ranking)
+        return cls(
+            id=request_id,
+            model=model,
+            created=int(time.time()),
+            results=ranked,
+            data=[VoyageResult.of(result) for result in ranked] if request.is_voyage else None,
+            usage=usage(ranking),
+            meta=Meta(
+                documents=len(request.documents),
+                scored=ranking.scored,
+                cached=ranking.pairs - ranking.scored,
+                prefiltered=len(ranking.prefiltered),
+                truncated=ranking.truncated,
+                repaired=sum(document.was_repaired for document in request.documents),
+                degraded=ranking.degraded or False,
+                fusion=ranking.evidence,
+                timings_ms=TimingsMs(
+                    queue=milliseconds(timings.queue),
+                    prefilter=milliseconds(timings.prefilter),
+                    tokenize=milliseconds(timings.tokenize),
+                    inference=milliseconds(timings.inference),
+                    total=milliseconds(timings.total),
+                ),
+            ),
+        )
+
+
+def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
+    """The results in order, at most `top_k`.
+
+    A threshold drops documents that the first stage left out. It keeps documents that could not be scored.
+    """
+    scores = ranking.logits if request.raw_scores else ranking.scores
+    threshold = request.score_threshold
+    dropped = ranking.prefiltered if threshold is not None or not request.return_prefiltered else frozenset()
+    kept = [
+        index
+        for index in ranking.order()
+        if index not in dropped and (threshold is None or index in ranking.unscored or scores[index] >= threshold)
+    ]
+    return [_result(request, ranking, index, scores[index]) for index in kept[: request.top_k]]
+
+
+def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) -> Result:
+    document = request.documents[index]
+    return Result(
+        index=index,
+        relevance_score=score,
+        fused_score=ranking.fused.get(index),
+        id=document.id,
+        document=document if request.return_documents else None,
+        unscored=True if index in ranking.unscored else None,
+        prefiltered=True if index in ranking.prefiltered else None,
+        window=_window(request, ranking, index),
+    )
+
+
+def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | None:
+    """The best window of a split document. If the request sets `chunk_max`, a document that fits is one window."""
+    document, span = request.documents[index], ranking.windows[index]
+    # Positions in a rendered document mean nothing to the client.
+    if document.text is None or not document.is_plain(request.rank_fields):
+        return None
+    if span is None and request.long_documents == "chunk_max" and index not in ranking.unscored:
+        span = 0, len(document.text)
+    return Window(start=span[0], end=span[1]) if span else None

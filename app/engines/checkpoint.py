@@ -16,9 +16,10 @@ from transformers.utils import logging as transformers_logging
 
 from app.engines.missing_weights import missing_weights
 from app.engines.models.hub_cache import unwritable_cache
+from app.engines.models.size import check_fits, parameters
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import FILE, use_file
-from app.errors import UnusableModel, first_line
+from app.errors import StartupError, UnusableModel, first_line
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def _load(
     try:
         if not allow_pickle:
             _refuse_pickles(source, _local_files(source))
+        if folder := _local_folder(source):
+            _check_fits(source, parameters(folder), device, dtype)
         try:
             return load(local_files_only=True)
         except OSError:
@@ -72,12 +75,13 @@ def _load(
             found = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
             if not allow_pickle:
                 _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
+            _check_fits(source, found.safetensors.total if found.safetensors else 0, device, dtype)
             return load()
-    except UnusableModel:
+    except StartupError:
         raise
     except Exception as error:
-        if (folder := unwritable_cache(error)) and not source.is_local:
-            raise folder from error
+        if (unwritable := unwritable_cache(error)) and not source.is_local:
+            raise unwritable from error
         reason = first_line(error)
         if _has_code(source) and not trust_remote_code:
             reason = f"the installed transformers does not have its class. {TRUST}"
@@ -95,11 +99,24 @@ def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
         )
 
 
+def _local_folder(source: ModelSource) -> Path | None:
+    """The folder of the model's files on this machine. None if they are not there yet."""
+    known = _cached(source, "config.json") or _cached(source, "modules.json")
+    return Path(known).parent if known else None
+
+
 def _local_files(source: ModelSource) -> list[PurePath]:
     """The model's files on this machine, relative to its folder."""
-    known = _cached(source, "config.json") or _cached(source, "modules.json")
-    folder = Path(known).parent if known else None
+    folder = _local_folder(source)
     return [file.relative_to(folder) for file in folder.rglob("*")] if folder else []
+
+
+def _check_fits(source: ModelSource, count: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises `StartupError` if the weights need more memory than there is. A GPU reports it by itself."""
+    if device.type != "cuda":
+        half = "RERANKER_PRECISION=bf16, " if dtype == torch.float32 else ""
+        remedy = f"Use a smaller model, {half}or more memory"
+        check_fits(f"RERANKER_MODEL={source.location!r}", count, dtype.itemsize, "Loading", remedy)
 
 
 def _check_is_reranker(model: CrossEncoder, source: ModelSource) -> None:

@@ -112,6 +112,11 @@ class TorchEngine:
         self._scorer, self.tensor_names = scorer, names
         return (pack(scorer, names, self._device, probes, given.float()) if packed else None) or padded
 
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(each.numel() for each in self._model.parameters())
+
     def encode(
         self,
         query: str,

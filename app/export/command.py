@@ -23,6 +23,7 @@ from app.config import load_settings
 from app.config_types import PRECISIONS
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision, scratch_folder
 from app.engines.models.shared_weights import is_half, share
+from app.engines.models.size import EXPORT_BYTES, check_fits
 from app.engines.models.source import locate_model
 from app.engines.models.store import UNUSABLE_MODEL
 from app.engines.probes import make_probes
@@ -100,9 +101,12 @@ def export_model(
 
     def load() -> TorchEngine:
         console.print(f"Loading {model or 'the embedded model'} ...")
-        return TorchEngine(
+        engine = TorchEngine(
             source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
+        remedy = "Export it on a machine with more memory (reranker export), or use a smaller model"
+        check_fits(source.name, engine.parameters, EXPORT_BYTES, "Exporting", remedy)
+        return engine
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(output) as scratch:

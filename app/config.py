@@ -278,6 +278,17 @@ class Settings(BaseSettings):
             keys += [line for line in lines if line and not line.startswith("#")] or _no_key(name)
         return keys
 
+    @property
+    def store(self) -> Path:
+        """The folder for exports. Raises `StartupError` if it depends on a home folder and the user has none."""
+        try:
+            return self.export_dir.expanduser()
+        except RuntimeError:
+            raise StartupError(
+                f"RERANKER_EXPORT_DIR={str(self.export_dir)!r}: this user has no home folder. Set HOME, or set "
+                "RERANKER_EXPORT_DIR to a folder"
+            ) from None
+
     def origins(self) -> list[str]:
         return split(self.cors_origins or "")
 

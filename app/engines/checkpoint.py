@@ -14,9 +14,10 @@ from sentence_transformers import CrossEncoder
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import FILE, use_file
-from app.errors import UnusableModel, first_line
+from app.errors import StartupError, UnusableModel, first_line
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def load_model(
     transformers_logging.disable_progress_bar()
     model = _load(source, device, dtype, trust_remote_code, allow_pickle)
     _check_is_reranker(model, source)
-    if file := _cached(source, str(_first_module(source) / FILE)):
-        use_file(model, Path(file), source.location)
+    if file := tokenizer_file(source):
+        use_file(model, file, source.location)
     _complete(model, source)
     model.max_seq_length = _window(model)
     return model
@@ -56,19 +57,21 @@ def _load(
         model_kwargs={"dtype": dtype, "use_safetensors": None if allow_pickle else True},
     )
     try:
-        if not allow_pickle:
-            _refuse_pickles(source, _local_files(source))
-        try:
-            return load(local_files_only=True)
-        except OSError:
-            if source.is_local or HF_HUB_OFFLINE:
-                raise
+        with storing_in_hub_cache():
+            if not allow_pickle:
+                _refuse_pickles(source, _local_files(source))
+            try:
+                return load(local_files_only=True)
+            except OSError:
+                if source.is_local or HF_HUB_OFFLINE:
+                    raise
             log.info("%s is not in the local hub cache: downloading it", source.location)
+            check_hub_cache()
             found = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
             if not allow_pickle:
                 _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
             return load()
-    except UnusableModel:
+    except StartupError:
         raise
     except Exception as error:
         raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {first_line(error)}") from error
@@ -134,6 +137,12 @@ def is_decoder(model: CrossEncoder) -> bool:
 def has_modules_file(source: ModelSource) -> bool:
     """Whether sentence-transformers saved the model, with everything that it does to a pair."""
     return _cached(source, "modules.json") is not None
+
+
+def tokenizer_file(source: ModelSource) -> Path | None:
+    """The `tokenizer.json` of the model on this machine, if it has one."""
+    file = _cached(source, str(_first_module(source) / FILE))
+    return Path(file) if file else None
 
 
 def _first_module(source: ModelSource) -> PurePath:

@@ -1,14 +1,21 @@
-"""Embeddings of a sentence-transformers model for the first stage."""
+"""Embeddings of a sentence-transformers model for the first stage. It gets the token ids of its `tokenizer.json`."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from app.errors import StartupError
+from app.engines.checkpoint import tokenizer_file
+from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
+from app.engines.models.source import ModelSource
+from app.engines.tokenizer_file import use_file
+from app.errors import StartupError, first_line
 from app.first_stage.words import Words
+
+SETTING = "RERANKER_PREFILTER_MODEL"
 
 
 class SentenceEmbeddings:
@@ -19,9 +26,13 @@ class SentenceEmbeddings:
         self._turn = threading.Lock()
         try:
             self._model = _load(model)
+            source = ModelSource(model, model, None, is_local=Path(model).is_dir())
+            if file := tokenizer_file(source):
+                use_file(self._model, file, model, SETTING)
+        except StartupError:
+            raise
         except Exception as error:  # a model's files can make its libraries raise anything
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise StartupError(f"RERANKER_PREFILTER_MODEL={model!r} cannot be loaded: {reason}") from error
+            raise StartupError(f"{SETTING}={model!r} cannot be loaded: {first_line(error)}") from error
 
     def similarities(self, query: str, documents: Words) -> NDArray[np.float32]:
         """The model's own similarity of the query with each document; shape (documents,)."""
@@ -38,4 +49,8 @@ def _load(model: str) -> Any:
     try:
         return SentenceTransformer(model, local_files_only=True, **options)
     except OSError:
-        return SentenceTransformer(model, **options)
+        if Path(model).is_dir():
+            raise
+        with storing_in_hub_cache():
+            check_hub_cache()
+            return SentenceTransformer(model, **options)

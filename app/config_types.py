@@ -74,13 +74,17 @@ def _lower_case(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _without_brackets(value: str) -> str:
-    """Accept an IPv6 address as in a URL."""
-    return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+def _address(value: str) -> str:
+    """Accept an IPv6 address as in a URL, and in every spelling: `::0` is `::`."""
+    value = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return value  # a name
 
 
 Device = Annotated[str, AfterValidator(_known_device)]
-Host = Annotated[str, AfterValidator(_without_brackets)]
+Host = Annotated[str, AfterValidator(_address)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
 OverloadStatus = Annotated[Literal[429, 503], BeforeValidator(_as_status)]
 RedisUrl = Annotated[SecretStr | None, AfterValidator(_redis_url)]

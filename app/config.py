@@ -28,6 +28,7 @@ from app.config_types import (
     RootPath,
     WebOrigins,
     check_precision,
+    expanded,
     networks,
     split,
 )
@@ -222,9 +223,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The arguments, then the environment without the variables of Kubernetes."""
         environment = cast(EnvSettingsSource, env_settings)
-        environment.env_vars = {
-            name: value for name, value in environment.env_vars.items() if not is_service_variable(name, value)
-        }
+        variables = environment.env_vars.items()
+        environment.env_vars = {name: value for name, value in variables if not is_service_variable(name, value)}
         return init_settings, environment
 
     def capacity(self, device: str) -> Capacity:
@@ -236,6 +236,11 @@ class Settings(BaseSettings):
         """All API keys, from the variable and from the file. Raises `StartupError` if one of them is set but empty."""
         keys = keys_of(self.api_keys, "RERANKER_API_KEYS") if self.api_keys else []
         return keys + (keys_in(self.api_keys_file, "RERANKER_API_KEYS_FILE") if self.api_keys_file else [])
+
+    @property
+    def store(self) -> Path:
+        """The folder for exports. Raises `StartupError` if it depends on a home folder that the user does not have."""
+        return expanded("RERANKER_EXPORT_DIR", self.export_dir)
 
     def origins(self) -> list[str]:
         return split(self.cors_origins or "")
@@ -255,10 +260,7 @@ def environment_names() -> list[str]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read and validate the environment; `overrides`, by field name, take precedence.
-
-    Raises `StartupError` with one line per invalid value.
-    """
+    """Read the environment; `overrides` take precedence. Raises `StartupError` with one line per invalid value."""
     try:
         settings = Settings(**overrides)
     except ValidationError as error:

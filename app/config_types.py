@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -95,9 +96,23 @@ def _lower_case(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _without_brackets(value: str) -> str:
-    """Accept an IPv6 address as in a URL."""
-    return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+def _address(value: str) -> str:
+    """Accept an IPv6 address as in a URL, and in every spelling: `::0` is `::`."""
+    value = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return value  # a name
+
+
+def expanded(name: str, folder: Path) -> Path:
+    """The folder with `~` replaced. Raises `StartupError` if the user has no home folder."""
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise StartupError(
+            f"{name}={str(folder)!r}: this user has no home folder. Set HOME, or set {name} to a folder"
+        ) from None
 
 
 def check_precision(backend: str, precision: str) -> None:
@@ -110,7 +125,7 @@ def check_precision(backend: str, precision: str) -> None:
 
 
 Device = Annotated[str, AfterValidator(_known_device)]
-Host = Annotated[str, AfterValidator(_without_brackets)]
+Host = Annotated[str, AfterValidator(_address)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
 OverloadStatus = Annotated[Literal[429, 503], BeforeValidator(_as_status)]
 RedisUrl = Annotated[SecretStr | None, AfterValidator(_redis_url)]

@@ -19,14 +19,23 @@ RerankerError
 ├── EngineBroken        the engine hangs or keeps failing, and must be reloaded
 └── StartupError        the process cannot serve: settings, device or model
     ├── UnusableModel   no engine can load this model, or it is not a reranker
-    └── UnwritableFolder   exports or downloads cannot be stored
+    └── NotStored       an export or a download cannot be stored
+        └── UnwritableFolder   this process cannot write to the folder
 
 `app.api.errors` maps them to HTTP. Messages are for the caller; `code` is the name for programs.
 """
 
 import errno
 import os
+from pathlib import Path
 from typing import ClassVar
+
+FULL = "Free some space, or set another folder"
+REMEDIES = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EROFS: "Mount a writable volume there, or set another folder",
+}
 
 
 class RerankerError(Exception):
@@ -155,19 +164,31 @@ class UnusableModel(StartupError):
     """No engine can load this model, or it is not a reranker."""
 
 
-class UnwritableFolder(StartupError):
-    """Exports or downloads cannot be stored."""
+class NotStored(StartupError):
+    """An export or a download cannot be stored. Another engine or precision would not help."""
 
-    def __init__(self, setting: str, error: OSError) -> None:
-        """`setting`: its name and value."""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            super().__init__(f"{setting} has no space left: {error.strerror}. Free some space, or set another folder")
-            return
+
+class UnwritableFolder(NotStored):
+    """This process cannot write to the folder. `folder`: its owner is named."""
+
+    def __init__(self, setting: str, error: OSError, folder: Path | None = None) -> None:
         who = f" by user {os.geteuid()}" if hasattr(os, "geteuid") else ""
-        super().__init__(
-            f"{setting} cannot be written{who}: {error.strerror or error}. Make the folder writable for this user, or "
-            "set another one"
-        )
+        reason = f"{error.strerror or error}"
+        remedy = REMEDIES.get(error.errno or 0, "Make the folder writable for this user, or set another one")
+        if folder and error.errno in (errno.EACCES, errno.EPERM):
+            reason += _owner(folder)
+        super().__init__(f"{setting} cannot be written{who}: {reason}. {remedy}")
+
+
+def _owner(folder: Path) -> str:
+    """Whom the folder belongs to, or the one in which it would be created. Empty if the system does not say."""
+    for known in (folder, *folder.parents):
+        try:
+            status = known.stat()
+        except OSError:
+            continue
+        return f" ({known} belongs to user {status.st_uid} and group {status.st_gid}, mode {status.st_mode & 0o7777:o})"
+    return ""
 
 
 def first_line(error: BaseException) -> str:

@@ -171,3 +171,33 @@ def test_every_default_is_valid_in_the_environment(name: str, monkeypatch: pytes
     default = getattr(Settings(), name)
     monkeypatch.setenv(str(Settings.model_fields[name].alias), str(default))
     assert getattr(load_settings(), name) == default
+
+
+@pytest.mark.parametrize(
+    ("value", "used"), [("::0", "::"), ("[0:0:0:0:0:0:0:0]", "::"), ("[::1]", "::1"), ("my-host", "my-host")]
+)
+def test_an_address_may_be_spelled_in_any_way(monkeypatch: pytest.MonkeyPatch, value: str, used: str) -> None:
+    """Only `::` listens on both families."""
+    monkeypatch.setenv("RERANKER_HOST", value)
+    assert load_settings().host == used
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set() -> None:
+    """As with an arbitrary user id in a container that does not set HOME."""
+    code = (
+        "import pwd\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "from app.config import load_settings\n"
+        "from app.errors import StartupError\n"
+        "try: load_settings().store\n"
+        "except StartupError as error: print(error)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == (
+        "RERANKER_EXPORT_DIR='~/.cache/reranker': this user has no home folder. Set HOME, or set RERANKER_EXPORT_DIR "
+        "to a folder\n"
+    )

@@ -15,9 +15,13 @@ ROOT = Path(__file__).parent.parent
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
 # Set by the image: the address to listen on, and the folder of the volume.
 OF_THE_IMAGE = {"RERANKER_HOST", "RERANKER_PORT", "RERANKER_EXPORT_DIR"}
-MIRRORS_AND_PROXIES = {"HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"} | {
-    spelling for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY") for spelling in (name, name.lower())
-}
+MIRRORS_AND_PROXIES = {
+    "HF_ENDPOINT",
+    "HF_HUB_DOWNLOAD_TIMEOUT",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+} | {spelling for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY") for spelling in (name, name.lower())}
 OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE", *MIRRORS_AND_PROXIES} | {
     f"OTEL_{name}"
     for name in (

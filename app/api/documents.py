@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, to_json
 
 from app.api.fields import Text
-from app.api.texts import as_list, find_text, media, repaired
+from app.api.texts import as_list, find_text, media, repaired, repaired_deeply, text_of_parts
 from app.errors import InvalidRequest, TooLarge
 from app.types import MAX_DOCUMENTS
 
@@ -32,11 +32,20 @@ ESCAPED = re.compile("[\U00010000-\U0010ffff\ufeff]")
 PRIVATE_USE = (0xE000, 0xF900)
 
 
-def _check_echo(value: Any) -> None:
+def _echoed(sent: dict[str, Any]) -> dict[str, Any]:
+    """The fields that an answer can contain: broken characters are repaired. Others than texts are checked, too."""
+    repaired_texts = {name: repaired(item) if isinstance(item, str) else item for name, item in sent.items()}
+    if len(sent) == 1 and repaired_texts.keys() == {"text"}:
+        return repaired_texts
     try:
-        to_json(value)
+        to_json(repaired_texts)
     except ValueError:
-        raise PydanticCustomError("document", "must be JSON in UTF-8 and not nested too deeply") from None
+        try:
+            to_json(whole := repaired_deeply(sent))
+        except (ValueError, RecursionError):
+            raise PydanticCustomError("document", "must be JSON in UTF-8 and not nested too deeply") from None
+        return dict(whole)
+    return repaired_texts
 
 
 def _text_or_number(value: Any) -> Any:
@@ -60,9 +69,7 @@ class Document(BaseModel):
     def _remember(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(value, dict):
             return handler(value)
-        sent = {name: repaired(item) if isinstance(item, str) else item for name, item in value.items()}
-        if len(sent) > 1:
-            _check_echo(sent)
+        sent = _echoed(value)
         text = find_text(sent)
         document = handler(sent if text is None else {**sent, "text": text})
         document._sent, document._repaired = sent, sent != value
@@ -122,6 +129,8 @@ def _as_document(value: Any) -> Any:
         return {"text": value}
     if isinstance(value, dict):
         return value
+    if isinstance(value, list) and (media(value) or text_of_parts(value) is not None):
+        return {"content": value}
     raise PydanticCustomError("document", "must be a string or an object")
 
 

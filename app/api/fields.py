@@ -54,6 +54,10 @@ class RequestBody(BaseModel):
 
     wire_names: ClassVar[dict[str, str]] = {}
     """This dialect's names for `query` and `documents`, where they differ. For error messages."""
+    translated: ClassVar[frozenset[str]] = frozenset()
+    """Fields of other services that `translate` uses."""
+    different: ClassVar[dict[str, str]] = {}
+    """Fields of other services that do something else here, and what."""
 
     model: Annotated[Text | None, Field(description="Accepted and logged; the service has one model")] = None
     user: Annotated[Text | None, Field(description="Accepted and logged")] = None

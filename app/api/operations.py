@@ -120,6 +120,8 @@ async def models(request: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": [_model(service, service.reranker)]})
 
 
+@router.get("/openai/v1/models/{name:path}", include_in_schema=False)
+@router.get("/v3/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}", include_in_schema=False)
 async def model(name: str, request: Request) -> JSONResponse:
     """The model, if that is its name. The name may be written without its organisation."""

@@ -115,7 +115,7 @@ def answer(ranking: Ranking, content: BaseModel, body: RequestBody) -> Response:
         headers[DEGRADED_HEADER] = ranking.degraded
     if ranking.prefiltered:
         headers[PREFILTERED_HEADER] = str(len(ranking.prefiltered))
-    if warning := warnings(body.model_extra or ()):
+    if warning := warnings(body.model_extra or {}, body.translated, body.different):
         headers[WARNING_HEADER] = warning
     return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
 

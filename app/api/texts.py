@@ -74,3 +74,12 @@ def repaired(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def repaired_deeply(value: Any) -> Any:
+    """The JSON value with all its texts repaired. Raises `RecursionError`."""
+    if isinstance(value, str):
+        return repaired(value)
+    if isinstance(value, dict):
+        return {repaired(name): repaired_deeply(item) for name, item in value.items()}
+    return [repaired_deeply(item) for item in value] if isinstance(value, list) else value

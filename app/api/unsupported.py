@@ -1,7 +1,7 @@
 """Fields that a request has and this dialect does not: refused if they would change the scores, else reported."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from app.errors import InvalidRequest
@@ -39,24 +39,43 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "softmax": (False, "false"),
 }
 UNKNOWN = "is not supported and ignored"
-# Fields that are used, but not as their service does.
-DIFFERENT = {"truncate_prompt_tokens": "limits each document, not query and document together"}
-# Fields that a dialect translates.
-KNOWN = {"truncate", "truncation", "parameters", "property"}
+# Options of Pinecone and DashScope are in this field.
+NESTED = "parameters"
 NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 MAX_REPORTED = 8
 
 
 def refuse_unsupported(fields: Mapping[str, Any]) -> None:
     """Raise `InvalidRequest` for a field that would change the scores, unless its value has no effect."""
-    for name, reason in REASONS.items():
-        value = fields.get(name)
-        value = value.lower() if isinstance(value, str) else value
-        if value not in (None, "", *NO_EFFECT.get(name, ())):
-            raise InvalidRequest(f"is not supported: {reason}", name)
+    for name, value in _with_nested(fields):
+        field = name.removeprefix(f"{NESTED}.")
+        asked = value.lower() if isinstance(value, str) else value
+        if field in REASONS and asked not in (None, "", *NO_EFFECT.get(field, ())):
+            raise InvalidRequest(f"is not supported: {REASONS[field]}", name)
 
 
-def warnings(names: Iterable[str]) -> str:
-    """The value of the header that names the fields without effect. Empty without such fields."""
-    found = [name for name in names if name not in REASONS and name not in KNOWN and NAME.fullmatch(name)]
-    return "; ".join(f"{name}: {DIFFERENT.get(name, UNKNOWN)}" for name in found[:MAX_REPORTED])
+def warnings(fields: Mapping[str, Any], translated: Collection[str], different: Mapping[str, str]) -> str:
+    """The value of the header that names the fields without effect. Empty without such fields.
+
+    `translated`: fields that this dialect uses under another name. `different`: fields that it uses, but not as their
+    service does, with what they do here.
+    """
+    unused = [
+        name
+        for name, value in _with_nested(fields)
+        if value is not None and name not in translated and name.removeprefix(f"{NESTED}.") not in REASONS
+    ]
+    named = [name for name in unused if NAME.fullmatch(name)][:MAX_REPORTED]
+    found = [f"{name}: {different.get(name, UNKNOWN)}" for name in named]
+    if others := len(unused) - len(named):
+        found.append(f"{others} more: not supported and ignored")
+    return "; ".join(found)
+
+
+def _with_nested(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each field with its value. Those in `parameters` have its name in front."""
+    for name, value in fields.items():
+        if name == NESTED and isinstance(value, dict):
+            yield from ((f"{NESTED}.{inner}", item) for inner, item in value.items())
+        else:
+            yield name, value

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from app.engines.missing_weights import missing_weights
-from app.engines.models.hub_cache import unwritable_cache
+from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
 from app.engines.models.size import check_fits, parameters
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import FILE, use_file
@@ -33,7 +33,7 @@ OPPOSITES = (("0", "1"), ("no", "yes"), ("false", "true"), ("irrelevant", "relev
 def load_model(
     source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
 ) -> CrossEncoder:
-    """Load it. Raises `UnusableModel` if it cannot be loaded, or if it would rank at random, and `UnwritableFolder`.
+    """Load it. Raises `UnusableModel` if it cannot be loaded, or if it would rank at random.
 
     Local files come first, so a model in the hub's cache needs no network. Its tokenizer gives the token ids of its
     `tokenizer.json`, if it has one.
@@ -44,7 +44,7 @@ def load_model(
     _check_is_reranker(model, source)
     _check_is_complete(model, source, missing)
     if file := tokenizer_file(source):
-        use_file(model, file, f"RERANKER_MODEL={source.location!r}")
+        use_file(model, file, source.location)
     _complete(model, source)
     model.max_seq_length = _window(model)
     return model
@@ -62,30 +62,37 @@ def _load(
         model_kwargs={"dtype": dtype, "use_safetensors": None if allow_pickle else True},
     )
     try:
-        if not allow_pickle:
-            _refuse_pickles(source, _local_files(source))
-        if folder := _local_folder(source):
-            _check_fits(source, parameters(folder), device, dtype)
-        try:
-            return load(local_files_only=True)
-        except OSError:
-            if source.is_local or HF_HUB_OFFLINE:
-                raise
-            log.info("%s is not in the local hub cache: downloading it", source.location)
-            found = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
-            if not allow_pickle:
-                _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
-            _check_fits(source, found.safetensors.total if found.safetensors else 0, device, dtype)
-            return load()
+        with storing_in_hub_cache():
+            return _find(source, load, device, dtype, allow_pickle)
     except StartupError:
         raise
     except Exception as error:
-        if (unwritable := unwritable_cache(error)) and not source.is_local:
-            raise unwritable from error
         reason = first_line(error)
         if _has_code(source) and not trust_remote_code:
             reason = f"the installed transformers does not have its class. {TRUST}"
         raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {reason}") from error
+
+
+def _find(
+    source: ModelSource, load: Callable[..., CrossEncoder], device: torch.device, dtype: torch.dtype, allow_pickle: bool
+) -> CrossEncoder:
+    """Check the model's files on this machine and load them, or else those on the hub."""
+    if not allow_pickle:
+        _refuse_pickles(source, _local_files(source))
+    if folder := _local_folder(source):
+        _check_fits(source, parameters(folder), device, dtype)
+    try:
+        return load(local_files_only=True)
+    except OSError:
+        if source.is_local or HF_HUB_OFFLINE:
+            raise
+        log.info("%s is not in the local hub cache: downloading it", source.location)
+        check_hub_cache()
+        found = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
+        if not allow_pickle:
+            _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
+        _check_fits(source, found.safetensors.total if found.safetensors else 0, device, dtype)
+        return load()
 
 
 def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
@@ -181,7 +188,7 @@ def has_modules_file(source: ModelSource) -> bool:
 
 
 def tokenizer_file(source: ModelSource) -> Path | None:
-    """The `tokenizer.json` that the model was published with, if it is on this machine."""
+    """The `tokenizer.json` of the model on this machine, if it has one."""
     file = _cached(source, str(_first_module(source) / FILE))
     return Path(file) if file else None
 

@@ -15,7 +15,7 @@ from app.engines.models.source import ModelSource, digest, locate_model
 from app.engines.models.store import exported_folder, failed_exports, find_or_export
 from app.engines.protocol import Engine
 from app.engines.tuning import Candidate, TuningFile, tune
-from app.errors import StartupError, UnwritableFolder
+from app.errors import NotStored, StartupError
 from app.machine.hardware import cpu_features, cpu_name, has_gpu
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def load_engine(settings: Settings) -> Engine:
     """Load the model on the engine that the settings name, or else on the best one. Raises `StartupError`."""
     source = locate_model(settings.model, settings.revision, settings.template)
     candidates = list(_candidates(source, settings))
-    store = settings.export_dir.expanduser()
+    store = settings.store
     file = TuningFile(store / "schedules", *_identity(source, settings))
     engine = tune(candidates, lambda engine: settings.schedule(engine.info.splits), file)
     engine.info = replace(engine.info, failed_exports=failed_exports(source, store))
@@ -148,7 +148,7 @@ def _exports(source: ModelSource, backend: Backend, settings: Settings) -> Itera
     """
     is_fixed = settings.precision != "auto"
     precisions = [cast(Precision, settings.precision)] if is_fixed else cpu_precisions(backend)
-    store = settings.export_dir.expanduser()
+    store = settings.store
     for precision in precisions:
         wanted = source, backend, precision, store
         is_measured = precision == precisions[0] or is_artefact(exported_folder(*wanted))
@@ -193,7 +193,7 @@ def _load_onnx_export(export: _Export, settings: Settings) -> Engine:
 def _load_openvino_export(export: _Export, settings: Settings, configuration: "Configuration") -> Engine:
     from app.engines.openvino import OpenVinoEngine
 
-    cache = settings.export_dir.expanduser() / "compiled"
+    cache = settings.store / "compiled"
     return OpenVinoEngine(export.folder(), settings.max_length, settings.threads, cache, configuration)
 
 
@@ -225,9 +225,9 @@ def _torch_has_gpu() -> bool:
 
 
 def _fall_back_to_torch(source: ModelSource, settings: Settings, exports: list[_Export]) -> Engine:
-    """Raises `UnwritableFolder` if an export only needs a folder: torch would hide that."""
+    """Raises `NotStored` if an export only needs a folder or space: torch would hide that."""
     for export in exports:
-        if isinstance(export.error, UnwritableFolder):
+        if isinstance(export.error, NotStored):
             raise export.error
     log.warning("Falling back to torch, which is slower on a CPU")
     return _load_torch(source, settings)

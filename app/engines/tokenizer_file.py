@@ -32,10 +32,10 @@ SAMPLES = (
 )
 
 
-def use_file(model: "CrossEncoder | SentenceTransformer", file: Path, name: str) -> None:
+def use_file(
+    model: "CrossEncoder | SentenceTransformer", file: Path, name: str, setting: str = "RERANKER_MODEL"
+) -> None:
     """Let the model tokenize as the file says. Raises `UnusableModel` if the file does not fit the model.
-
-    `name` is for messages: the setting and its value.
 
     Settings that are not in the file stay in force, because training had them too: `do_lower_case` of
     sentence-transformers, and explicit `add_bos_token` and `add_eos_token`.
@@ -46,7 +46,7 @@ def use_file(model: "CrossEncoder | SentenceTransformer", file: Path, name: str)
     try:
         own = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises a plain one
-        raise UnusableModel(f"{name}: {file.name} cannot be read: {first_line(error)}") from error
+        raise UnusableModel(f"{setting}={name!r}: {file.name} cannot be read: {first_line(error)}") from error
     _add_missing_tokens(own, built)
     if ADDED & model.tokenizer.init_kwargs.keys():
         own.post_processor = built.post_processor
@@ -55,7 +55,7 @@ def use_file(model: "CrossEncoder | SentenceTransformer", file: Path, name: str)
     rows = model[0].model.get_input_embeddings().num_embeddings
     if (largest := max(map(max, ids))) >= rows:
         raise UnusableModel(
-            f"{name}: {file.name} does not fit the weights: it gives the token {largest}, but the "
+            f"{setting}={name!r}: {file.name} does not fit the weights: it gives the token {largest}, but the "
             f"model has {rows} tokens"
         )
     if ids != sample_ids(built):

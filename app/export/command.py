@@ -22,12 +22,13 @@ from rich.console import Console
 from app.config import load_settings
 from app.config_types import PRECISIONS
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision, scratch_folder
+from app.engines.models.folders import storing_in
 from app.engines.models.shared_weights import is_half, share
 from app.engines.models.size import EXPORT_BYTES, check_fits
 from app.engines.models.source import locate_model
-from app.engines.models.store import UNUSABLE_MODEL
+from app.engines.models.store import NOT_STORED, UNUSABLE_MODEL
 from app.engines.probes import make_probes
-from app.errors import StartupError, UnusableModel
+from app.errors import NotStored, StartupError, UnusableModel
 from app.evaluation.lines import UnusableCollection
 from app.export.own_texts import own_entries, own_texts
 from app.export.parity import Group, compare, read_groups
@@ -108,8 +109,10 @@ def export_model(
         check_fits(source.name, engine.parameters, EXPORT_BYTES, "Exporting", remedy)
         return engine
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(output) as scratch:
+    with storing_in(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    # The inner check is made before the unfinished files are deleted: then the disk is no longer full.
+    with storing_in(output.parent), scratch_folder(output) as scratch, storing_in(output.parent, measures=True):
         for float_layers in FLOAT_LAYERS if precision == "int8" else (None,):
             folder = scratch / f"{float_layers}"
             # Load the model for every attempt, because converting a model changes it.
@@ -258,7 +261,8 @@ def main(
             )
     except (StartupError, UnusableCollection) as error:
         typer.echo(f"Not exported: {error}", err=True)
-        raise typer.Exit(UNUSABLE_MODEL if isinstance(error, UnusableModel) else 1) from None
+        statuses = {UnusableModel: UNUSABLE_MODEL, NotStored: NOT_STORED}
+        raise typer.Exit(next((statuses[kind] for kind in type(error).__mro__ if kind in statuses), 1)) from None
     figures = report(manifest, output)
     if as_json:
         print(json.dumps(figures, indent=2))

@@ -1,4 +1,4 @@
-"""Embeddings of a sentence-transformers model for the first stage."""
+"""Embeddings of a sentence-transformers model for the first stage. It gets the token ids of its `tokenizer.json`."""
 
 import threading
 from pathlib import Path
@@ -10,11 +10,13 @@ from sentence_transformers import SentenceTransformer
 
 from app.engines.checkpoint import tokenizer_file
 from app.engines.missing_weights import missing_weights
-from app.engines.models.hub_cache import unwritable_cache
+from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import use_file
 from app.errors import StartupError, first_line
 from app.first_stage.words import Words
+
+SETTING = "RERANKER_PREFILTER_MODEL"
 
 
 class SentenceEmbeddings:
@@ -23,20 +25,20 @@ class SentenceEmbeddings:
     def __init__(self, model: str) -> None:
         """`model` is a folder or a hub id. Raises `StartupError`."""
         self._turn = threading.Lock()
-        name = f"RERANKER_PREFILTER_MODEL={model!r}"
         try:
             with missing_weights() as missing:
                 self._model = _load(model)
+            # Most embedding models have no pooler: the pooling is a module after the transformer.
+            if needed := sorted(each for each in missing if not each.startswith("pooler.")):
+                lack = f"its files lack {len(needed)} weights, such as {needed[0]}"
+                raise StartupError(f"{SETTING}={model!r} would select at random: {lack}")
+            source = ModelSource(model, model, None, is_local=Path(model).is_dir())
+            if file := tokenizer_file(source):
+                use_file(self._model, file, model, SETTING)
+        except StartupError:
+            raise
         except Exception as error:  # a model's files can make its libraries raise anything
-            raise unwritable_cache(error) or StartupError(f"{name} cannot be loaded: {first_line(error)}") from error
-        # Most embedding models have no pooler: the pooling is a module after the transformer.
-        if needed := sorted(each for each in missing if not each.startswith("pooler.")):
-            raise StartupError(
-                f"{name} would select at random: its files lack {len(needed)} weights, such as {needed[0]}"
-            )
-        source = ModelSource(model, model, None, is_local=Path(model).is_dir())
-        if file := tokenizer_file(source):
-            use_file(self._model, file, name)
+            raise StartupError(f"{SETTING}={model!r} cannot be loaded: {first_line(error)}") from error
 
     def similarities(self, query: str, documents: Words) -> NDArray[np.float32]:
         """The model's own similarity of the query with each document; shape (documents,)."""
@@ -53,4 +55,8 @@ def _load(model: str) -> Any:
     try:
         return SentenceTransformer(model, local_files_only=True, **options)
     except OSError:
-        return SentenceTransformer(model, **options)
+        if Path(model).is_dir():
+            raise
+        with storing_in_hub_cache():
+            check_hub_cache()
+            return SentenceTransformer(model, **options)

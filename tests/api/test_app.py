@@ -219,7 +219,7 @@ def nested(depth: int) -> Any:
     return {"deeper": nested(depth - 1)} if depth else 1
 
 
-@pytest.mark.parametrize("metadata", [{"a": "\\ud800"}, nested(900)])
+@pytest.mark.parametrize("metadata", [nested(900), {"a": nested(900), "b": "\\ud800"}])
 async def test_metadata_that_cannot_be_echoed_is_rejected_before_scoring(
     serve: Serve, engine: FakeEngine, metadata: Any
 ) -> None:

@@ -132,6 +132,8 @@ async def test_sagemaker_invocations_take_both_bodies(serve: Serve) -> None:
 async def test_a_model_is_found_by_its_name(serve: Serve, model: str) -> None:
     async with serve() as client:
         response = await client.get(f"/v1/models/{model}")
+        for other in ("/v3/models", "/openai/v1/models"):
+            assert (await client.get(f"{other}/{model}")).status_code == response.status_code
         listed = (await client.get("/v1/models")).json()["data"]
     if model.lower() == "fake":
         assert response.json() == listed[0]
@@ -413,9 +415,53 @@ async def test_other_fields_without_effect_are_reported(serve: Serve, path: str,
         plain = await client.post(path, json=body | {"timeout_ms": 5000, "user": "a"})
         assert "x-reranker-warning" not in plain.headers
         response = await client.post(path, json=body | {"return_len": True, "overlap_tokens": 20, "a\r\nb: c": 1})
+        many = await client.post(path, json=body | {f"field_{number}": number for number in range(20)})
     assert response.status_code == 200
     ignored = "is not supported and ignored"
-    assert response.headers["x-reranker-warning"] == f"return_len: {ignored}; overlap_tokens: {ignored}"
+    named = f"return_len: {ignored}; overlap_tokens: {ignored}"
+    assert response.headers["x-reranker-warning"] == f"{named}; 1 more: not supported and ignored"
+    assert many.headers["x-reranker-warning"].endswith(f"field_7: {ignored}; 12 more: not supported and ignored")
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+async def test_options_inside_parameters_follow_the_same_rules(serve: Serve, path: str, body: Any) -> None:
+    """As Pinecone and DashScope have them."""
+    async with serve() as client:
+        refused = await client.post(path, json=body | {"parameters": {"truncation_side": "left"}})
+        answered = await client.post(path, json=body | {"parameters": {"top_n": 1, "max_length": None}})
+    assert refused.status_code == 422
+    assert "parameters.truncation_side: is not supported: " in refused.text
+    assert answered.headers["x-reranker-warning"] == "parameters.top_n: is not supported and ignored"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/rerank", TEI, "truncation"),
+        ("/rerank", TEI, "truncate_prompt_tokens"),
+        ("/v1/ranking", NIM, "truncation"),
+        ("/v1/ranking", NIM, "truncate_prompt_tokens"),
+        ("/v1/rerank", NATIVE, "property"),
+        ("/score", SCORE, "property"),
+    ],
+)
+async def test_a_field_of_another_dialect_is_reported(serve: Serve, path: str, body: Any, field: str) -> None:
+    async with serve() as client:
+        response = await client.post(path, json=body | {field: 1})
+    assert response.headers["x-reranker-warning"] == f"{field}: is not supported and ignored"
+
+
+@pytest.mark.parametrize("name", ["truncate", "truncation"])
+async def test_score_may_refuse_to_cut(serve: Serve, engine: FakeEngine, name: str) -> None:
+    engine.lines = 1
+    long = {"text_1": QUERY, "text_2": ["the moon\ncauses tides"]}
+    async with serve() as client:
+        refused = await client.post("/score", json=long | {name: False})
+        cut = await client.post("/score", json=long | {name: True})
+        assert (await client.post("/score", json=long | {name: "middle"})).status_code == 422
+    assert (refused.status_code, cut.status_code) == (422, 200)
+    assert "text_2[0]: the query and this document exceed" in refused.text
+    assert "x-reranker-warning" not in cut.headers
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/rerank", NATIVE), ("/score", SCORE)])

@@ -44,6 +44,7 @@ async def test_text_is_found_in_its_wrapping(serve: Serve, path: str, query: str
                 ({query: QUERY, documents: ["bread", wrapped]}, 1),
                 ({query: wrapped, documents: ["bread", TEXT]}, 1),
                 ({query: QUERY, documents: wrapped}, 0),
+                ({query: QUERY, documents: ["bread", PARTS]}, 1),
             ):
                 response = await client.post(path, json=body)
                 assert response.status_code == 200, response.text
@@ -104,6 +105,27 @@ async def test_broken_characters_are_replaced_and_counted(serve: Serve, path: st
     assert answer["meta"]["repaired"] == 1
     assert "\ufffd" in answer["results"][0]["document"]["text"]
     assert answer["results"][1]["document"]["text"] == "bread \U0001f30a"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"text": "tides", "metadata": {"title": "?", "pages": ["a", {"b": "? c"}]}},
+        {"text": "tides", "metadata": {"?": 1}},
+        {"content": [{"type": "text", "text": "tides ?"}], "meta": "a"},
+        {"content": [{"type": "text", "text": "tides ?"}]},
+        {"text": "tides", "?": 1},
+    ],
+)
+async def test_broken_characters_in_other_fields_spoil_no_request(serve: Serve, document: Any) -> None:
+    body = {"query": "tides", "documents": [document, "bread"], "return_documents": True}
+    content = json.dumps(body).replace("?", "\\ud83d")
+    async with serve() as client:
+        response = await client.post("/v1/rerank", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert (answer["results"][0]["index"], answer["meta"]["repaired"]) == (0, 1)
+    assert answer["results"][0]["document"] == json.loads(json.dumps(document).replace("?", "\ufffd"))
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ MOONS = {
 }
 
 
-def start(port: int, **settings: object) -> subprocess.Popen[str]:
-    """Start `python -m app` with only these settings."""
+def start(port: int, *before: str, **settings: object) -> subprocess.Popen[str]:
+    """Start `python -m app` with only these settings. `before`: a command that runs it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RERANKER_")}
     environment |= {name: str(value) for name, value in settings.items()} | {"RERANKER_PORT": str(port)}
     return subprocess.Popen(
-        [sys.executable, "-m", "app"],
+        [*before, sys.executable, "-m", "app"],
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,
@@ -53,12 +53,15 @@ def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def service(**settings: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Start a service; yields its URL and its process when it is ready, and kills it afterwards."""
+def service(*before: str, url: str | None = None, **settings: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start a service; yields its URL and its process when it is ready, and kills it afterwards.
+
+    `url`: if the settings put it at another address.
+    """
     port = free_port()
-    process = start(port, **settings)
+    process = start(port, *before, **settings)
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = url or f"http://127.0.0.1:{port}"
         wait_until_ready(url, process)
         yield url, process
     finally:

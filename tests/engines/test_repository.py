@@ -1,14 +1,10 @@
 """Exports in a model's repository, from a folder and from a hub."""
 
-import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +15,12 @@ from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, locate_model
-from app.errors import UnwritableFolder
 from app.export.command import export_model
 from app.export.parity import logits
 from tests.engines.test_exported import GROUP, near
 from tests.engines.test_tokenizer_file import DOCUMENTS, QUERY, lower_case, make_roberta
+from tests.hub import SHA, Hub
+from tests.hub import hub as serve_hub
 from tests.models import make_model, make_tokenizer, pickled
 
 pytestmark = [
@@ -31,7 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore:Converting a tensor:Warning"),
 ]
-SHA = "0123456789abcdef0123456789abcdef01234567"
 NAMES = {
     "openvino": {
         "openvino_model.xml": "openvino/openvino_model.xml",
@@ -186,49 +182,10 @@ def test_an_export_with_other_token_ids_is_not_used(
     assert (tmp_path / "out").exists() is (reason is None)
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub as its client needs to list and fetch the files of one repository."""
-
-    repository: Path
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        files = {str(file.relative_to(self.repository)): file for file in self.repository.rglob("*") if file.is_file()}
-        if self.path.startswith("/api/models/owner/tiny"):
-            listing = {"id": "owner/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
-            return self._answer(json.dumps(listing).encode())
-        name = self.path.partition(f"/owner/tiny/resolve/{SHA}/")[2]
-        if name in files:
-            return self._answer(files[name].read_bytes())
-        self.send_error(404)
-        return None
-
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("ETag", f'"{hash(body)}"')
-        self.send_header("X-Repo-Commit", SHA)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
-    _Hub.repository = make_repository(tmp_path / "tiny", "bert", "openvino")
-    _Hub.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serve_hub(make_repository(tmp_path / "tiny", "bert", "openvino")) as endpoint:
+        yield endpoint
 
 
 def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: str) -> None:
@@ -252,17 +209,17 @@ def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(
 
     first = start("store", hub)
     assert first.startswith(f"owner/tiny {SHA} [")
-    assert not any("model.safetensors" in path for path in _Hub.asked)
+    assert not any("model.safetensors" in path for path in Hub.asked)
     assert Manifest.read(next((tmp_path / "store").glob("owner--tiny-*/"))).revision == SHA
-    _Hub.asked.clear()
+    Hub.asked.clear()
     assert start("store", hub) == first
     assert start("store", "http://127.0.0.1:9") == first
-    assert not _Hub.asked
+    assert not Hub.asked
 
 
 def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub: str) -> None:
-    shutil.rmtree(_Hub.repository)
-    pickled(make_model(_Hub.repository))
+    shutil.rmtree(Hub.repository)
+    pickled(make_model(Hub.repository))
     code = (
         "from app.engines.load import load_artefact, load_engine; from app.config import Settings\n"
         "from app.errors import StartupError\n"
@@ -275,43 +232,5 @@ def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub
         command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
     )
     assert "RERANKER_MODEL='owner/tiny' cannot be loaded: pytorch_model.bin is a pickle" in result.stdout
-    assert _Hub.asked
-    assert not any("pytorch_model" in path for path in _Hub.asked)
-
-
-@pytest.mark.parametrize("backend", ["auto", "torch", "openvino"])
-@pytest.mark.parametrize("home", ["/sys/reranker", "a file"])
-def test_a_hub_cache_that_cannot_be_written_is_reported_with_the_remedy(
-    tmp_path: Path, hub: str, home: str, backend: str
-) -> None:
-    (tmp_path / "a file").touch()
-    folder = tmp_path / home  # an absolute path stays as it is
-    result = start_with(hub, folder, RERANKER_BACKEND=backend, RERANKER_EXPORT_DIR=str(tmp_path / "store"))
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    [error] = [line for line in result.stderr.splitlines() if "Cannot start: " in line]
-    assert f"HF_HOME={folder} (the cache of models from the hub) cannot be written by user {os.geteuid()}: " in error
-    assert error.endswith("Make the folder writable for this user, or set another one")
-
-
-def test_a_first_stage_model_reports_an_unwritable_hub_cache(tmp_path: Path, hub: str) -> None:
-    settings = {"RERANKER_MODEL": "embedded", "RERANKER_PREFILTER_MODEL": "owner/tiny"}
-    result = start_with(hub, Path("/sys/reranker"), **settings)
-    assert result.returncode == 1
-    assert "Cannot start: HF_HOME=/sys/reranker (the cache of models from the hub) cannot be written" in result.stderr
-
-
-def test_a_full_disk_has_another_remedy() -> None:
-    full = OSError(errno.ENOSPC, "No space left on device")
-    assert str(UnwritableFolder("RERANKER_EXPORT_DIR=/data", full)) == (
-        "RERANKER_EXPORT_DIR=/data has no space left: No space left on device. Free some space, or set another folder"
-    )
-
-
-def start_with(hub: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Start the service with a model from the hub, until it exits."""
-    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(home), "PATH": "", "RERANKER_MODEL": "owner/tiny"} | settings
-    command = [sys.executable, "-m", "app"]
-    return subprocess.run(
-        command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
-    )
+    assert Hub.asked
+    assert not any("pytorch_model" in path for path in Hub.asked)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
@@ -20,8 +20,10 @@ from transformers import (
 
 from app.config import Settings
 from app.engines.load import load_artefact, load_engine
-from app.errors import UnusableModel
+from app.errors import StartupError, UnusableModel
 from app.export.command import export_model
+from app.first_stage.sentence_embeddings import SentenceEmbeddings
+from app.first_stage.words import Lexicon
 from tests.models import SMALL, WORDS
 
 pytestmark = [
@@ -180,3 +182,28 @@ def test_lower_case_of_sentence_transformers_stays(tmp_path: Path) -> None:
         load_engine(Settings(backend="torch", model=str(folder))).encode(text, ["moon"]) for text in ("TIDES", "tides")
     )
     assert upper[0].ids.tolist() == lower[0].ids.tolist()
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_the_first_stage_uses_the_file(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    folder = make(tmp_path / "model")
+    texts = [QUERY, *DOCUMENTS[:4]]
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model = SentenceTransformer(str(folder), device="cpu")
+    states = []
+    with torch.inference_mode():
+        for encoding in file.encode_batch(texts):
+            inputs = {"input_ids": torch.tensor([encoding.ids]), "attention_mask": torch.ones(1, len(encoding.ids))}
+            states.append(model[0].model(**inputs).last_hidden_state[0].mean(0).numpy())
+    unit = [state / np.linalg.norm(state) for state in states]
+    found = SentenceEmbeddings(str(folder)).similarities(QUERY, Lexicon().read(DOCUMENTS[:4]))
+    np.testing.assert_allclose(found, [unit[0] @ other for other in unit[1:]], atol=1e-4)
+
+
+def test_a_file_of_another_model_is_refused_for_the_first_stage_too(tmp_path: Path) -> None:
+    folder = make_roberta(tmp_path / "model", lower_case)
+    tokenizer = unigram()
+    tokenizer.add_tokens(["What"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(StartupError, match=r"RERANKER_PREFILTER_MODEL=.*does not fit the weights"):
+        SentenceEmbeddings(str(folder))

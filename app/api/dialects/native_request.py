@@ -1,16 +1,13 @@
 """What a client sends in the native dialect."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from app.api.dialects.vllm import NoLimit, TokenLimit, translate_options
+from app.api.dialects.vllm import LIMITS, NoLimit, TokenLimit, long_documents, translate_options
 from app.api.documents import TEXT_FIELDS, Documents, check_rendering
 from app.api.fields import Query, RequestBody, Text
-from app.errors import InvalidRequest
 from app.types import LongDocuments, RerankQuery
-
-LONG_DOCUMENTS: dict[str, LongDocuments] = {"true": "truncate", "end": "truncate", "false": "refuse", "none": "refuse"}
 
 EXAMPLE_REQUEST: dict[str, Any] = {
     "query": "Which planet has the most moons?",
@@ -24,18 +21,12 @@ EXAMPLE_REQUEST: dict[str, Any] = {
 }
 
 
-def _long_documents(name: str, value: Any) -> LongDocuments:
-    """The mode for another service's switch. Raises `InvalidRequest`."""
-    key = str(value).lower() if isinstance(value, str | bool) else ""
-    if key not in LONG_DOCUMENTS:
-        raise InvalidRequest("must be true, false, 'END' or 'NONE': documents are cut at their end", name)
-    return LONG_DOCUMENTS[key]
-
-
 class RerankRequest(RequestBody):
     """What to rank. `null` means unset."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
+    translated: ClassVar = frozenset({"truncation", "truncate", "parameters.truncate"})
+    different: ClassVar = LIMITS
 
     query: Annotated[Query, Field(description="The question or search text")]
     documents: Annotated[
@@ -88,12 +79,11 @@ class RerankRequest(RequestBody):
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Accepts vLLM's switch for the activation, and what Voyage, Pinecone and NIM call truncation."""
+        fields = translate_options(fields)
         parameters = fields.get("parameters")
-        asked = parameters.get("truncate") if isinstance(parameters, dict) else None
-        for name, value in (("truncation", fields.get("truncation")), ("truncate", fields.get("truncate", asked))):
-            if value is not None:
-                fields.setdefault("long_documents", _long_documents(name, value))
-        return translate_options(fields)
+        if isinstance(parameters, dict) and (asked := parameters.get("truncate")) is not None:
+            fields.setdefault("long_documents", long_documents("parameters.truncate", asked))
+        return fields
 
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""

@@ -13,7 +13,7 @@ from app.api.ranking import answer, rank, usage
 from app.api.texts import as_list
 from app.errors import InvalidRequest
 from app.telemetry.record import record_of
-from app.types import MAX_DOCUMENTS, RerankQuery
+from app.types import MAX_DOCUMENTS, LongDocuments, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
@@ -31,14 +31,31 @@ TokenLimit = Annotated[
 ]
 
 
+LIMITS = {"truncate_prompt_tokens": "limits each document, not query and document together"}
+LONG_DOCUMENTS: dict[str, LongDocuments] = {"true": "truncate", "end": "truncate", "false": "refuse", "none": "refuse"}
+
+
+def long_documents(name: str, value: Any) -> LongDocuments:
+    """The mode for another service's switch. Raises `InvalidRequest`."""
+    key = str(value).lower() if isinstance(value, str | bool) else ""
+    if key not in LONG_DOCUMENTS:
+        raise InvalidRequest("must be true, false, 'END' or 'NONE': documents are cut at their end", name)
+    return LONG_DOCUMENTS[key]
+
+
 def translate_options(fields: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's names: it switches the activation off where this service asks for `raw_scores`."""
+    """vLLM's names: it switches the activation off where this service asks for `raw_scores`. And what Voyage and others
+    call truncation.
+    """
     switches = [fields.pop(name) for name in ("use_activation", "activation") if name in fields]
     if switches and switches[0] in (False, "false"):
         fields.setdefault("raw_scores", True)
     if fields.get("truncate_prompt_tokens") not in (None, -1, 0):
         # Kept as well, so that it is reported: in vLLM it limits query and document together.
         fields.setdefault("max_tokens_per_doc", fields["truncate_prompt_tokens"])
+    for name in ("truncation", "truncate"):
+        if (value := fields.get(name)) is not None:
+            fields.setdefault("long_documents", long_documents(name, value))
     return fields
 
 
@@ -55,6 +72,8 @@ class ScoreRequest(RequestBody):
     """Pairs to score: one `text_1` with each `text_2`, or two lists of the same length."""
 
     wire_names: ClassVar = {"query": "text_1", "documents": "text_2"}
+    translated: ClassVar = frozenset({"truncation", "truncate"})
+    different: ClassVar = LIMITS
 
     text_1: Annotated[
         QueryOrQueries,
@@ -68,6 +87,9 @@ class ScoreRequest(RequestBody):
     ]
     raw_scores: Annotated[bool, Field(description="Return logits")] = False
     max_tokens_per_doc: TokenLimit = None
+    long_documents: Annotated[
+        Literal["truncate", "refuse"] | None, Field(description="As for `/v1/rerank`; default: RERANKER_LONG_DOCUMENTS")
+    ] = None
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +103,9 @@ class ScoreRequest(RequestBody):
             raise InvalidRequest(f"got {queries} texts for {documents} text_2; send one, or one for each", "query")
         query = self.text_1[0] if queries == 1 else self.text_1
         # vLLM applies what the model declares.
-        return RerankQuery(query, self.text_2, self.max_tokens_per_doc, activation="model")
+        return RerankQuery(
+            query, self.text_2, self.max_tokens_per_doc, long_documents=self.long_documents, activation="model"
+        )
 
 
 class ScoreData(BaseModel):

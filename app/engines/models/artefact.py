@@ -128,7 +128,8 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def is_artefact(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+    # `Path.is_file` raises an error for a folder that this user may not look into.
+    return os.path.isfile(folder / MANIFEST)
 
 
 def shipped_probes(folder: Path) -> ProbeSet | None:

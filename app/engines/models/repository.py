@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from tokenizers import Tokenizer
 
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, scratch_folder
-from app.engines.models.hub_cache import unwritable_cache
+from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import ADDED, FILE, sample_ids
 from app.errors import first_line
@@ -33,8 +33,20 @@ DEFAULT_ACTIVATION = "torch.nn.modules.activation.Sigmoid"
 Fetch = Callable[[str], Path | None]
 
 
+class _NotFetched(Exception):
+    """A file that the hub has cannot be downloaded."""
+
+
 def find_export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> bool:
     """Copy the repository's export to `folder`, with a manifest. Returns False if it has no usable export."""
+    try:
+        return _copy_export(source, backend, precision, folder)
+    except _NotFetched as error:
+        log.warning("The export in the repository %s is not used: %s. Exporting the model instead", source.name, error)
+        return False
+
+
+def _copy_export(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> bool:
     fetch, revision = _local(source) if source.is_local else _hub(source)
     model_file = next(filter(fetch, _candidates(backend, precision)), None)
     if model_file is None:
@@ -105,13 +117,15 @@ def _hub(source: ModelSource) -> tuple[Fetch, str | None]:
         there, revision = set(), source.revision
 
     def fetch(name: str) -> Path | None:
-        if name in there:
-            try:
-                return Path(hf_hub_download(source.location, name, revision=revision))
-            except OSError as error:
-                raise unwritable_cache(error) or error from None
         cached = try_to_load_from_cache(source.location, name, revision=revision)
-        return Path(cached) if isinstance(cached, str) else None
+        if isinstance(cached, str) or name not in there:
+            return Path(cached) if isinstance(cached, str) else None
+        try:
+            with storing_in_hub_cache():
+                check_hub_cache()
+                return Path(hf_hub_download(source.location, name, revision=revision))
+        except Exception as error:  # no space, no permission, no network
+            raise _NotFetched(first_line(error)) from error
 
     return fetch, revision
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from filelock import FileLock
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, is_artefact
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, ModelSource
-from app.errors import StartupError, UnusableModel, UnwritableFolder
+from app.errors import NotStored, StartupError, UnusableModel, UnwritableFolder
 
 EXPORTERS = ("torch", "transformers", "openvino", "nncf")
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 EXPORT_VERSION = 5
 # Exit status of an export if no engine could use the model.
 UNUSABLE_MODEL = 3
+# Exit status of an export that could not be stored.
+NOT_STORED = 4
 # The ending of a record with the versions and the reason. The second stands for versions that are tried again.
 FAILED, ANY_VERSION = ".failed", "-"
 # Reasons that may be gone at the next start.
@@ -51,7 +54,7 @@ def find_or_export(source: ModelSource, backend: Backend, precision: Precision, 
             if not is_artefact(folder) and not find_export(source, backend, precision, folder):
                 _export_once(source, backend, precision, folder)
     except OSError as error:
-        raise UnwritableFolder(f"RERANKER_EXPORT_DIR={store}", error) from None
+        raise UnwritableFolder(f"RERANKER_EXPORT_DIR={store}", error, store) from None
     return folder
 
 
@@ -84,7 +87,7 @@ def failed_exports(source: ModelSource, store: Path) -> tuple[str, ...]:
         store / _name(source, backend, precision) for backend in MODEL_FILES for precision in get_args(Precision)
     )
     records = (folder.with_name(f"{folder.name}{FAILED}") for folder in folders if not is_artefact(folder))
-    return tuple(record.read_text().partition("\n")[2] for record in records if record.is_file())
+    return tuple(record.read_text().partition("\n")[2] for record in records if os.access(record, os.R_OK))
 
 
 def _export_once(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
@@ -97,7 +100,7 @@ def _export_once(source: ModelSource, backend: Backend, precision: Precision, fo
             raise StartupError(f"{reason} (at an earlier start; delete {failure} to try again)")
     try:
         _export(source, backend, precision, folder)
-    except UnusableModel:
+    except (UnusableModel, NotStored):
         raise
     except StartupError as error:
         versions = known if isinstance(error, ExportFailed) else ANY_VERSION
@@ -136,6 +139,9 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, folder:
         reason = lines[-1].strip("│ ").removeprefix("Not exported: ")
         if process.returncode == UNUSABLE_MODEL:
             raise UnusableModel(reason)
+        if process.returncode == NOT_STORED:
+            # The export calls its folder --output.
+            raise NotStored(f"RERANKER_EXPORT_DIR={reason}" if reason.startswith(str(folder.parent)) else reason)
         message = f"{source.name} cannot be exported for {backend} {precision}: {reason}"
         # A negative status is a signal: the export was stopped.
         is_lasting = process.returncode > 0 and not PASSING.search(reason)

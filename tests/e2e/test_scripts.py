@@ -65,9 +65,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 def test_the_daemon_ranks_and_logs(checkout: Checkout) -> None:
     response = httpx.post(f"{checkout.url}/rerank", json=MOONS, timeout=60)
     assert response.json()["results"][0]["index"] == 2
+    line = f"id={response.json()['id']}"
+    # The service writes it after it has sent the answer.
+    while line not in (checkout.folder / "reranker.log").read_text():
+        time.sleep(0.05)
     logged = checkout.run("./manage_reranker.sh", "logs")
     assert logged.returncode == 0
-    assert f"id={response.json()['id']}" in logged.stdout
+    assert line in logged.stdout
     assert logged.stdout == (checkout.folder / "reranker.log").read_text()
 
 

@@ -30,7 +30,7 @@ FROM build-slim AS source-slim
 COPY app app
 COPY reranker_client reranker_client
 RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && \
-  /opt/venv/bin/pip uninstall --quiet --yes pip
+  /opt/venv/bin/pip uninstall --quiet --yes pip && docker/strip.sh /opt/venv slim
 
 # The model of the slim image: MODEL if set, otherwise only the embedded one.
 FROM python:3.11-slim-bookworm AS model

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from app import errors
 from app.api.service import service_of
-from app.telemetry.record import ErrorBodyOf, record_of
+from app.telemetry.record import ErrorBodyOf, Problem, record_of
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def error_response(
 ) -> JSONResponse:
     """One error as JSON, in the service's own format or that of a dialect."""
     if error_body is not None:
-        body = error_body(code, message)
+        body = error_body(Problem(request_id, status, code, message))
     else:
         error = ErrorDetail(message=message, type=code, code=status)
         body = ErrorBody(id=request_id, message=message, detail=message, error=error)

@@ -10,7 +10,7 @@ from app.api.errors import DIALECT_TAG, ERROR_RESPONSES, ErrorBody
 from app.api.fields import Query, RequestBody, Texts
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank
-from app.telemetry.record import ErrorBodyOf
+from app.telemetry.record import ErrorBodyOf, Problem
 from app.types import Ranking, RerankQuery
 
 NATIVE, TEI, WEAVIATE = (f"{DIALECT_TAG}{name}" for name in ("native", "tei", "weaviate"))
@@ -41,8 +41,8 @@ def _dialect(body: Any) -> str:
     return TEI if has_texts and body.get("documents") is body.get("passages") is None else NATIVE
 
 
-def _error_body(code: str, message: str) -> TeiErrorBody:
-    return TeiErrorBody(error=message, error_type=ERROR_TYPES.get(code, "Backend"))
+def _error_body(problem: Problem) -> TeiErrorBody:
+    return TeiErrorBody(error=problem.message, error_type=ERROR_TYPES.get(problem.code, "Backend"))
 
 
 class TeiRoute(JsonRoute):

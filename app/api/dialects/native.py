@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from app.api.dialects.vllm import NoLimit, TokenLimit, translate_options
+from app.api.dialects.voyage import VoyageResult, is_voyage
 from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.errors import ERROR_RESPONSES
 from app.api.fields import Query, RequestBody, Text, Usage
@@ -19,10 +20,8 @@ from app.types import Evidence, LongDocuments, Ranking, RerankQuery
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
-# Of llama.cpp, OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change
-# the host.
+# Of OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change the host.
 OTHER_ROUTES = (
-    "/v1/reranking",
     "/v3/rerank",
     "/openai/v1/rerank",
     "/openai/v2/rerank",
@@ -136,8 +135,8 @@ class RerankRequest(RequestBody):
 
     @property
     def is_voyage(self) -> bool:
-        """Whether Voyage's client has sent it: only Voyage has `truncation`."""
-        return "truncation" in (self.model_extra or {})
+        """Whether a client of Voyage has sent it."""
+        return is_voyage(self.model, self.model_extra or {})
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +151,7 @@ class RerankRequest(RequestBody):
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
         if not self.is_plain:
-            check_rendering(self.documents, self.rank_fields)
+            check_rendering(document.chosen(self.rank_fields) for document in self.documents)
         return RerankQuery(
             query=self.query,
             documents=[document.as_text(index, self.rank_fields) for index, document in enumerate(self.documents)],
@@ -198,20 +197,6 @@ class Result(BaseModel):
     ] = None
 
 
-class VoyageResult(BaseModel):
-    """One ranked document. The document is its text."""
-
-    index: int
-    relevance_score: float
-    document: str | None = None
-
-    @classmethod
-    def of(cls, result: Result) -> Self:
-        """Serialise a result."""
-        text = result.document.text if result.document else None
-        return cls(index=result.index, relevance_score=result.relevance_score, document=text)
-
-
 class TimingsMs(BaseModel):
     """Milliseconds: waiting for a slot, first stage, tokenization, engine (with its queue), total."""
 
@@ -249,7 +234,7 @@ class RerankResponse(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_RESPONSE]})
 
     id: str
-    object: Literal["rerank"] = "rerank"
+    object: Annotated[Literal["rerank", "list"], Field(description="`list` for Voyage's client")] = "rerank"
     model: str
     created: int
     results: list[Result]
@@ -263,10 +248,11 @@ class RerankResponse(BaseModel):
         timings, ranked = ranking.timings, results(request, ranking)
         return cls(
             id=request_id,
+            object="list" if request.is_voyage else "rerank",
             model=model,
             created=int(time.time()),
             results=ranked,
-            data=[VoyageResult.of(result) for result in ranked] if request.is_voyage else None,
+            data=[_for_voyage(result) for result in ranked] if request.is_voyage else None,
             usage=usage(ranking),
             meta=Meta(
                 documents=len(request.documents),
@@ -286,6 +272,11 @@ class RerankResponse(BaseModel):
                 ),
             ),
         )
+
+
+def _for_voyage(result: Result) -> VoyageResult:
+    text = result.document.text if result.document else None
+    return VoyageResult(index=result.index, relevance_score=result.relevance_score, document=text)
 
 
 def results(request: RerankRequest, ranking: Ranking) -> list[Result]:

@@ -66,7 +66,7 @@ class Document(BaseModel):
         elif not isinstance(value, dict):
             return handler(value)
         sent = {name: repaired(item) if isinstance(item, str) else item for name, item in value.items()}
-        if len(sent) > 1:
+        if len(sent) > 1 or type(sent.get("text")) is not str:
             _check_echo(sent)
         text = find_text(sent)
         document = handler(sent if text is None else {**sent, "text": text})

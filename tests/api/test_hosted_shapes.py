@@ -104,6 +104,20 @@ async def test_bedrock_errors_have_a_type(serve: Serve, change: dict[str, Any], 
     assert found["message"].startswith(message)
 
 
+async def test_deeply_nested_documents_are_refused(serve: Serve) -> None:
+    nested: Any = "tides"
+    for _ in range(300):
+        nested = [nested]
+    native = {"query": "a", "documents": [{"body": nested}], "rank_fields": ["body"], "return_documents": True}
+    body = bedrock("a", [], {})
+    document = {"type": "JSON", "jsonDocument": {"body": nested}}
+    body["sources"] = [{"type": "INLINE", "inlineDocumentSource": document}]
+    async with serve() as client:
+        for deep, name in ((native, "documents[0]"), (body, "sources[0].inlineDocumentSource.jsonDocument")):
+            found = await post(client, "/rerank", deep, 422)
+            assert found["message"].startswith(f"{name}: must be JSON in UTF-8 and not nested too deeply")
+
+
 async def test_large_json_documents_of_bedrock_are_refused(serve: Serve) -> None:
     body = bedrock("a", [], {})
     document = {"type": "JSON", "jsonDocument": {"rows": [0] * 100_001}}

@@ -19,7 +19,7 @@ from fastapi_offline import FastAPIOffline
 from app import __version__
 from app.api import operations
 from app.api.body import Bodies
-from app.api.dialects import native, nim, tei, vllm
+from app.api.dialects import bedrock, dashscope, google, mixedbread, native, nim, pinecone, tei, vllm
 from app.api.errors import add_error_handlers
 from app.api.guard import RequestGuard
 from app.api.keys import ApiKeys
@@ -104,7 +104,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     add_error_handlers(app, settings.overload_status)
     # Documents the keys in OpenAPI; RequestGuard checks them.
     documented_keys = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
-    for routes in (tei, native, vllm, nim, operations):
+    # Pinecone's `/rerank` is before that of the others, which takes any request.
+    dialects = (pinecone, tei, native, vllm, nim, dashscope, bedrock, google, mixedbread)
+    for routes in (*dialects, operations):
         app.include_router(routes.router, dependencies=documented_keys)
     return app
 

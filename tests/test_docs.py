@@ -11,6 +11,7 @@ from app.config import Settings, environment_names
 from app.config_types import DEVICE_DEFAULTS
 from app.main import create_app
 from tests.clients.environments import ENVIRONMENTS
+from tests.clients.test_npm import PACKAGES
 from tests.conftest import Serve
 from tools import docs
 
@@ -71,6 +72,7 @@ def test_every_tested_client_is_documented_with_its_version() -> None:
     assert sorted("==".join(row) for row in rows) == sorted(
         requirement for environment in ENVIRONMENTS for requirement in environment.requirements
     )
+    assert [package for package in PACKAGES if f"`{package}`" not in page("migrate")] == []
 
 
 def documented_profiles() -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any, Self
 
 import yaml
@@ -35,7 +36,7 @@ PRIVATE_USE = (0xE000, 0xF900)
 def _echoed(sent: dict[str, Any]) -> dict[str, Any]:
     """The fields that an answer can contain: broken characters are repaired. Others than texts are checked, too."""
     repaired_texts = {name: repaired(item) if isinstance(item, str) else item for name, item in sent.items()}
-    if len(sent) == 1 and repaired_texts.keys() == {"text"}:
+    if len(sent) == 1 and type(repaired_texts.get("text")) is str:
         return repaired_texts
     try:
         to_json(repaired_texts)
@@ -63,16 +64,20 @@ class Document(BaseModel):
     metadata: Any = None
     _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
     _repaired: bool = PrivateAttr(False)
+    _was_text: bool = PrivateAttr(False)
 
     @model_validator(mode="wrap")
     @classmethod
     def _remember(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(value, dict):
+        was_text = isinstance(value, str)
+        if was_text:
+            value = {"text": value}
+        elif not isinstance(value, dict):
             return handler(value)
         sent = _echoed(value)
         text = find_text(sent)
         document = handler(sent if text is None else {**sent, "text": text})
-        document._sent, document._repaired = sent, sent != value
+        document._sent, document._repaired, document._was_text = sent, sent != value, was_text
         return document
 
     @model_serializer
@@ -89,6 +94,16 @@ class Document(BaseModel):
         """The caller's `score`, if it is a number that a float can hold."""
         score = (self.model_extra or {}).get("score")
         return score if type(score) in (int, float) and abs(score) <= sys.float_info.max else None  # type: ignore[arg-type]
+
+    @property
+    def was_text(self) -> bool:
+        """Whether it was sent as a string. It is written as an object nevertheless."""
+        return self._was_text
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its fields, as they were sent."""
+        return list(self._sent)
 
     def is_plain(self, fields: list[str]) -> bool:
         """Whether the model reads `text` as it is."""
@@ -125,26 +140,25 @@ def _as_yaml(values: dict[str, Any]) -> str:
 
 
 def _as_document(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"text": value}
-    if isinstance(value, dict):
+    if isinstance(value, str | dict):
         return value
     if isinstance(value, list) and (media(value) or text_of_parts(value) is not None):
         return {"content": value}
     raise PydanticCustomError("document", "must be a string or an object")
 
 
+AnyDocument = Annotated[Document, BeforeValidator(_as_document, json_schema_input_type=str | Document)]
 Documents = Annotated[
-    list[Annotated[Document, BeforeValidator(_as_document, json_schema_input_type=str | Document)]],
+    list[AnyDocument],
     FailFast(),
     Field(max_length=MAX_DOCUMENTS),
     BeforeValidator(as_list),
 ]
 
 
-def check_rendering(documents: list[Document], fields: list[str]) -> None:
-    """Raises `TooLarge` if rendering would take long."""
-    values = sum(_count(document.chosen(fields)) for document in documents)
+def check_rendering(chosen: Iterable[dict[str, Any]]) -> None:
+    """Raises `TooLarge` if rendering these fields of the documents would take long."""
+    values = sum(map(_count, chosen))
     if values > MAX_RENDERED_VALUES:
         raise TooLarge(f"rank_fields: at most {MAX_RENDERED_VALUES} values are rendered, got {values}")
 

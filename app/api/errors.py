@@ -3,7 +3,9 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from http import HTTPStatus
+from operator import or_
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -14,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from app import errors
 from app.api.service import service_of
-from app.telemetry.record import ErrorBodyOf, record_of
+from app.telemetry.record import ErrorBodyOf, Problem, record_of
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ UNREADABLE = "The body cannot be read"
 DIALECT_TAG = "dialect:"
 NOT_AN_OBJECT = "must be an object"
 INTERNAL = (500, "failed")
+# What gRPC calls a status. Google and Pinecone name their errors so; other statuses are INVALID_ARGUMENT or INTERNAL.
+GRPC_NAMES = {429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
 
 
 class ErrorDetail(BaseModel):
@@ -79,6 +83,12 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     504: {"model": ErrorBody, "description": "The caller's deadline passed"},
 }
+
+
+def error_responses(*bodies: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: the errors of a route with these bodies, or with the service's own for errors before the body."""
+    body = reduce(or_, bodies, ErrorBody)
+    return {status: {**response, "model": body} for status, response in ERROR_RESPONSES.items()}
 
 
 def add_error_handlers(app: FastAPI, overload_status: int) -> None:
@@ -136,11 +146,16 @@ def error_response(
 ) -> JSONResponse:
     """One error as JSON, in the service's own format or that of a dialect."""
     if error_body is not None:
-        body = error_body(code, message)
+        body = error_body(Problem(request_id, status, code, message))
     else:
         error = ErrorDetail(message=message, type=code, code=status)
         body = ErrorBody(id=request_id, message=message, detail=message, error=error)
     return JSONResponse(body.model_dump(), status, headers)
+
+
+def grpc_name(status: int) -> str:
+    """The name of a status in the dialects of services that also speak gRPC."""
+    return GRPC_NAMES.get(status, "INVALID_ARGUMENT" if status < INTERNAL[0] else "INTERNAL")
 
 
 def explain(problems: Sequence[Any], content_type: str) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """Fields that the dialects share."""
 
+from collections.abc import Container
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
@@ -157,6 +158,14 @@ class RequestBody(BaseModel):
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
         raise NotImplementedError
+
+
+def lift(fields: dict[str, Any], options: Any, own: Container[str] = ()) -> None:
+    """Put the options of a nested object among the fields, which win. `own` are fields of the nested object's model."""
+    if isinstance(options, dict):
+        for name, value in options.items():
+            if name not in own and value is not None:
+                fields.setdefault(name, value)
 
 
 class Usage(BaseModel):

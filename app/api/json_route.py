@@ -21,7 +21,10 @@ class JsonRoute(APIRoute):
     """A route with a JSON body. A dialect with another error format overrides `error_body`."""
 
     def error_body(self, content: Any) -> ErrorBodyOf | None:  # noqa: ARG002 (for dialects that look at it)
-        """How errors of a request with this parsed body are written; None for the service's own format."""
+        """How errors of a request with this parsed body are written; None for the service's own format.
+
+        The body is None before it is parsed.
+        """
         return None
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
@@ -29,6 +32,7 @@ class JsonRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            record_of(request.scope).error_body = self.error_body(None)
             encoding = request.headers.get("content-encoding", "identity")
             if encoding.strip().lower() not in ("", "identity"):
                 raise UnsupportedMedia(f"Content-Encoding: a body must not be compressed, got {encoding!r}")

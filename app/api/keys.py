@@ -13,7 +13,9 @@ from app.errors import Unauthorized
 # The documentation is public, and a browser cannot send a key for it.
 PAGES = {"/docs", "/redoc"}
 OPEN_PATHS = {"/", "/openapi.json"} | PAGES | HEALTH_PATHS
-KEY_HEADERS = ("x-api-key", "api-key")
+KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
+# A request that is signed for AWS. The signature is not checked, and it is not a key.
+SIGNED = "aws4-"
 ANYONE = "anyone"
 OPEN_FOLDER = "/static-offline-docs/"
 
@@ -29,7 +31,7 @@ class ApiKeys:
         """A stable name of the caller's key; `ANYONE` if the path needs no key. Raises `Unauthorized`.
 
         A key is sent as `Authorization: Bearer KEY`, as the bare value of that header (the TEI client of LlamaIndex
-        sends that), as `X-API-Key`, or as `Api-Key` (clients of Azure and Pinecone).
+        sends that), as `X-API-Key`, as `Api-Key` (clients of Azure and Pinecone), or as `X-Goog-Api-Key`.
         """
         path = route_path(scope)
         if not self._digests or path in self._open_paths or path.startswith(OPEN_FOLDER):
@@ -37,6 +39,8 @@ class ApiKeys:
         headers = Headers(scope=scope)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else headers.get("authorization", "")
+        if scheme.lower().startswith(SIGNED):
+            bearer = ""
         # Starlette decoded the bytes of the headers as Latin-1.
         sent = [_digest(value.encode("latin-1")) for value in (bearer, *map(headers.get, KEY_HEADERS)) if value]
         # Digests of all keys are compared, so the time does not depend on the key.

@@ -3,14 +3,24 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from app.types import Ranking
 
-ErrorBodyOf = Callable[[str, str], BaseModel]
-"""Makes the body of an error from its code and message."""
+
+class Problem(NamedTuple):
+    """An error as it is answered."""
+
+    request_id: str
+    status: int
+    code: str
+    message: str
+
+
+ErrorBodyOf = Callable[[Problem], BaseModel]
+"""Makes the body of an error."""
 
 STAGES = ("queue", "prefilter", "tokenize", "inference")
 

@@ -21,7 +21,7 @@ def error_of(rank: Rank, query: str, documents: Sequence[str]) -> str | None:
     except Exception as error:  # each client has its own class
         causes = [error, error.__cause__, error.__context__]
         responses = [getattr(cause, "response", None) for cause in causes]
-        texts = [f"{response.status_code} {response.text}" for response in responses if response is not None]
+        texts = [f"{response.status_code} {response.text}" for response in responses if hasattr(response, "text")]
         return " ".join([type(error).__name__, *(str(cause) for cause in causes if cause), *texts])
     return None
 

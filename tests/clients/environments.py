@@ -81,6 +81,27 @@ ENVIRONMENTS = [
             "haystack HuggingFaceTEIRanker",
         ),
     ),
+    Environment(
+        "hosted_clients.py",
+        (
+            "voyageai==0.5.0",
+            "dashscope==2.0.2",
+            "boto3==1.44.8",
+            "pinecone==10.2.0",
+            "google-cloud-discoveryengine==0.20.5",
+            "mixedbread==0.54.0",
+        ),
+        (
+            "voyageai",
+            "dashscope TextReRank",
+            "dashscope Client",
+            "boto3 rerank",
+            "boto3 invoke_model",
+            "pinecone",
+            "google-cloud-discoveryengine",
+            "mixedbread",
+        ),
+    ),
 ]
 
 if __name__ == "__main__":

@@ -12,13 +12,24 @@ from app.config import Settings
 from app.main import create_app
 from tests.fakes import FakeEngine
 
-ROUTES = ("/rerank", "/rerank/query", "/v1/rerank", "/score", "/v1/ranking")
+ROUTES = (
+    "/rerank",
+    "/rerank/query",
+    "/v1/rerank",
+    "/score",
+    "/v1/ranking",
+    "/v1/reranking",
+    "/api/v1/services/rerank/text-rerank/text-rerank",
+    "/v1/projects/p/locations/l/rankingConfigs/c:rank",
+    "/model/m/invoke",
+)
 HEADERS = (
     [(b"content-type", b"application/json")],
     [(b"content-type", b"application/json; charset=utf-16")],
     [(b"content-type", b"text/plain")],
     [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")],
     [(b"content-type", b"application/json"), (b"authorization", b"Bearer \xff"), (b"x-request-id", b"a b")],
+    [(b"content-type", b"application/json"), (b"x-pinecone-api-version", b"2026-07")],
 )
 SEEDS: list[Any] = [
     {"query": "q w", "documents": ["a", {"text": "b", "id": 3, "metadata": {"k": [1.5, None]}}], "top_k": 1},
@@ -34,6 +45,22 @@ SEEDS: list[Any] = [
     {"text_1": "q", "text_2": ["a", "b"], "truncate_prompt_tokens": 4, "model": "m", "user": "u"},
     {"text_1": ["q", "r"], "text_2": ["a", "b"]},
     {"query": {"text": "q"}, "passages": [{"text": "a"}], "truncate": "END"},
+    {"query": "q", "input": ["a", {"text": "b"}], "top_k": 1, "return_input": True},
+    {"input": {"query": "q", "documents": ["a", {"text": "b"}]}, "parameters": {"top_n": 1, "return_documents": True}},
+    {"query": "q", "records": [{"id": "1", "title": "a", "content": "b"}], "topN": 1},
+    {
+        "queries": [{"type": "TEXT", "textQuery": {"text": "q"}}],
+        "sources": [
+            {"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": "a"}}},
+            {"type": "INLINE", "inlineDocumentSource": {"type": "JSON", "jsonDocument": {"t": "b", "n": [1]}}},
+        ],
+        "rerankingConfiguration": {
+            "bedrockRerankingConfiguration": {
+                "numberOfResults": 1,
+                "modelConfiguration": {"modelArn": "m", "additionalModelRequestFields": {"rank_fields": ["t"]}},
+            }
+        },
+    },
 ]
 # What a client may be told of its own body, and a deadline of its own that passed.
 EXPECTED = {200, 400, 413, 415, 422, 504}

@@ -15,8 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 from tokenizers import Tokenizer
 
 from app.api.body import parsed_bytes
+from app.api.dialects.dashscope import DashScopeRequest
+from app.api.dialects.google import GoogleRequest
+from app.api.dialects.mixedbread import MixedbreadRequest
 from app.api.dialects.native_request import RerankRequest
 from app.api.dialects.nim import NimRequest
+from app.api.dialects.pinecone import PineconeRequest
 from app.api.dialects.tei import AnyRequest, TeiRequest
 from app.api.dialects.vllm import ScoreRequest
 from app.api.errors import explain
@@ -50,7 +54,11 @@ def near_valid(draw: st.DrawFn) -> Any:
 BODIES = near_valid() | VALUES
 
 
-@pytest.mark.parametrize("model", [RerankRequest, TeiRequest, AnyRequest, NimRequest, ScoreRequest])
+MODELS = [RerankRequest, TeiRequest, AnyRequest, NimRequest, ScoreRequest]
+MODELS += [DashScopeRequest, GoogleRequest, MixedbreadRequest, PineconeRequest]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_value_is_a_request_or_an_error_that_can_be_told(model: Any) -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(model)
 

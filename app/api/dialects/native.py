@@ -12,10 +12,8 @@ from app.telemetry.record import record_of
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
-# Of llama.cpp, OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change
-# the host.
+# Of OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change the host.
 OTHER_ROUTES = (
-    "/v1/reranking",
     "/v3/rerank",
     "/openai/v1/rerank",
     "/openai/v2/rerank",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import AliasChoices, ConfigDict, Field
 
 from app.api.dialects.vllm import LIMITS, NoLimit, TokenLimit, long_documents, translate_options
+from app.api.dialects.voyage import is_voyage
 from app.api.documents import TEXT_FIELDS, Documents, check_rendering
 from app.api.fields import Query, RequestBody, Text
 from app.types import LongDocuments, RerankQuery
@@ -73,8 +74,8 @@ class RerankRequest(RequestBody):
 
     @property
     def is_voyage(self) -> bool:
-        """Whether Voyage's client has sent it: only Voyage has `truncation`."""
-        return "truncation" in (self.model_extra or {})
+        """Whether a client of Voyage has sent it."""
+        return is_voyage(self.model, self.model_extra or {})
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class RerankRequest(RequestBody):
     def to_query(self) -> RerankQuery:
         """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
         if not self.is_plain:
-            check_rendering(self.documents, self.rank_fields)
+            check_rendering(document.chosen(self.rank_fields) for document in self.documents)
         return RerankQuery(
             query=self.query,
             documents=[document.as_text(index, self.rank_fields) for index, document in enumerate(self.documents)],

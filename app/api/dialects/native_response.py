@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.dialects.native_request import RerankRequest
+from app.api.dialects.voyage import VoyageResult
 from app.api.documents import Document
 from app.api.fields import Usage
 from app.api.ranking import usage
@@ -76,20 +77,6 @@ class Result(BaseModel):
     ] = None
 
 
-class VoyageResult(BaseModel):
-    """One ranked document. The document is its text."""
-
-    index: int
-    relevance_score: float
-    document: str | None = None
-
-    @classmethod
-    def of(cls, result: Result) -> Self:
-        """Serialise a result."""
-        text = result.document.text if result.document else None
-        return cls(index=result.index, relevance_score=result.relevance_score, document=text)
-
-
 class TimingsMs(BaseModel):
     """Milliseconds: waiting for a slot, first stage, tokenization, engine (with its queue), total."""
 
@@ -127,7 +114,7 @@ class RerankResponse(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_RESPONSE]})
 
     id: str
-    object: Literal["rerank"] = "rerank"
+    object: Annotated[Literal["rerank", "list"], Field(description="`list` for Voyage's client")] = "rerank"
     model: str
     created: int
     results: list[Result]
@@ -141,10 +128,11 @@ class RerankResponse(BaseModel):
         timings, ranked = ranking.timings, results(request, ranking)
         return cls(
             id=request_id,
+            object="list" if request.is_voyage else "rerank",
             model=model,
             created=int(time.time()),
             results=ranked,
-            data=[VoyageResult.of(result) for result in ranked] if request.is_voyage else None,
+            data=[_for_voyage(result) for result in ranked] if request.is_voyage else None,
             usage=usage(ranking),
             meta=Meta(
                 documents=len(request.documents),
@@ -164,6 +152,11 @@ class RerankResponse(BaseModel):
                 ),
             ),
         )
+
+
+def _for_voyage(result: Result) -> VoyageResult:
+    text = result.document.text if result.document else None
+    return VoyageResult(index=result.index, relevance_score=result.relevance_score, document=text)
 
 
 def results(request: RerankRequest, ranking: Ranking) -> list[Result]:

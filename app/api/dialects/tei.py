@@ -1,21 +1,24 @@
-"""text-embeddings-inference, and `POST /rerank`. A body with `texts` is TEI's, one with `property` Weaviate's."""
+"""text-embeddings-inference, and `POST /rerank`.
+
+A body with `texts` is TEI's, one with `property` Weaviate's, one with `sources` Bedrock's.
+"""
 
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
 
-from app.api.dialects import native
+from app.api.dialects import bedrock, native
 from app.api.dialects.native_request import RerankRequest
 from app.api.dialects.native_response import RerankResponse
-from app.api.errors import DIALECT_TAG, ERROR_RESPONSES, ErrorBody
+from app.api.errors import DIALECT_TAG, error_responses
 from app.api.fields import Query, RequestBody, Texts
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank
-from app.telemetry.record import ErrorBodyOf
+from app.telemetry.record import ErrorBodyOf, Problem
 from app.types import Ranking, RerankQuery
 
-NATIVE, TEI, WEAVIATE = (f"{DIALECT_TAG}{name}" for name in ("native", "tei", "weaviate"))
+NATIVE, TEI, WEAVIATE, BEDROCK = (f"{DIALECT_TAG}{name}" for name in ("native", "tei", "weaviate", "bedrock"))
 # By the code of the error. Other errors are `Backend`.
 ERROR_TYPES = {
     "invalid_request": "Validation",
@@ -39,19 +42,26 @@ class TeiErrorBody(BaseModel):
 def _dialect(body: Any) -> str:
     if isinstance(body, dict) and body.get("property") is not None:
         return WEAVIATE
-    has_texts = isinstance(body, dict) and body.get("texts") is not None
-    return TEI if has_texts and body.get("documents") is body.get("passages") is None else NATIVE
+    is_native = not isinstance(body, dict) or any(body.get(name) is not None for name in ("documents", "passages"))
+    if is_native:
+        return NATIVE
+    if body.get("texts") is not None:
+        return TEI
+    return BEDROCK if body.get("sources") is not None else NATIVE
 
 
-def _error_body(code: str, message: str) -> TeiErrorBody:
-    return TeiErrorBody(error=message, error_type=ERROR_TYPES.get(code, "Backend"))
+def _error_body(problem: Problem) -> TeiErrorBody:
+    return TeiErrorBody(error=problem.message, error_type=ERROR_TYPES.get(problem.code, "Backend"))
 
 
 class TeiRoute(JsonRoute):
     """Answers errors in the dialect of the body."""
 
     def error_body(self, content: Any) -> ErrorBodyOf | None:
-        return None if _dialect(content) == NATIVE else _error_body
+        dialect = _dialect(content)
+        if dialect == BEDROCK:
+            return bedrock.BedrockErrorBody.of
+        return None if dialect == NATIVE else _error_body
 
 
 router = APIRouter(tags=["rerank"], route_class=TeiRoute)
@@ -124,7 +134,10 @@ class WeaviateResponse(BaseModel):
 
 
 AnyRequest = Annotated[
-    Annotated[RerankRequest, Tag(NATIVE)] | Annotated[TeiRequest, Tag(TEI)] | Annotated[WeaviateRequest, Tag(WEAVIATE)],
+    Annotated[RerankRequest, Tag(NATIVE)]
+    | Annotated[TeiRequest, Tag(TEI)]
+    | Annotated[WeaviateRequest, Tag(WEAVIATE)]
+    | Annotated[bedrock.BedrockRequest, Tag(BEDROCK)],
     Discriminator(_dialect),
 ]
 
@@ -132,14 +145,16 @@ AnyRequest = Annotated[
 @router.post("/invocations", response_model=RerankResponse | Ranks, include_in_schema=False)
 @router.post(
     "/rerank",
-    response_model=RerankResponse | Ranks | WeaviateResponse,
-    responses={status: {**response, "model": ErrorBody | TeiErrorBody} for status, response in ERROR_RESPONSES.items()},
+    response_model=RerankResponse | Ranks | WeaviateResponse | bedrock.BedrockResponse,
+    responses=error_responses(TeiErrorBody, bedrock.BedrockErrorBody),
     summary="Rank documents, or texts as text-embeddings-inference does",
 )
 async def rerank(body: AnyRequest, request: Request) -> Response:
     """With `texts` the answer is a bare list; with `documents` or `passages` it is that of `/rerank/query`."""
     if isinstance(body, RerankRequest):
         return await native.rerank(body, request)
+    if isinstance(body, bedrock.BedrockRequest):
+        return await bedrock.rerank(body, request)
     ranking, _ = await rank(request, body)
     if isinstance(body, WeaviateRequest):
         return answer(ranking, _weaviate(body, ranking), body)

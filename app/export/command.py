@@ -229,6 +229,7 @@ def main(
     evaluate: Annotated[Path | None, typer.Option(help="JSONL file with qrels, to compare nDCG@10")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model")] = None,
     max_length: Annotated[int | None, typer.Option(min=16, help="Window in tokens (default: the model's own)")] = None,
+    template: Annotated[str | None, typer.Option(help="Text around a pair (default: RERANKER_TEMPLATE)")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing folder, and keep a model that ranks differently")
     ] = False,
@@ -256,7 +257,7 @@ def main(
                 evaluation=evaluate,
                 trust_remote_code=settings.trust_remote_code,
                 allow_pickle=settings.allow_pickle,
-                template=settings.template,
+                template=settings.template if template is None else template,
                 force=force,
             )
     except (StartupError, UnusableCollection) as error:

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from app.engines.load import load_artefact
+from app.engines.models.artefact import Manifest
 from app.engines.models.source import locate_model
+from app.engines.models.store import find_or_export
 from app.engines.template import FAMILIES
 from app.engines.torch import TorchEngine
 from app.errors import UnusableModel
@@ -125,6 +127,14 @@ def test_a_decoder_without_a_known_template_says_what_to_set(tmp_path: Path) -> 
     texts = [(f"question:{QUERY} \n \n passage:{document}", "") for document in DOCUMENTS]
     check(engine, predict(folder, texts))
     check(load(folder, "none"), predict(folder, pairs_of()))
+
+
+def test_an_export_at_the_first_start_has_the_template_of_the_setting(tmp_path: Path) -> None:
+    folder = make_decoder(tmp_path / "model", {0: "LABEL_0"}, family="llama")
+    source = locate_model(str(folder), None, "--question:{query}\\npassage:{document}")
+    template = Manifest.read(find_or_export(source, "openvino", "fp32", tmp_path / "store")).template
+    assert template is not None
+    assert template.text == "--question:{query}\npassage:{document}"
 
 
 @pytest.mark.parametrize("template", ["{document} {query}", "{query}", "{query} {query} {document}"])

@@ -125,6 +125,8 @@ def _export(source: ModelSource, backend: Backend, precision: Precision, folder:
     }
     if source.revision:
         options["--revision"] = source.revision
+    if source.template is not None:
+        options["--template"] = source.template
     command += [str(part) for option in options.items() for part in option]
     with subprocess.Popen(  # noqa: S603 (no shell, and our own)
         [*command, "--while-stdin-is-open"],

@@ -35,6 +35,7 @@ class PairTokenizer:
         self._tokenizer.no_truncation()
         self.template = template
         """What the model reads around a pair, if it is more than special tokens and a prompt."""
+        self._texts = _plain(self._tokenizer) if template else self._tokenizer
         self._frame = self._templated(template) if template else _Frame.of(self._tokenizer, prompt)
         self.max_length = max_length
 
@@ -74,7 +75,7 @@ class PairTokenizer:
         document. It overlaps the previous one by a quarter.
         """
         frame = self._frame_for(instruction)
-        encodings = self._tokenizer.encode_batch(documents, add_special_tokens=False)
+        encodings = self._texts.encode_batch(documents, add_special_tokens=False)
         [query_ids] = self._encode([frame.query.around(query)])
         taken = frame.tokens + frame.document.tokens
         room = max(1, self.max_length - taken - min(len(query_ids), self.max_length // 2))
@@ -96,15 +97,14 @@ class PairTokenizer:
         after_query, between = _split_start(between)
         between, before_document = _split_end(between, template.edge)
         after_document, after = _split_start(after)
-        constants = self._encode([before, between, after])
+        constants = _ids(self._tokenizer, [before, between, after])
         edges = self._encode([before_query, after_query, before_document, after_document])
         query = _Edges(before_query, after_query, len(edges[0]), edges[1])
         document = _Edges(before_document, after_document, len(edges[2]), edges[3])
         return _Frame(constants[0], constants[1], constants[2], (0, 0, 0, 0, 0), query, document)
 
     def _encode(self, texts: Sequence[str]) -> list[Ids]:
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encoded]
+        return _ids(self._texts, texts)
 
     def _assemble(self, frame: "_Frame", query: Ids, document: Ids, max_tokens_per_doc: int | None) -> Pair:
         kept_query, kept_document = query, frame.document.cut(document, max_tokens_per_doc)
@@ -114,6 +114,21 @@ class PairTokenizer:
             kept_document = frame.document.cut(kept_document, max(0, room - len(kept_query)))
         truncated = len(kept_query) < len(query) or len(kept_document) < len(document)
         return frame.fill(kept_query, kept_document, truncated)
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """The same, but special tokens that are written in a text are text.
+
+    Otherwise a document could end its part of a template and answer in the name of the model.
+    """
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.encode_special_tokens = True
+    return plain
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(encoding.ids, np.int32) for encoding in encoded]
 
 
 @dataclass(frozen=True, slots=True)

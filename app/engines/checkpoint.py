@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,6 +17,7 @@ from app.engines.missing_weights import missing_weights
 from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
 from app.engines.models.size import check_fits, parameters
 from app.engines.models.source import ModelSource
+from app.engines.native import native_classes, own_code
 from app.engines.tokenizer_file import FILE, use_file
 from app.errors import StartupError, UnusableModel, first_line
 
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 # One request finds out whether the hub is reachable and knows the model. The download itself would retry for minutes.
 HUB_SECONDS = 10
+CONFIG = "config.json"
+# They put all documents into one text.
+LISTWISE = {"JinaForRanking"}
 TRUST = "If you trust its code, set RERANKER_TRUST_REMOTE_CODE=true"
 # The names of two labels that make one relevance score, the positive one last.
 OPPOSITES = (("0", "1"), ("no", "yes"), ("false", "true"), ("irrelevant", "relevant"), ("not relevant", "relevant"))
@@ -53,14 +56,19 @@ def load_model(
 def _load(
     source: ModelSource, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
 ) -> CrossEncoder:
-    load = partial(
-        CrossEncoder,
-        source.location,
-        revision=source.revision,
-        device=str(device),
-        trust_remote_code=trust_remote_code,
-        model_kwargs={"dtype": dtype, "use_safetensors": None if allow_pickle else True},
-    )
+    def load(local_files_only: bool = False) -> CrossEncoder:
+        config = _config(source)
+        _check_architecture(config, source)
+        with native_classes(config):
+            return CrossEncoder(
+                source.location,
+                revision=source.revision,
+                device=str(device),
+                trust_remote_code=trust_remote_code,
+                local_files_only=local_files_only,
+                model_kwargs={"dtype": dtype, "use_safetensors": None if allow_pickle else True},
+            )
+
     try:
         with storing_in_hub_cache():
             return _find(source, load, device, dtype, allow_pickle)
@@ -68,7 +76,7 @@ def _load(
         raise
     except Exception as error:
         reason = first_line(error)
-        if _has_code(source) and not trust_remote_code:
+        if own_code(_config(source)) and not trust_remote_code:
             reason = f"the installed transformers does not have its class. {TRUST}"
         raise UnusableModel(f"RERANKER_MODEL={source.location!r} cannot be loaded: {reason}") from error
 
@@ -92,7 +100,25 @@ def _find(
         if not allow_pickle:
             _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
         _check_fits(source, found.safetensors.total if found.safetensors else 0, device, dtype)
+        cached_file(source.location, CONFIG, revision=source.revision, _raise_exceptions_for_missing_entries=False)
         return load()
+
+
+def _config(source: ModelSource) -> dict[str, Any]:
+    """The configuration of the transformer, as far as it is on this machine."""
+    file = _cached(source, str(_first_module(source) / CONFIG))
+    return dict(json.loads(Path(file).read_text())) if file else {}
+
+
+def _check_architecture(config: dict[str, Any], source: ModelSource) -> None:
+    """Reject what can never be served, before its weights are read."""
+    architecture = (config.get("architectures") or ["?"])[0]
+    if architecture in LISTWISE:
+        raise UnusableModel(
+            f"RERANKER_MODEL={source.location!r} is a {architecture}, which ranks a whole list of documents at once. "
+            "This service scores each document alone. Use a cross-encoder, such as Qwen/Qwen3-Reranker-0.6B or "
+            "BAAI/bge-reranker-v2-m3"
+        )
 
 
 def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
@@ -108,7 +134,7 @@ def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
 
 def _local_folder(source: ModelSource) -> Path | None:
     """The folder of the model's files on this machine. None if they are not there yet."""
-    known = _cached(source, "config.json") or _cached(source, "modules.json")
+    known = _cached(source, CONFIG) or _cached(source, "modules.json")
     return Path(known).parent if known else None
 
 
@@ -155,14 +181,8 @@ def _check_is_complete(model: CrossEncoder, source: ModelSource, missing: set[st
         raise UnusableModel(
             f"RERANKER_MODEL={source.location!r} would rank at random: its files lack {len(needed)} weights of "
             f"{type(model[0].model).__name__}, such as {needed[0]}. "
-            + (f"The model has its own class. {TRUST}" if _has_code(source) else "Use the complete files")
+            + (f"The model has its own class. {TRUST}" if own_code(_config(source)) else "Use the complete files")
         )
-
-
-def _has_code(source: ModelSource) -> bool:
-    """Whether the model brings its own Python code."""
-    config = _cached(source, "config.json")
-    return bool(config and "auto_map" in json.loads(Path(config).read_text()))
 
 
 def positive_label(model: CrossEncoder) -> int | None:

@@ -4,9 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from app.export.command import export_model
 from app.export.parity import logits
 from tests.engines.test_exported import GROUP, near
 from tests.engines.test_tokenizer_file import DOCUMENTS, QUERY, lower_case, make_roberta
+from tests.hub import SHA, Hub, serve
 from tests.models import make_model, make_tokenizer, pickled
 
 pytestmark = [
@@ -28,7 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore:Converting a tensor:Warning"),
 ]
-SHA = "0123456789abcdef0123456789abcdef01234567"
 NAMES = {
     "openvino": {
         "openvino_model.xml": "openvino/openvino_model.xml",
@@ -183,52 +181,13 @@ def test_an_export_with_other_token_ids_is_not_used(
     assert (tmp_path / "out").exists() is (reason is None)
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub as its client needs to list and fetch the files of one repository."""
-
-    repository: Path
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        files = {str(file.relative_to(self.repository)): file for file in self.repository.rglob("*") if file.is_file()}
-        if self.path.startswith("/api/models/owner/tiny"):
-            listing = {"id": "owner/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
-            return self._answer(json.dumps(listing).encode())
-        name = self.path.partition(f"/owner/tiny/resolve/{SHA}/")[2]
-        if name in files:
-            return self._answer(files[name].read_bytes())
-        self.send_error(404)
-        return None
-
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("ETag", f'"{hash(body)}"')
-        self.send_header("X-Repo-Commit", SHA)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[str]:
-    _Hub.repository = make_repository(tmp_path / "tiny", "bert", "openvino")
-    _Hub.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with serve(make_repository(tmp_path / "tiny", "bert", "openvino")) as hub:
+        yield hub
 
 
-def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: str) -> None:
+def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: Hub) -> None:
     code = (
         "import sys; from pathlib import Path; from app.engines.load import load_artefact, load_engine; "
         "from app.config import Settings;"
@@ -247,30 +206,30 @@ def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    first = start("store", hub)
+    first = start("store", hub.url)
     assert first.startswith(f"owner/tiny {SHA} [")
-    assert not any("model.safetensors" in path for path in _Hub.asked)
+    assert not any("model.safetensors" in path for path in hub.asked)
     assert Manifest.read(next((tmp_path / "store").glob("owner--tiny-*/"))).revision == SHA
-    _Hub.asked.clear()
-    assert start("store", hub) == first
+    hub.asked.clear()
+    assert start("store", hub.url) == first
     assert start("store", "http://127.0.0.1:9") == first
-    assert not _Hub.asked
+    assert not hub.asked
 
 
-def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub: str) -> None:
-    shutil.rmtree(_Hub.repository)
-    pickled(make_model(_Hub.repository))
+def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub: Hub) -> None:
+    shutil.rmtree(hub.repository)
+    pickled(make_model(hub.repository))
     code = (
         "from app.engines.load import load_artefact, load_engine; from app.config import Settings\n"
         "from app.errors import StartupError\n"
         "try: load_engine(Settings(model='owner/tiny', backend='torch'))\n"
         "except StartupError as error: print(error)"
     )
-    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
     command = [sys.executable, "-c", code]
     result = subprocess.run(
         command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
     )
     assert "RERANKER_MODEL='owner/tiny' cannot be loaded: pytorch_model.bin is a pickle" in result.stdout
-    assert _Hub.asked
-    assert not any("pytorch_model" in path for path in _Hub.asked)
+    assert hub.asked
+    assert not any("pytorch_model" in path for path in hub.asked)

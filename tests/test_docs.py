@@ -105,6 +105,11 @@ def anchors(file: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_every_set_of_values_of_the_chart_is_documented() -> None:
+    rows = re.findall(r"^\| `([\w-]+\.yaml)` \|", page("deploy"), re.MULTILINE)
+    assert sorted(rows) == sorted(file.name for file in (ROOT / "deploy/helm/reranker/values").iterdir())
+
+
 def test_messages_in_troubleshooting_exist() -> None:
     files = [
         *(ROOT / "app").rglob("*.py"),

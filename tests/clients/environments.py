@@ -5,15 +5,12 @@
 
 import contextlib
 import subprocess
-import sys
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from tests.environments import environment
 
 HERE = Path(__file__).parent
-FOLDER = Path(sys.prefix) / "clients"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +23,7 @@ class Environment:
 
     def python(self) -> Path:
         """The interpreter of the environment, which is created on first use. Raises `CalledProcessError`."""
-        folder = FOLDER / self.script.removesuffix("_clients.py")
-        stamp = folder / ".installed"
-        FOLDER.mkdir(exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not stamp.exists() or stamp.read_text() != repr(self.requirements):
-                venv.create(folder, clear=True, with_pip=True)
-                pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-                subprocess.run([*pip, *self.requirements], check=True, capture_output=True, text=True)
-                stamp.write_text(repr(self.requirements))
+        folder = environment(f"clients/{self.script.removesuffix('_clients.py')}", self.requirements)
         return folder / "bin" / "python"
 
 
@@ -105,6 +94,6 @@ ENVIRONMENTS = [
 ]
 
 if __name__ == "__main__":
-    for environment in ENVIRONMENTS:
+    for clients in ENVIRONMENTS:
         with contextlib.suppress(subprocess.CalledProcessError):  # the tests report the reason
-            environment.python()
+            clients.python()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, service, start
-from tests.hub import hub
+from tests.hub import serve
 from tests.models import make_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -57,9 +57,9 @@ def error_line(*before: str, **settings: object) -> str:
 def test_a_hub_cache_that_cannot_be_written_is_named(tmp_path: Path, model: Path, setting: str) -> None:
     place = tmp_path / "a file"
     place.touch()
-    with hub(model) as endpoint:
+    with serve(model) as hub:
         where = {setting: str(place)}
-        line = error_line(RERANKER_MODEL="owner/tiny", RERANKER_BACKEND="torch", HF_ENDPOINT=endpoint, **where)
+        line = error_line(RERANKER_MODEL="owner/tiny", RERANKER_BACKEND="torch", HF_ENDPOINT=hub.url, **where)
     assert f"Cannot start: {setting}={place} cannot be written {USER}: " in line
     assert line.endswith("Make the folder writable for this user, or set another one")
 
@@ -72,9 +72,9 @@ def test_the_owner_of_the_folder_is_named(tmp_path: Path, model: Path) -> None:
         (tmp_path / name).mkdir()
         os.chown(tmp_path / name, OWNER, OWNER)
     owner = f"Permission denied ({{}} belongs to user {OWNER} and group {OWNER}, mode 755). Make the folder writable"
-    with hub(model) as endpoint:
+    with serve(model) as hub:
         place = tmp_path / "hub"
-        options = {"RERANKER_MODEL": "owner/tiny", "RERANKER_BACKEND": "torch", "HF_ENDPOINT": endpoint}
+        options = {"RERANKER_MODEL": "owner/tiny", "RERANKER_BACKEND": "torch", "HF_ENDPOINT": hub.url}
         line = error_line(*ORDINARY, HF_HOME=place, **options)
         assert f"HF_HOME={place} cannot be written {USER}: {owner.format(place)}" in line
     place = tmp_path / "store" / "exports"
@@ -86,8 +86,8 @@ def test_the_owner_of_the_folder_is_named(tmp_path: Path, model: Path) -> None:
 @pytest.mark.parametrize("disk", ["ro"], indirect=True)
 def test_a_read_only_file_system_is_named(disk: Path, model: Path) -> None:
     remedy = "Read-only file system. Mount a writable volume there, or set another folder"
-    with hub(model) as endpoint:
-        line = error_line(RERANKER_MODEL="owner/tiny", RERANKER_BACKEND="torch", HF_ENDPOINT=endpoint, HF_HOME=disk)
+    with serve(model) as hub:
+        line = error_line(RERANKER_MODEL="owner/tiny", RERANKER_BACKEND="torch", HF_ENDPOINT=hub.url, HF_HOME=disk)
     assert f"HF_HOME={disk} cannot be written {USER}: {remedy}" in line
     line = error_line(RERANKER_MODEL=model, RERANKER_EXPORT_DIR=disk / "exports")
     assert f"RERANKER_EXPORT_DIR={disk / 'exports'} cannot be written {USER}: {remedy}" in line
@@ -96,8 +96,8 @@ def test_a_read_only_file_system_is_named(disk: Path, model: Path) -> None:
 @is_root
 @pytest.mark.parametrize("disk", ["size=60k"], indirect=True)
 def test_a_full_disk_is_named_in_a_download(disk: Path, model: Path) -> None:
-    with hub(model) as endpoint:
-        line = error_line(RERANKER_MODEL="owner/tiny", RERANKER_BACKEND="torch", HF_ENDPOINT=endpoint, HF_HOME=disk)
+    with serve(model) as hub:
+        line = error_line(RERANKER_MODEL="owner/tiny", RERANKER_BACKEND="torch", HF_ENDPOINT=hub.url, HF_HOME=disk)
     assert f"HF_HOME={disk} cannot be written {USER}: No space left on device. Free some space" in line
 
 

@@ -19,8 +19,7 @@ from app.export.command import export_model
 from app.export.parity import logits
 from tests.engines.test_exported import GROUP, near
 from tests.engines.test_tokenizer_file import DOCUMENTS, QUERY, lower_case, make_roberta
-from tests.hub import SHA, Hub
-from tests.hub import hub as serve_hub
+from tests.hub import SHA, Hub, serve
 from tests.models import make_model, make_tokenizer, pickled
 
 pytestmark = [
@@ -183,12 +182,12 @@ def test_an_export_with_other_token_ids_is_not_used(
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[str]:
-    with serve_hub(make_repository(tmp_path / "tiny", "bert", "openvino")) as endpoint:
-        yield endpoint
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with serve(make_repository(tmp_path / "tiny", "bert", "openvino")) as hub:
+        yield hub
 
 
-def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: str) -> None:
+def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: Hub) -> None:
     code = (
         "import sys; from pathlib import Path; from app.engines.load import load_artefact, load_engine; "
         "from app.config import Settings;"
@@ -207,30 +206,30 @@ def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    first = start("store", hub)
+    first = start("store", hub.url)
     assert first.startswith(f"owner/tiny {SHA} [")
-    assert not any("model.safetensors" in path for path in Hub.asked)
+    assert not any("model.safetensors" in path for path in hub.asked)
     assert Manifest.read(next((tmp_path / "store").glob("owner--tiny-*/"))).revision == SHA
-    Hub.asked.clear()
-    assert start("store", hub) == first
+    hub.asked.clear()
+    assert start("store", hub.url) == first
     assert start("store", "http://127.0.0.1:9") == first
-    assert not Hub.asked
+    assert not hub.asked
 
 
-def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub: str) -> None:
-    shutil.rmtree(Hub.repository)
-    pickled(make_model(Hub.repository))
+def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub: Hub) -> None:
+    shutil.rmtree(hub.repository)
+    pickled(make_model(hub.repository))
     code = (
         "from app.engines.load import load_artefact, load_engine; from app.config import Settings\n"
         "from app.errors import StartupError\n"
         "try: load_engine(Settings(model='owner/tiny', backend='torch'))\n"
         "except StartupError as error: print(error)"
     )
-    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
     command = [sys.executable, "-c", code]
     result = subprocess.run(
         command, cwd=EMBEDDED.parent.parent, env=environment, capture_output=True, text=True, check=False
     )
     assert "RERANKER_MODEL='owner/tiny' cannot be loaded: pytorch_model.bin is a pickle" in result.stdout
-    assert Hub.asked
-    assert not any("pytorch_model" in path for path in Hub.asked)
+    assert hub.asked
+    assert not any("pytorch_model" in path for path in hub.asked)

@@ -1,4 +1,4 @@
-"""The command `reranker`: serve, export, evaluate, calibrate, tune, and query a running service."""
+"""The command `reranker`: serve, export, bulk, evaluate, calibrate, tune, and query a running service."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from app import __version__
 from app.__main__ import run
+from app.bulk.command import main as bulk
 from app.evaluation.calibrate import main as calibrate
 from app.evaluation.command import main as evaluate
 from app.evaluation.tune import main as tune
@@ -61,6 +62,15 @@ cli.command(
     help="Export a cross-encoder for serving without torch and compare it with the original.\n\n"
     "Example: `reranker export BAAI/bge-reranker-base --output exported`",
 )(export)
+
+cli.command(
+    name="bulk",
+    help="Rank the rows of a large file in this process. A run that was stopped or killed continues with the same "
+    "command.\n\n"
+    "Each row is a request: `query`, `documents` and any other field of the API, which applies to this row. The "
+    "options apply to rows without that field. The RERANKER_* variables configure the model.\n\n"
+    "Example: `reranker bulk candidates.jsonl.gz ranked.jsonl --top-k 10`",
+)(bulk)
 
 cli.command(
     name="evaluate",

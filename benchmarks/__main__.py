@@ -5,6 +5,7 @@ import typer
 from benchmarks.reliability.container import main as container
 from benchmarks.reliability.openloop import main as openloop
 from benchmarks.reliability.promises import main as promises
+from benchmarks.speed.bulk import main as bulk
 from benchmarks.speed.compare import compare
 from benchmarks.speed.dialects import main as dialects
 from benchmarks.speed.engine import main as engine
@@ -16,6 +17,7 @@ from benchmarks.speed.service import main as service
 
 cli = typer.Typer(help="Measure the service on this machine.", no_args_is_help=True, add_completion=False)
 cli.command("service")(service)
+cli.command("bulk")(bulk)
 cli.command("compare")(compare)
 cli.command("container")(container)
 cli.command("dialects")(dialects)

@@ -51,7 +51,7 @@ async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInf
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     _record(record, body, query, service.defaults.log_texts)
     reranker = service.usable_reranker()
-    ranking = await reranker.rerank(_with_options(query, request, body, service))
+    ranking = await reranker.rerank(with_options(query, body, service, _timeout(request, body)))
     record.set_ranking(ranking)
     return ranking, reranker.engine.info
 
@@ -65,13 +65,13 @@ def _record(record: RequestRecord, body: RequestBody, query: RerankQuery, log_te
         record.query = first[:LOGGED_TEXT_CHARS]
 
 
-def _with_options(query: RerankQuery, request: Request, body: RequestBody, service: Service) -> RerankQuery:
-    """The query with the options that all dialects have."""
+def with_options(query: RerankQuery, body: RequestBody, service: Service, timeout: float | None) -> RerankQuery:
+    """The query with the options that all dialects have. `timeout` is in seconds. Raises `InvalidRequest`."""
     defaults = service.defaults
     method, top_k = _first_stage(body, defaults)
     return replace(
         query,
-        timeout=_timeout(request, body),
+        timeout=timeout,
         on_overload=body.on_overload or defaults.on_overload,
         priority=body.priority if defaults.priorities else 0,
         prefilter=method,

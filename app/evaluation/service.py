@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from rich.console import Console
@@ -19,18 +19,21 @@ from app.serving.lifecycle import Phase
 from app.telemetry.logs import configure_logging
 from reranker_client import AsyncClient, RerankError
 
+if TYPE_CHECKING:
+    from app.api.service import Service
+
 log = logging.getLogger(__name__)
 
-# The service in this process has one caller, so keys and quotas only get in the way. With a cache, repeated queries
-# would be faster than the model.
+# The service in this process has one caller, so keys and quotas only get in the way.
 OVERRIDES: dict[str, Any] = {
     "api_keys": None,
     "api_keys_file": None,
     "key_max_parallel": None,
     "key_per_minute": None,
-    "prediction_cache": False,
     "docs": False,
 }
+# With a cache, repeated queries would be faster than the model.
+NO_CACHE: dict[str, Any] = {"prediction_cache": False}
 # Every document gets the model's logit, and these alone decide the order.
 MODEL_ALONE: dict[str, Any] = {"fusion": "off", "prefilter": "off", "raw_scores": True}
 # Long enough for a thousand long documents on a slow machine.
@@ -38,9 +41,13 @@ TIMEOUT_SECONDS = 600
 errors = Console(stderr=True)
 
 
-def own_settings(chosen: Mapping[str, Any]) -> Settings:
-    """The settings of the environment, with those in `chosen` that are not None. Raises `StartupError`."""
-    return load_settings(**{name: value for name, value in chosen.items() if value is not None}, **OVERRIDES)
+def own_settings(chosen: Mapping[str, Any], measured: bool = True) -> Settings:
+    """The settings of the environment, with those in `chosen` that are not None. Raises `StartupError`.
+
+    `measured`: whether the speed of the model is wanted, without the cache.
+    """
+    known = {name: value for name, value in chosen.items() if value is not None}
+    return load_settings(**known, **OVERRIDES, **(NO_CACHE if measured else {}))
 
 
 def prepare_logging(settings: Settings, level: str = "warning") -> None:
@@ -69,19 +76,26 @@ async def ask_all(
 @asynccontextmanager
 async def own_service(settings: Settings) -> AsyncIterator[AsyncClient]:
     """Start the service in this process. The client calls it without a socket. Raises `StartupError`."""
-    from app.api.service import service_of
     from app.main import create_app
 
     app = create_app(settings)
-    lifecycle = service_of(app).lifecycle
+    async with running(app), AsyncClient("http://own", transport=httpx.ASGITransport(app)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def running(app: Any) -> "AsyncIterator[Service]":
+    """Run the application of `create_app` until the end of the block. Raises `StartupError`."""
+    from app.api.service import service_of
+
+    service = service_of(app)
     async with app.router.lifespan_context(app):
         with errors.status("Loading the model ..."):
-            while lifecycle.phase is Phase.LOADING:  # noqa: ASYNC110 (the lifecycle has no event to wait for)
+            while service.lifecycle.phase is Phase.LOADING:  # noqa: ASYNC110 (the lifecycle has no event to wait for)
                 await asyncio.sleep(0.05)
-        if lifecycle.phase is Phase.FAILED:
-            raise StartupError("Nothing was measured: the model could not be loaded")
-        async with AsyncClient("http://own", transport=httpx.ASGITransport(app)) as client:
-            yield client
+        if service.lifecycle.phase is Phase.FAILED:
+            raise StartupError("The model could not be loaded")
+        yield service
 
 
 async def ask(client: AsyncClient, topic: Topic, options: Mapping[str, Any]) -> Outcome:

@@ -1,0 +1,1 @@
+"""`reranker bulk`: rank the rows of a large file in this process."""

@@ -11,7 +11,7 @@ from app.bulk.checkpoint import Checkpoint
 from app.bulk.output import Output
 from app.bulk.progress import Report
 from app.bulk.rows import Row, Source
-from app.bulk.scoring import BadRow, Outcome, Scoring, bad
+from app.bulk.scoring import WIDER, BadRow, Outcome, Scoring, bad
 
 if TYPE_CHECKING:
     from app.serving.reranker import Reranker
@@ -21,9 +21,9 @@ CHECKPOINT_SECONDS = 1.0
 SLOWDOWN = 50
 # Rows that one call of the reading thread returns, at most.
 READ_ROWS, READ_BYTES = 64, 1 << 20
-# So many batches wait at any time, if documents have as many tokens as a short paragraph. An engine that pads needs
-# many, to find pairs of like lengths.
-WAITING_BATCHES, DOCUMENT_TOKENS = 16, 64
+# So many batches are in memory for each one that runs, if documents have as many tokens as a short paragraph. An engine
+# that pads needs many, to find pairs of like lengths; one that splits large batches needs the next one.
+WAITING_BATCHES, WIDE_BATCHES, DOCUMENT_TOKENS = 16, 4, 64
 FEWEST_DOCUMENTS, MOST_DOCUMENTS = 512, 8192
 # Parsed rows take a few times as much memory as their bytes.
 MOST_BYTES = 16 << 20
@@ -40,8 +40,9 @@ class Bounds:
     @classmethod
     def for_engine(cls, reranker: "Reranker") -> "Bounds":
         """As few documents as keep the engine busy."""
-        tokens = reranker.batcher.token_budget * reranker.engine.info.batches_at_once
-        wanted = WAITING_BATCHES * tokens // DOCUMENT_TOKENS
+        info, tokens = reranker.engine.info, reranker.batcher.token_budget
+        batches = info.batches_at_once * (WIDE_BATCHES * WIDER if info.splits else WAITING_BATCHES)
+        wanted = batches * tokens // DOCUMENT_TOKENS
         return cls(min(MOST_DOCUMENTS, max(FEWEST_DOCUMENTS, wanted)))
 
 
@@ -123,6 +124,7 @@ async def rank_rows(
             report.show(row.done, now.counts)
             if monotonic() >= due:
                 due = _save(output, now)
+                scoring.widen_batches()
         now = replace(now, finished=True)
     finally:
         await window.close()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TRIES = 3
 # Seconds between two tries while the engine is loaded again.
 PAUSE_SECONDS = 0.5
+# Batches of an engine that splits them: at most so many times the usual size, and about so many seconds.
+WIDER, BATCH_SECONDS = 8, 2.0
 
 
 @dataclass(slots=True)
@@ -65,6 +67,16 @@ class Scoring:
         self._service = service
         self._options = options
         self._kept = kept
+
+    def widen_batches(self) -> None:
+        """Let an engine that splits its batches by length take larger ones, as far as its speed allows.
+
+        With more pairs to choose from, it pads less. Nobody waits for a single row.
+        """
+        reranker = self._service.reranker
+        if reranker and reranker.engine.info.splits:
+            usual, fast = reranker.engine.schedule.batch_tokens, int(reranker.batcher.speed * BATCH_SECONDS)
+            reranker.batcher.allow(min(WIDER * usual, max(usual, fast)))
 
     def parse(self, row: Row) -> tuple["RerankRequest", dict[str, Any]]:
         """The request of a row, and the fields to copy. Raises `BadRow`."""

@@ -112,6 +112,12 @@ class Batcher:
             self._arrived.set()
         return [work.future for work in works]
 
+    def allow(self, tokens: int) -> None:
+        """Set the token budget. A budget that the memory has limited grows towards it as usual."""
+        if self.token_budget == self._most:
+            self.token_budget = tokens
+        self._most = tokens
+
     def withdraw(self, futures: Iterable["asyncio.Future[float]"]) -> None:
         """Cancel the pairs that still wait for a batch. Running batches finish."""
         unwanted = frozenset(futures)

@@ -1,4 +1,4 @@
-"""The command `reranker`: serve, export, bulk, evaluate, calibrate, tune, and query a running service."""
+"""The command `reranker`: serve, export, bulk, evaluate, calibrate, tune, plan, and query a running service."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +16,7 @@ from app.evaluation.calibrate import main as calibrate
 from app.evaluation.command import main as evaluate
 from app.evaluation.tune import main as tune
 from app.export.command import main as export
+from app.planning.command import main as plan
 from reranker_client import Client, Ranking, RerankError, Result
 from reranker_client.client import DEFAULT_URL
 
@@ -96,6 +97,14 @@ cli.command(
     "The file is that of `reranker evaluate`. The output ends with the settings to copy.\n\n"
     "Example: `reranker tune judged.jsonl --model embedded --model BAAI/bge-reranker-base --seconds 900`",
 )(tune)
+
+cli.command(
+    name="plan",
+    help="Compute how many replicas a load needs, from the speed of this machine.\n\n"
+    "Sends requests of this size one after another, and from several clients at once. The waits at a load come from a "
+    "queueing model. The RERANKER_* variables configure the service that is measured.\n\n"
+    "Example: `reranker plan --documents 20 --words 150 --rate 5 --p95 500`",
+)(plan)
 
 
 @cli.command()

@@ -4,6 +4,7 @@ import typer
 
 from benchmarks.reliability.container import main as container
 from benchmarks.reliability.openloop import main as openloop
+from benchmarks.reliability.plan import main as plan
 from benchmarks.reliability.promises import main as promises
 from benchmarks.speed.bulk import main as bulk
 from benchmarks.speed.compare import compare
@@ -26,6 +27,7 @@ cli.command("gpu")(gpu)
 cli.command("long")(long_documents)
 cli.command("models")(models)
 cli.command("openloop")(openloop)
+cli.command("plan")(plan)
 cli.command("prefilter")(prefilter)
 cli.command("promises")(promises)
 cli()

@@ -14,7 +14,7 @@ MODULES = {
 # The outermost first: a module may import from its own row and from the rows below.
 LAYERS = [
     {"app.__main__", "app.cli"},
-    {"app.bulk", "app.evaluation", "app.export"},
+    {"app.bulk", "app.evaluation", "app.export", "app.planning"},
     {"app.main"},
     {"app.api"},
     {"app.serving"},

@@ -20,14 +20,23 @@ FROM build-slim AS build-full
 COPY scripts/install_cpu_torch scripts/
 RUN scripts/install_cpu_torch /opt/venv && /opt/venv/bin/pip install --quiet ".[torch,onnx,export]" && docker/strip.sh /opt/venv
 
+# uPlot draws the curves of the dashboard. Where the build cannot reach npm's registry, there are figures only.
+FROM python:3.11-slim-bookworm AS curves
+WORKDIR /src
+COPY web/package.json web/package-lock.json web/.npmrc web/
+COPY scripts/ui scripts/
+RUN mkdir -p app/ui/vendor && { scripts/ui vendor || echo "uPlot cannot be installed: the dashboard has no curves"; }
+
 FROM build-full AS source-full
 COPY app app
+COPY --from=curves /src/app/ui/vendor app/ui/vendor
 COPY reranker_client reranker_client
 RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && \
   /opt/venv/bin/pip uninstall --quiet --yes pip
 
 FROM build-slim AS source-slim
 COPY app app
+COPY --from=curves /src/app/ui/vendor app/ui/vendor
 COPY reranker_client reranker_client
 RUN /opt/venv/bin/pip install --quiet --no-deps --force-reinstall . && \
   /opt/venv/bin/pip uninstall --quiet --yes pip && docker/strip.sh /opt/venv slim

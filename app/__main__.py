@@ -5,8 +5,9 @@ import os
 import sys
 from typing import NoReturn
 
-from app.config import Settings, load_settings, service_variables, unknown_variables
+from app.config import Settings
 from app.engines.models.source import check_folder, locate_model
+from app.environment import load_settings, service_variables, unknown_variables
 from app.errors import StartupError
 from app.telemetry.logs import configure_logging
 

@@ -1,20 +1,18 @@
-"""Settings: the only module that reads the environment. Everything below `app.main` takes plain values.
+"""Settings of one process. `app/environment.py` reads them. Everything below `app.main` takes plain values.
 
 A new setting is a field here with its description; run `scripts/docs` to add it to the documentation.
 """
 
-import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
 from app.config_keys import keys_in, keys_of
-from app.config_names import PREFIX, SCRIPT_VARIABLES, is_service_variable
+from app.config_names import is_service_variable
 from app.config_types import (
     DEVICE_DEFAULTS,
     Capacity,
@@ -27,12 +25,10 @@ from app.config_types import (
     RedisUrl,
     RootPath,
     WebOrigins,
-    check_precision,
     expanded,
     networks,
     split,
 )
-from app.errors import StartupError
 from app.machine.hardware import cpu_limit
 
 
@@ -66,6 +62,8 @@ class Settings(BaseSettings):
     """Log the first 200 characters of each query. If `false`, the log contains no text of any request."""
     docs: bool = Field(True, alias="RERANKER_DOCS")
     """Serve `/docs`, `/redoc` and `/openapi.json`."""
+    ui: bool = Field(True, alias="RERANKER_UI")
+    """Serve the [playground and dashboard](playground.md) at `/`. `off` redirects `/` to `/docs`."""
 
     # Access
     api_keys: SecretStr | None = Field(None, alias="RERANKER_API_KEYS")
@@ -252,48 +250,3 @@ class Settings(BaseSettings):
         """The configured fields of an engine's schedule. `splits`: whether the engine splits batches into parts."""
         names = ("batch_tokens", "streams", "part_tokens") if splits else ("batch_tokens",)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-def environment_names() -> list[str]:
-    """The environment variable of every setting, in the order of the fields."""
-    return [str(field.alias) for field in Settings.model_fields.values()]
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """Read the environment; `overrides` take precedence. Raises `StartupError` with one line per invalid value."""
-    try:
-        settings = Settings(**overrides)
-    except ValidationError as error:
-        raise StartupError("\n".join(_explain(error.errors()))) from None
-    settings.keys()
-    check_precision(settings.backend, settings.precision)
-    return settings
-
-
-def service_variables(names: Iterable[str] = os.environ) -> list[str]:
-    """Variables with our prefix that Kubernetes has set for a Service."""
-    return sorted(name for name in names if name.startswith(PREFIX) and is_service_variable(name, os.environ.get(name)))
-
-
-def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
-    """Variables with our prefix that nothing reads: most likely a typing error."""
-    known = {*SCRIPT_VARIABLES, *environment_names(), *service_variables(names)}
-    return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
-
-
-def traces_exporter() -> str | None:
-    """The trace exporter that OpenTelemetry's standard variables select; None if tracing is off."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return None
-    asked = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))
-    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if asked else "none")
-    return None if exporter == "none" else exporter
-
-
-def _explain(errors: Iterable[Any]) -> Iterable[str]:
-    """One line per invalid value. Secrets are never shown."""
-    secrets = {field.alias for field in Settings.model_fields.values() if field.annotation == SecretStr | None}
-    for error in errors:
-        name, allowed = error["loc"][0], error["msg"].removeprefix("Value error, ")
-        value = "" if name in secrets else f"={error['input']!r}"
-        yield f"{name}{value} is not valid: {allowed[0].lower()}{allowed[1:]}"

@@ -82,7 +82,7 @@ def engine() -> FakeEngine:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the settings of the developer's shell from the tests."""
-    from app.config import environment_names
+    from app.environment import environment_names
 
     for name in [*environment_names(), *(name for name in os.environ if name.startswith("OTEL_"))]:
         monkeypatch.delenv(name, raising=False)
@@ -115,5 +115,5 @@ class Serve:
 @pytest.fixture
 def serve(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Serve:
     # The fake engine has no model to exclude from collections, and the test process has more objects than the service.
-    monkeypatch.setattr("app.main.freeze_loaded_objects", lambda: None)
+    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
     return Serve(engine)

@@ -16,9 +16,11 @@ LAYERS = [
     {"app.__main__", "app.cli"},
     {"app.bulk", "app.evaluation", "app.export", "app.planning"},
     {"app.main"},
+    {"app.lifespan"},
     {"app.api"},
     {"app.serving"},
     {"app.engines", "app.first_stage"},
+    {"app.environment"},
     {"app.config", "app.config_keys", "app.config_names", "app.config_types", "app.telemetry"},
     {"app.machine", "app.types"},
     {"app.errors"},
@@ -70,11 +72,12 @@ def test_packages_do_not_import_each_other_in_a_circle() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_libraries_stay_in_their_packages(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
-    if module != "app.main" and not module.startswith(("app.api", "app.telemetry.tracing")):
+    if module not in ("app.main", "app.lifespan") and not module.startswith(("app.api", "app.telemetry.tracing")):
         assert not roots & {"fastapi", "starlette"}
     if not module.startswith(("app.engines", "app.export", "app.first_stage.sentence_embeddings")):
         assert not roots & HEAVY
-    if module not in ("app.main", "app.__main__", "app.engines.load", "app.export.command", "app.evaluation.service"):
+    composition = {"app.main", "app.__main__", "app.lifespan", "app.environment"}
+    if module not in composition | {"app.engines.load", "app.export.command", "app.evaluation.service"}:
         assert "app.config" not in imports(MODULES[module]), (
             "only the composition, the engine factory, the export and the evaluation see Settings"
         )
@@ -84,7 +87,7 @@ def test_only_settings_read_the_environment() -> None:
     readers = {
         name for name, path in MODULES.items() if "os.environ" in path.read_text() or "getenv" in path.read_text()
     }
-    assert readers == {"app.config"}
+    assert readers == {"app.environment"}
 
 
 def test_functions_stay_short() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.config import Settings, load_settings, unknown_variables
+from app.config import Settings
+from app.environment import load_settings, unknown_variables
 from app.errors import StartupError
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +189,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set() -> None:
         "import pwd\n"
         "def nobody(uid): raise KeyError(uid)\n"
         "pwd.getpwuid = nobody\n"
-        "from app.config import load_settings\n"
+        "from app.environment import load_settings\n"
         "from app.errors import StartupError\n"
         "try: load_settings().store\n"
         "except StartupError as error: print(error)\n"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app.config import Settings, environment_names
+from app.config import Settings
+from app.environment import environment_names
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]

@@ -7,8 +7,9 @@ import pytest
 
 from app.api.dialects import native
 from app.api.paths import HEALTH_PATHS
-from app.config import Settings, environment_names
+from app.config import Settings
 from app.config_types import DEVICE_DEFAULTS
+from app.environment import environment_names
 from app.main import create_app
 from tests.clients.environments import ENVIRONMENTS
 from tests.clients.test_npm import PACKAGES

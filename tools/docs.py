@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from app.config import Settings, environment_names
+from app.config import Settings
 from app.config_names import SCRIPT_VARIABLES
 from app.config_types import DEVICE_DEFAULTS, Capacity
+from app.environment import environment_names
 from tools import chart
 
 ROOT = Path(__file__).parent.parent

@@ -38,8 +38,11 @@ ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 class RequestGuard:
     """ASGI middleware. When a client disconnects, its handler is cancelled, which frees the slot and pairs."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, quota: Quota, bodies: Bodies, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: ApiKeys, quota: Quota, bodies: Bodies, metrics: Metrics, has_ui: bool
+    ) -> None:
         self.app = app
+        self._has_ui = has_ui
         self._keys = keys
         self._quota = quota
         self._bodies = bodies
@@ -60,7 +63,8 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 status = str(message["status"])
                 numbered = (b"x-request-id", record.id.encode())
-                message["headers"] = [*message["headers"], numbered, *security_headers(route_path(scope))]
+                secured = security_headers(route_path(scope), self._has_ui)
+                message["headers"] = [*message["headers"], numbered, *secured]
                 if service_of(scope["app"]).lifecycle.phase is Phase.LEAVING:
                     message["headers"].append((b"connection", b"close"))  # the next request should go elsewhere
             for piece in _pieces(message):

@@ -18,6 +18,7 @@ KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 SIGNED = "aws4-"
 ANYONE = "anyone"
 OPEN_FOLDER = "/static-offline-docs/"
+UI_FOLDER = "/ui/"
 
 
 class ApiKeys:
@@ -34,7 +35,7 @@ class ApiKeys:
         sends that), as `X-API-Key`, as `Api-Key` (clients of Azure and Pinecone), or as `X-Goog-Api-Key`.
         """
         path = route_path(scope)
-        if not self._digests or path in self._open_paths or path.startswith(OPEN_FOLDER):
+        if not self._digests or path in self._open_paths or path.startswith((OPEN_FOLDER, UI_FOLDER)):
             return ANYONE
         headers = Headers(scope=scope)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")

@@ -1,5 +1,7 @@
 """Routes for operators: health, model and metrics."""
 
+import os
+import socket
 import time
 from typing import Any, Literal
 
@@ -16,13 +18,20 @@ from app.serving.reranker import Reranker
 
 router = APIRouter(tags=["operations"])
 
+INSTANCE_HEADER = "x-reranker-instance"
+
 
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> Response:
-    """Redirects browsers to the documentation."""
+    """Redirects browsers to the documentation. With the playground, `/` is its page."""
     if request.app.openapi_url:
         return RedirectResponse(f"{request.scope['root_path']}/docs")
     return JSONResponse({"service": "reranker", "version": __version__, "health": "/health"})
+
+
+def instance() -> str:
+    """Names this process among replicas: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @router.get("/health", summary="Status and concurrency", responses={503: {"description": "Not ready"}})
@@ -34,6 +43,7 @@ async def health(request: Request) -> JSONResponse:
         "status": service.status,
         "reason": problem,
         "version": __version__,
+        "instance": instance(),
         "uptime_seconds": round(service.metrics.uptime, 3),
     }
     if reranker is not None:
@@ -161,7 +171,7 @@ async def metrics(
         encode, content_type = choose_encoder(accept)
     except (TypeError, ValueError):  # an invalid version in the header
         encode, content_type = choose_encoder("")
-    return Response(encode(figures.registry), media_type=content_type)
+    return Response(encode(figures.registry), media_type=content_type, headers={INSTANCE_HEADER: instance()})
 
 
 # The same at the paths of other services, and for probes that use HEAD.

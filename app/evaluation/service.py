@@ -11,7 +11,8 @@ import httpx
 from rich.console import Console
 from rich.progress import track
 
-from app.config import Settings, load_settings, unknown_variables
+from app.config import Settings
+from app.environment import load_settings, unknown_variables
 from app.errors import StartupError
 from app.evaluation.report import Answers, Outcome
 from app.evaluation.topic import Topic

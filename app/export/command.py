@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import typer
 from rich.console import Console
 
-from app.config import load_settings
 from app.config_types import PRECISIONS
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision, scratch_folder
 from app.engines.models.folders import storing_in
@@ -28,6 +27,7 @@ from app.engines.models.size import EXPORT_BYTES, check_fits
 from app.engines.models.source import locate_model
 from app.engines.models.store import NOT_STORED, UNUSABLE_MODEL
 from app.engines.probes import make_probes
+from app.environment import load_settings
 from app.errors import NotStored, StartupError, UnusableModel
 from app.evaluation.lines import UnusableCollection
 from app.export.own_texts import own_entries, own_texts

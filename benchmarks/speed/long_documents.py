@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from app.config import load_settings
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
+from app.environment import load_settings
 from app.errors import StartupError
 from app.export.parity import ndcg
 from benchmarks.texts import read_sets

@@ -117,7 +117,7 @@ async def test_messages_list_the_allowed_values_and_name_the_route(serve: Serve)
 
 
 async def test_probes_may_use_head_and_the_root_redirects_to_the_docs(serve: Serve) -> None:
-    async with serve() as client:
+    async with serve(ui=False) as client:
         for path in ("/health", "/health/live", "/health/ready"):
             assert (await client.head(path)).status_code == 200
         assert (await client.get("/")).headers["location"] == "/docs"

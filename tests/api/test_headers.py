@@ -77,7 +77,7 @@ async def test_the_documentation_may_load_what_it_needs(serve: Serve, path: str)
 async def test_documentation_can_be_switched_off(serve: Serve) -> None:
     async with serve() as client:
         assert [(await client.get(path)).status_code for path in DOCUMENTATION] == [200] * 4
-    async with serve(docs=False) as client:
+    async with serve(docs=False, ui=False) as client:
         assert [(await client.get(path)).status_code for path in DOCUMENTATION] == [404] * 4
         root = await client.get("/")
         assert (root.status_code, root.json()["service"]) == (200, "reranker")

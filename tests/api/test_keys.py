@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.config import Settings, load_settings
+from app.config import Settings
+from app.environment import load_settings
 from app.errors import StartupError
 from tests.conftest import Serve
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.config import load_settings
+from app.environment import load_settings
 from app.errors import StartupError
 from tests.conftest import Serve
 
@@ -67,7 +67,7 @@ PREFIXES: list[tuple[str, dict[str, str], str, str]] = [
 async def test_a_prefix_may_be_stripped_or_not(
     serve: Serve, root_path: str, headers: dict[str, str], before: str, seen: str
 ) -> None:
-    async with serve(root_path=root_path, trusted_proxies=f"10.0.0.0/8, {PROXY}") as client:
+    async with serve(root_path=root_path, trusted_proxies=f"10.0.0.0/8, {PROXY}", ui=False) as client:
         client.headers = httpx.Headers(headers)
         assert (await client.post(f"{before}/v1/rerank", json=BODY)).status_code == 200
         assert (await client.get(f"{before}/health/")).status_code == 200
@@ -99,7 +99,7 @@ async def test_a_prefix_counts_only_if_it_is_a_path_from_a_trusted_proxy(
     serve: Serve, trusted: str | None, prefix: str
 ) -> None:
     headers: dict[str, Any] = {"x-forwarded-prefix": prefix, "x-forwarded-proto": "https", "x-forwarded-host": "evil"}
-    async with serve(trusted_proxies=trusted) as client:
+    async with serve(trusted_proxies=trusted, ui=False) as client:
         location = (await client.get("/", headers=headers)).headers["location"]
         page = (await client.get("/docs", headers=headers)).text
     assert re.fullmatch(r"(/[\w.]+)*/docs", location)
@@ -109,7 +109,7 @@ async def test_a_prefix_counts_only_if_it_is_a_path_from_a_trusted_proxy(
 
 @pytest.mark.parametrize("trusted", ["*", "127.0.0.0/8", "::ffff:127.0.0.1, 127.0.0.1"])
 async def test_trusted_proxies_may_be_networks(serve: Serve, trusted: str) -> None:
-    async with serve(trusted_proxies=trusted) as client:
+    async with serve(trusted_proxies=trusted, ui=False) as client:
         location = (await client.get("/", headers={"x-forwarded-prefix": "/a"})).headers["location"]
     assert location == "/a/docs"
 

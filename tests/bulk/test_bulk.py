@@ -35,7 +35,7 @@ ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb"}
 
 @pytest.fixture(autouse=True)
 def _quiet_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.main.freeze_loaded_objects", lambda: None)
+    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
 
 
 def rows(count: int, documents: int = 4, words: int = 12, seed: int = 0) -> list[dict[str, Any]]:

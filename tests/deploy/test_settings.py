@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from app.api.paths import HEALTH_PATHS
-from app.config import Settings, environment_names
+from app.config import Settings
 from app.config_keys import keys_in
 from app.config_names import is_service_variable
+from app.environment import environment_names
 from tests.deploy.chart import CHART, SETS, Chart, container, environment_of, pod
 from tests.hub import SHA, Hub, serve
 from tests.models import make_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import environment_names
+from app.environment import environment_names
 from app.evaluation.frontier import Point, choose
 from app.types import Fusion
 from tests.evaluation.test_calibrate import CAPITALS, capitals

@@ -10,7 +10,8 @@ from urllib.parse import quote
 import pytest
 from pydantic import ValidationError
 
-from app.config import Settings, _explain
+from app.config import Settings
+from app.environment import explain
 from app.errors import StartupError
 from app.serving.shared_cache import SharedCache
 from app.telemetry.logs import configure_logging
@@ -185,7 +186,7 @@ def test_an_invalid_redis_url_is_rejected_without_showing_its_password(url: str)
 def test_an_invalid_secret_is_named_but_not_shown(name: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({name: ["secret"], "RERANKER_PORT": "web"})
-    first, second = sorted(_explain(caught.value.errors()))
+    first, second = sorted(explain(caught.value.errors()))
     assert first.startswith(f"{name} is not valid: ")
     assert second.startswith("RERANKER_PORT='web' is not valid: ")
     assert "secret" not in first

@@ -1,0 +1,57 @@
+"""The environment: the only module that reads it, into `Settings`."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from app.config import Settings
+from app.config_names import PREFIX, SCRIPT_VARIABLES, is_service_variable
+from app.config_types import check_precision
+from app.errors import StartupError
+
+
+def environment_names() -> list[str]:
+    """The environment variable of every setting, in the order of the fields."""
+    return [str(field.alias) for field in Settings.model_fields.values()]
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; `overrides` take precedence. Raises `StartupError` with one line per invalid value."""
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise StartupError("\n".join(explain(error.errors()))) from None
+    settings.keys()
+    check_precision(settings.backend, settings.precision)
+    return settings
+
+
+def service_variables(names: Iterable[str] = os.environ) -> list[str]:
+    """Variables with our prefix that Kubernetes has set for a Service."""
+    return sorted(name for name in names if name.startswith(PREFIX) and is_service_variable(name, os.environ.get(name)))
+
+
+def unknown_variables(names: Iterable[str] = os.environ) -> list[str]:
+    """Variables with our prefix that nothing reads: most likely a typing error."""
+    known = {*SCRIPT_VARIABLES, *environment_names(), *service_variables(names)}
+    return sorted(name for name in names if name.startswith(PREFIX) and name not in known)
+
+
+def traces_exporter() -> str | None:
+    """The trace exporter that OpenTelemetry's standard variables select; None if tracing is off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    asked = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if asked else "none")
+    return None if exporter == "none" else exporter
+
+
+def explain(errors: Iterable[Any]) -> Iterable[str]:
+    """One line per invalid value. Secrets are never shown."""
+    secrets = {field.alias for field in Settings.model_fields.values() if field.annotation == SecretStr | None}
+    for error in errors:
+        name, allowed = error["loc"][0], error["msg"].removeprefix("Value error, ")
+        value = "" if name in secrets else f"={error['input']!r}"
+        yield f"{name}{value} is not valid: {allowed[0].lower()}{allowed[1:]}"

@@ -1,0 +1,197 @@
+"""The life of the application: load the engine, serve with it until it breaks, and load it again."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from app.api.service import Service
+from app.config import Settings
+from app.engines.load import load_engine
+from app.engines.protocol import Engine
+from app.errors import EngineBroken, StartupError
+from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.machine.garbage import freeze_loaded_objects
+from app.machine.gpu import Gpu
+from app.machine.threads import running_threads
+from app.serving.admission import Admission
+from app.serving.announcement import (
+    announce_activation,
+    announce_address,
+    announce_engine,
+    warn_about_length,
+    warn_about_threads,
+)
+from app.serving.batcher import Batcher
+from app.serving.cache import ScoreCache
+from app.serving.gauges import watch_gpu, watch_reranker
+from app.serving.heartbeat import watch
+from app.serving.loops import clear_memory_regularly, run_until_broken
+from app.serving.reranker import Reranker
+from app.serving.supervisor import Supervisor
+from app.telemetry.metrics import Metrics
+from app.types import Limits
+
+if TYPE_CHECKING:
+    from app.serving.shared_cache import SharedCache
+    from app.telemetry.tracing import Tracing
+
+log = logging.getLogger(__name__)
+
+# The first load may download and export a model. Later loads find it on the disk: one that takes longer hangs.
+RELOAD_SECONDS = 300
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the lifespan runs."""
+
+    settings: Settings
+    service: Service
+    engine: Engine | None
+    """None: the settings' model is loaded."""
+    tracing: "Tracing | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is kept when the engine is reloaded."""
+
+    tokenizers: Executor
+    prefilter: Prefilter
+    shared_cache: "SharedCache | None"
+
+
+@asynccontextmanager
+async def lifespan(plan: Plan, _: FastAPI) -> AsyncIterator[None]:
+    """Listen at once and load in the background: health answers 503 until the model is loaded."""
+    serving = asyncio.create_task(_serve(plan), name="serve")
+    try:
+        yield
+    finally:
+        plan.service.lifecycle.drain()
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+        plan.engine = None  # frees the model even if something keeps the application
+        if plan.tracing:
+            await plan.tracing.close()
+
+
+async def _serve(plan: Plan) -> None:
+    """Run until cancelled. A final failure is logged and ends the process through the lifecycle."""
+    settings, service = plan.settings, plan.service
+    supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
+    try:
+        async with AsyncExitStack() as stack:
+            tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
+            prefilter = await _prefilter(settings, tokenizers)
+            parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
+            await supervisor.run(partial(_run_engine, plan, parts))
+    except StartupError as error:
+        log.debug("Start failed", exc_info=True)
+        log.error("Cannot start: %s", error)
+    except EngineBroken as error:
+        log.error("Giving up: %s", error)
+    except Exception:
+        log.exception("Stopped by an unexpected error")
+    service.lifecycle.fail()
+
+
+async def _run_engine(plan: Plan, parts: Parts) -> None:
+    """Load an engine and serve with it until it breaks. Raises `StartupError` or `EngineBroken`."""
+    settings, service = plan.settings, plan.service
+    started = perf_counter()
+    async with AsyncExitStack() as stack:
+        threads = stack.enter_context(running_threads(1, "inference"))
+        engine = await _load(plan, threads)
+        if engine.info.batches_at_once > 1:
+            threads = stack.enter_context(running_threads(engine.info.batches_at_once, "inference"))
+        budget = settings.batch_tokens or engine.schedule.batch_tokens
+        batcher = Batcher(engine, threads, budget, service.metrics, settings.inference_timeout)
+        probe = await asyncio.get_running_loop().run_in_executor(parts.tokenizers, engine.encode, "probe", ["probe"])
+        reranker = service.reranker or _assemble(plan, parts, engine, batcher)
+        reranker.take_engine(engine, batcher)
+        freeze_loaded_objects()
+        service.lifecycle.ready()
+        _announce(settings, engine, perf_counter() - started)
+        await run_until_broken(
+            batcher.run(),
+            watch(batcher, *probe),
+            clear_memory_regularly(reranker, threads, settings.clear_cache_interval),
+        )
+
+
+async def _load(plan: Plan, thread: Executor) -> Engine:
+    """The given engine, or that of the settings, warmed up. Raises `StartupError` or `EngineBroken`."""
+
+    def load() -> Engine:
+        engine = plan.engine or load_engine(plan.settings)
+        engine.warm_up()
+        return engine
+
+    loading = asyncio.get_running_loop().run_in_executor(thread, load)
+    try:
+        return await asyncio.wait_for(loading, RELOAD_SECONDS if plan.service.reranker else None)
+    except TimeoutError:
+        raise EngineBroken(f"Reloading took more than {RELOAD_SECONDS} s.") from None
+
+
+def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Reranker:
+    """Complete the service, once: it outlives its engines."""
+    settings, service, info = plan.settings, plan.service, engine.info
+    capacity = settings.capacity(info.device)
+    service.reranker = reranker = Reranker(
+        engine=engine,
+        tokenizers=parts.tokenizers,
+        cache=ScoreCache(info.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache),
+        admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
+        batcher=batcher,
+        metrics=service.metrics,
+        limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
+        prefilter=parts.prefilter,
+        long_documents=None if settings.long_documents == "auto" else settings.long_documents,
+        shared_cache=parts.shared_cache,
+        instruction=settings.instruction,
+    )
+    watch_reranker(service.metrics, reranker)
+    if info.device.startswith("cuda"):
+        service.gpu = Gpu.of_device(info.device, info.device_uuid)
+        watch_gpu(service.metrics, service.gpu)
+    return reranker
+
+
+async def _prefilter(settings: Settings, threads: Executor) -> Prefilter:
+    """The first stage. Its embeddings are loaded now if the settings use them, else by the first request that does."""
+    prefilter = Prefilter(partial(load_embeddings, settings.prefilter_model))
+    if settings.prefilter_model or settings.prefilter in ("embedding", "hybrid"):
+        await asyncio.get_running_loop().run_in_executor(threads, prefilter.warm_up)
+    return prefilter
+
+
+async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> "SharedCache | None":
+    if settings.cache_url is None or not settings.prediction_cache:
+        return None
+    from app.serving.shared_cache import SharedCache
+
+    shared = SharedCache(settings.cache_url.get_secret_value(), settings.cache_ttl, metrics)
+    stack.push_async_callback(shared.close)
+    await shared.connect()
+    return shared
+
+
+def _announce(settings: Settings, engine: Engine, seconds: float) -> None:
+    warn_about_length(settings.max_length, engine.info)
+    warn_about_threads(settings.threads)
+    announce_engine(engine, seconds)
+    announce_activation(settings.activation, engine.info)
+    announce_address(settings.host, settings.port, settings.docs, bool(settings.keys()))
+    if settings.log_texts:
+        log.warning("The queries of all requests are written to this log (RERANKER_LOG_TEXTS)")

@@ -20,7 +20,7 @@ LAYERS = [
     {"app.serving"},
     {"app.engines", "app.first_stage"},
     {"app.config", "app.config_keys", "app.config_names", "app.config_types", "app.telemetry"},
-    {"app.machine", "app.types"},
+    {"app.machine", "app.pages", "app.types"},
     {"app.errors"},
     {"app"},
 ]

@@ -20,6 +20,7 @@ from app.evaluation.options import Depth, JudgedFile, Queries, TrecRun
 from app.evaluation.page import evaluation_page
 from app.evaluation.report import print_report, report
 from app.evaluation.service import MODEL_ALONE, ask_all, errors, own_settings, prepare_logging
+from app.pages.options import HtmlFile
 from app.pages.page import check_writable, save
 from reranker_client import RerankError
 
@@ -42,9 +43,7 @@ def main(
     plot: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also draw a chart into this .png, .svg or .pdf file")
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Also write a page with figures, charts and queries")
-    ] = None,
+    html: HtmlFile = None,
     fusion: Annotated[
         bool, typer.Option("--fusion", help="Also find the best weight for fusion with BM25 or with your order")
     ] = False,
@@ -59,7 +58,8 @@ def main(
         )
     try:
         check_extra(plot)
-        _check_outputs(plot, html)
+        if plot:
+            _check_plot(plot)
         settings = None if url else own_settings(chosen)
         if settings:
             prepare_logging(settings)
@@ -110,12 +110,9 @@ def check_extra(plot: Path | None = None) -> None:
         raise StartupError(f"This command needs the extra: pip install '.[eval]' ({error})") from None
 
 
-def _check_outputs(plot: Path | None, html: Path | None) -> None:
-    if plot:
-        from app.evaluation.chart import FORMATS
+def _check_plot(plot: Path) -> None:
+    from app.evaluation.chart import FORMATS
 
-        if plot.suffix not in FORMATS:
-            raise typer.BadParameter(f"{str(plot)!r} must end with one of {', '.join(FORMATS)}", param_hint="--plot")
-        check_writable(plot, "--plot")
-    if html:
-        check_writable(html, "--html")
+    if plot.suffix not in FORMATS:
+        raise typer.BadParameter(f"{str(plot)!r} must end with one of {', '.join(FORMATS)}", param_hint="--plot")
+    check_writable(plot, "--plot")

@@ -38,11 +38,11 @@ def passages(article: Element) -> list[list[str]]:
 
 async def test_the_page_has_the_printed_figures_and_where_they_come_from(serve: Serve, tmp_path: Path) -> None:
     page, printed = await written(serve, tmp_path, ROWS)
-    told = facts(page)
-    assert (told["model"], told["engine"], told["precision"]) == ("fake", "fake on cpu", "fp32")
-    assert (told["queries"], told["documents"]) == ("2", "5")
-    assert told["data"] == str(tmp_path / "rows.jsonl")
-    assert told["date"].endswith(" UTC")
+    known = facts(page)
+    assert (known["model"], known["engine"], known["precision"]) == ("fake", "fake on cpu", "fp32")
+    assert (known["queries"], known["documents"]) == ("2", "5")
+    assert known["data"] == str(tmp_path / "rows.jsonl")
+    assert known["date"].endswith(" UTC")
     rows = [
         [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
         for line in printed.splitlines()

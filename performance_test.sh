@@ -6,7 +6,7 @@
 #   ./performance_test.sh stress  --max-concurrency=16
 #   ./performance_test.sh metrics
 #
-# All take --url (default: the service of this checkout); the first three also take --documents, --words and --json.
+# All take --url (default: the service of this checkout); the first three also take --documents, --words, --html and --json.
 # For details: ./performance_test.sh COMMAND --help
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -19,6 +20,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
+from app.pages.options import HtmlFile
+from app.pages.page import save
+from benchmarks.page import load_page
 from benchmarks.texts import requests, word_range
 
 OK, REFUSALS = "200", ("429", "503")
@@ -144,9 +148,36 @@ def show(summaries: Sequence[dict[str, Any]], as_json: bool) -> None:
     table = Table(*COLUMNS, "errors")
     for column in table.columns[:-1]:
         column.justify = "right"
-    for row in summaries:
-        table.add_row(*(str(row[name]) for name in COLUMNS.values()), _describe(row["errors"]))
+    for row in _cells(summaries):
+        table.add_row(*row)
     print_table(table)
+
+
+def _cells(summaries: Sequence[dict[str, Any]]) -> list[list[str]]:
+    return [[*(str(row[name]) for name in COLUMNS.values()), _describe(row["errors"])] for row in summaries]
+
+
+def write(file: Path | None, title: str, summaries: Sequence[dict[str, Any]], url: str, **settings: object) -> None:
+    """Write the page of these runs, if a file is given."""
+    if file:
+        address = httpx.URL(url)
+        facts = {"service": f"{address.scheme}://{address.netloc.decode()}", **_engine(url)}
+        facts |= {name.replace("_", " "): str(value) for name, value in settings.items()}
+        grid = "times of successful requests", (*COLUMNS, "errors"), _cells(summaries)
+        save(load_page(title, summaries, facts, grid), file)
+
+
+def _engine(url: str) -> dict[str, str]:
+    """Model and engine of the service, for the head of the page; nothing if it does not answer."""
+    try:
+        info = httpx.get(f"{url}/info", headers=key(), timeout=10, trust_env=False).raise_for_status().json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return {
+        "model": str(info.get("model_id")),
+        "engine": f"{info.get('backend')} on {info.get('device')}",
+        "precision": str(info.get("precision")),
+    }
 
 
 def print_table(table: Table) -> None:
@@ -173,11 +204,13 @@ def load(
     words: Words = DEFAULT_WORDS,
     url: Url = DEFAULT_URL,
     cached: Cached = False,
+    html: HtmlFile = None,
     json: Json = False,
 ) -> None:
     """Measure throughput and latency with a fixed number of clients. Exits with status 1 on any error."""
     result = asyncio.run(run(url, make_bodies(requests, documents, words, cached), concurrency, "load"))
     show([result.summary()], json)
+    write(html, "Load test", [result.summary()], url, documents=documents, words=words, from_the_cache=cached)
     fail_on([result.summary()])
 
 
@@ -189,6 +222,7 @@ def latency(
     words: Words = DEFAULT_WORDS,
     url: Url = DEFAULT_URL,
     cached: Cached = False,
+    html: HtmlFile = None,
     json: Json = False,
 ) -> None:
     """Measure the latency of a single client. Exits with status 1 on any error."""
@@ -197,6 +231,9 @@ def latency(
         asyncio.run(run(url, bodies[:warmup], 1, "warm-up"))
     result = asyncio.run(run(url, bodies[warmup:], 1, "latency"))
     show([result.summary()], json)
+    write(
+        html, "Latency of one client", [result.summary()], url, documents=documents, words=words, from_the_cache=cached
+    )
     fail_on([result.summary()])
 
 
@@ -207,6 +244,7 @@ def stress(
     documents: Documents = 20,
     words: Words = DEFAULT_WORDS,
     url: Url = DEFAULT_URL,
+    html: HtmlFile = None,
     json: Json = False,
 ) -> None:
     """Double the number of clients step by step. Exits with status 1 on any error except 429 and 503."""
@@ -218,6 +256,7 @@ def stress(
         for clients in steps
     ]
     show(summaries, json)
+    write(html, "Load test with more and more clients", summaries, url, documents=documents, words=words)
     fail_on(summaries, allowed=REFUSALS)
 
 

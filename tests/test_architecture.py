@@ -22,7 +22,7 @@ LAYERS = [
     {"app.engines", "app.first_stage"},
     {"app.environment"},
     {"app.config", "app.config_keys", "app.config_names", "app.config_types", "app.telemetry"},
-    {"app.machine", "app.types"},
+    {"app.machine", "app.pages", "app.types"},
     {"app.errors"},
     {"app"},
 ]

@@ -6,7 +6,6 @@ environment, or one that is already running. Needs the extra `eval`.
 
 import asyncio
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +17,11 @@ from app.evaluation.collection import judged, read_collection
 from app.evaluation.fusion import find_fusion, print_fusion
 from app.evaluation.lines import UnusableCollection
 from app.evaluation.options import Depth, JudgedFile, Queries, TrecRun
+from app.evaluation.page import evaluation_page
 from app.evaluation.report import print_report, report
 from app.evaluation.service import MODEL_ALONE, ask_all, errors, own_settings, prepare_logging
+from app.pages.options import HtmlFile
+from app.pages.page import check_writable, save
 from reranker_client import RerankError
 
 
@@ -41,6 +43,7 @@ def main(
     plot: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Also draw a chart into this .png, .svg or .pdf file")
     ] = None,
+    html: HtmlFile = None,
     fusion: Annotated[
         bool, typer.Option("--fusion", help="Also find the best weight for fusion with BM25 or with your order")
     ] = False,
@@ -75,9 +78,16 @@ def main(
         figures["fusion"] = find_fusion(measured, logits, cutoff)
     _show(figures, cutoff, as_json)
     if plot:
-        from app.evaluation.chart import draw
+        _draw(figures, plot)
+    if html:
+        order = run.name if run else "BM25" if file.is_dir() else "the order in the file"
+        save(evaluation_page(figures, measured, answers.outcomes, file, order), html)
 
-        draw(figures, plot)
+
+def _draw(figures: Mapping[str, Any], plot: Path) -> None:
+    from app.evaluation.chart import draw
+
+    draw(figures, plot)
 
 
 def _show(figures: Mapping[str, Any], cutoff: int, as_json: bool) -> None:
@@ -86,7 +96,7 @@ def _show(figures: Mapping[str, Any], cutoff: int, as_json: bool) -> None:
         return
     print_report(figures)
     if "fusion" in figures:
-        print_fusion(figures["fusion"], cutoff)
+        print_fusion(figures["fusion"], f"nDCG@{cutoff}")
 
 
 def check_extra(plot: Path | None = None) -> None:
@@ -105,5 +115,4 @@ def _check_plot(plot: Path) -> None:
 
     if plot.suffix not in FORMATS:
         raise typer.BadParameter(f"{str(plot)!r} must end with one of {', '.join(FORMATS)}", param_hint="--plot")
-    if not os.access(plot if plot.exists() else plot.parent, os.W_OK):
-        raise typer.BadParameter(f"{str(plot)!r} cannot be written", param_hint="--plot")
+    check_writable(plot, "--plot")

@@ -109,26 +109,44 @@ def _gains(trials: Sequence[Trial], alone: Trial) -> list[float]:
     return [gains[index] for index in sorted(gains)]
 
 
-def print_fusion(figures: Mapping[str, Any], cutoff: int) -> None:
-    """Print the figures of `find_fusion` for people, with the settings to copy."""
-    best, alone = figures["best"], figures["trials"][0]["ndcg"]
-    table = Table("fusion with", "weight", f"nDCG@{cutoff}", "to the model alone")
+def print_fusion(figures: Mapping[str, Any], name: str) -> None:
+    """Print the figures of `find_fusion` for people, with the settings to copy. `name` is that of the measure."""
+    head, rows = fusion_table(figures, name)
+    table = Table(*head)
     for column in table.columns[1:]:
         column.justify = "right"
-    for trial in figures["trials"]:
-        is_best = {name: trial[name] for name in best} == best
-        table.add_row(
-            "nothing (the model alone)" if trial["evidence"] == "off" else trial["evidence"],
-            f"{trial['weight']:g}" if trial["weight"] else "",
-            f"{trial['ndcg']:.4f}",
-            f"{trial['ndcg'] - alone:+.4f}" if trial["weight"] else "",
-            style="bold" if is_best else None,
-        )
+    for row, is_best in rows:
+        table.add_row(*row, style="bold" if is_best else None)
     Console().print(table)
+    for note in fusion_notes(figures):
+        print(note)
+
+
+def fusion_table(figures: Mapping[str, Any], name: str) -> tuple[Sequence[str], list[tuple[list[str], bool]]]:
+    """The headings, and a row for each trial with whether it is the best."""
+    best, alone = figures["best"], figures["trials"][0]["ndcg"]
+    rows = [
+        (
+            [
+                "nothing (the model alone)" if trial["evidence"] == "off" else trial["evidence"],
+                f"{trial['weight']:g}" if trial["weight"] else "",
+                f"{trial['ndcg']:.4f}",
+                f"{trial['ndcg'] - alone:+.4f}" if trial["weight"] else "",
+            ],
+            {field: trial[field] for field in best} == best,
+        )
+        for trial in figures["trials"]
+    ]
+    return ("fusion with", "weight", name, "to the model alone"), rows
+
+
+def fusion_notes(figures: Mapping[str, Any]) -> Iterator[str]:
+    """The settings to copy, and how reliable the gain is."""
+    best = figures["best"]
     weight = "" if best["evidence"] == "off" else f" RERANKER_FUSION_WEIGHT={best['weight']:g}"
-    print(f"Best on all queries: RERANKER_FUSION={best['evidence']}{weight}")
+    yield f"Best on all queries: RERANKER_FUSION={best['evidence']}{weight}"
     if figures["gain"] is not None:
-        print(_judgment(figures["gain"]))
+        yield _judgment(figures["gain"])
 
 
 def _judgment(gain: Mapping[str, float]) -> str:

@@ -1,6 +1,6 @@
 """The figures of `reranker evaluate`, as a dictionary and as a table. `report` needs the extra `eval`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ COSTS = {
     "p95_ms": "time per query, p95 (ms)",
     "documents_per_second": "throughput (documents/s)",
 }
+COLUMNS = ("mean over all queries", "before", "after", "difference")
+INTERVAL = "  95 % interval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,28 +103,41 @@ def print_report(figures: Mapping[str, Any]) -> None:
     engine = figures["engine"]
     print(f"{engine['model_id']}, {engine['backend']} {engine['precision']} on {engine['device']}")
     print(f"{figures['queries']} queries, {figures['documents']} documents, {figures['scored']} scored by the model")
-    Console().print(_table(figures))
+    table = Table(*COLUMNS)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in measure_rows(figures):
+        table.add_row(*row, end_section=row[0] == INTERVAL)
+    table.add_section()
+    for row in cost_rows(figures):
+        table.add_row(*row)
+    Console().print(table)
+    for note in notes(figures):
+        print(note)
+
+
+def measure_rows(figures: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The mean of each measure and, below it, its interval, if there is one."""
+    for name, change in figures["measures"].items():
+        yield [name, *_cells(change, "{mean:{sign}.4f}")]
+        if change["before"]["low"] is not None:
+            yield [INTERVAL, *_cells(change, "{low:{sign}.4f} to {high:{sign}.4f}")]
+
+
+def cost_rows(figures: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, label in COSTS.items():
+        yield [label, "", "-" if figures[name] is None else f"{figures[name]:.1f}", ""]
+
+
+def notes(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader of the table must know."""
     if figures["left_out"]:
-        print(f"Queries without a relevant document, left out: {figures['left_out']}")
+        yield f"Queries without a relevant document, left out: {figures['left_out']}"
     if figures["cached"]:
-        print(
+        yield (
             f"Scores from the service's cache or from an equal document: {figures['cached']}. "
             "The times are shorter than the model alone would need."
         )
-
-
-def _table(figures: Mapping[str, Any]) -> Table:
-    table = Table("mean over all queries", "before", "after", "difference")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, change in figures["measures"].items():
-        table.add_row(name, *_cells(change, "{mean:{sign}.4f}"))
-        if change["before"]["low"] is not None:
-            table.add_row("  95 % interval", *_cells(change, "{low:{sign}.4f} to {high:{sign}.4f}"), end_section=True)
-    table.add_section()
-    for name, label in COSTS.items():
-        table.add_row(label, "", "-" if figures[name] is None else f"{figures[name]:.1f}", "")
-    return table
 
 
 def _cells(change: Mapping[str, Mapping[str, float]], form: str) -> list[str]:

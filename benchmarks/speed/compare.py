@@ -7,7 +7,7 @@ Figures are medians over the rounds. Compare figures only within one table.
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,10 @@ from rich.table import Table
 from app.engines.models.source import EMBEDDED
 from app.export.parity import ndcg
 from app.machine.hardware import cpu_limit
+from app.pages.options import HtmlFile
+from app.pages.page import save
 from benchmarks.load import progress_bar
+from benchmarks.page import Grid, comparison_page
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
 from benchmarks.speed.ceiling import matmul_ceiling
 from benchmarks.speed.contenders import CONTENDERS, Contender, ContenderDied, make_contender, running
@@ -47,6 +50,7 @@ WORKLOADS = {
     "large": Workload(1000, (20, 300), 1, 8),
 }
 EVALUATED_QUERIES = 40
+PERCENTILES = {"min": 0, "p25": 25, "p50": 50, "p75": 75, "p90": 90, "p95": 95, "p99": 99, "max": 100}
 
 
 @dataclass(slots=True)
@@ -135,14 +139,18 @@ async def evaluate(contenders: Sequence[Contender], sets: dict[str, list[dict[st
 
 def figures(contender: Contender, results: Results, flops: float, ceilings: dict[str, float]) -> dict[str, Any]:
     """Summarise the rounds: documents/s, latencies in milliseconds, share of the machine's peak speed."""
-    cells: dict[str, dict[str, float]] = {}
+    cells: dict[str, dict[str, Any]] = {}
     for (name, workload, many), cell in results.items():
         if name != contender.name:
             continue
-        cells[f"{workload}, {many}"] = figure = {}
+        figure: dict[str, Any] = {}
+        cells[f"{workload}, {many}"] = figure
         if not cell.died:
             figure["documents_per_second"] = median(cell.documents_per_second)
             figure["p50_ms"], figure["p95_ms"] = np.percentile(cell.latencies_ms, [50, 95])
+            figure["requests"] = len(cell.latencies_ms)
+            values = np.percentile(cell.latencies_ms, list(PERCENTILES.values()))
+            figure["percentiles_ms"] = dict(zip(PERCENTILES, values.tolist(), strict=True))
     long = [cell["documents_per_second"] for name, cell in cells.items() if name.startswith("long") and cell]
     gflops = max(long) * flops / 1e9 if long else None
     return {
@@ -154,23 +162,24 @@ def figures(contender: Contender, results: Results, flops: float, ceilings: dict
     }
 
 
-def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """Markdown tables: one of throughput and resources, one of latencies."""
+def grids(rows: Sequence[dict[str, Any]]) -> Iterator[Grid]:
+    """A table of throughput and resources, and one of latencies."""
     names = list(dict.fromkeys(name for row in rows for name in row["cells"]))
     columns = ["of int8, bf16 ceiling", "nDCG@10", "peak MB", "start s"]
-    yield _table(
-        "documents/s, clients", [*names, *columns], ([row["contender"], *_throughput(row, names)] for row in rows)
-    )
-    yield _table("p50 / p95 ms, clients", names, ([row["contender"], *_latencies(row, names)] for row in rows))
+    throughput = [[row["contender"], *_throughput(row, names)] for row in rows]
+    yield "documents/s, clients", [*names, *columns], throughput
+    yield "p50 / p95 ms, clients", names, [[row["contender"], *_latencies(row, names)] for row in rows]
 
 
-def _table(title: str, names: Sequence[str], rows: Iterable[list[str]]) -> Table:
-    table = Table(title, box=box.MARKDOWN)
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
+    """Both in Markdown."""
+    for title, names, lines in grids(rows):
+        table = Table(title, box=box.MARKDOWN)
+        for name in names:
+            table.add_column(name, justify="right")
+        for line in lines:
+            table.add_row(*line)
+        yield table
 
 
 def _throughput(row: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
@@ -203,6 +212,7 @@ def compare(
     model: Annotated[str, typer.Option(help=f"Folder, or one of {', '.join(SHAPES)}")] = str(EMBEDDED),
     data: Annotated[Path | None, typer.Option(help="Folder of labelled *.jsonl.gz, for nDCG@10")] = None,
     queries: Annotated[int, typer.Option(min=1, help="Queries to read from each labelled file")] = EVALUATED_QUERIES,
+    html: HtmlFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
     """Compare the service with other servers and libraries, on the same machine and with the same model."""
@@ -221,8 +231,12 @@ def compare(
         rows, quality = asyncio.run(all_figures())
     for row in rows:
         row |= {"start_seconds": starts[row["contender"]], "ndcg_at_10": quality.get(row["contender"])}
+    found = {"ceilings_gflops": ceilings, "contenders": rows}
+    if html:
+        settings = {"model": folder.name, "workloads": workloads, "clients": clients, "rounds": str(rounds)}
+        save(comparison_page(found, settings, grids(rows)), html)
     if as_json:
-        print(json.dumps({"ceilings_gflops": ceilings, "contenders": rows}, indent=2))
+        print(json.dumps(found, indent=2))
         return
     for table in tables(rows):
         Console(width=240).print(table)

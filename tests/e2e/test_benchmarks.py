@@ -19,6 +19,7 @@ from benchmarks.shapes import SHAPES
 from benchmarks.speed import gpu, models
 from tests.conftest import free_port
 from tests.e2e.process import ROOT
+from tests.pages.reader import check_self_contained, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -35,6 +36,7 @@ def test_compare_measures_every_contender(tmp_path: Path) -> None:
     (tmp_path / "labelled.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
     command = [sys.executable, "-m", "benchmarks", "compare", "--contenders", "openvino-int8,predict"]
     command += ["--workloads", "short", "--clients", "1,2", "--rounds", "1", "--data", str(tmp_path), "--json"]
+    command += ["--html", str(tmp_path / "report.html")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout)
@@ -47,6 +49,11 @@ def test_compare_measures_every_contender(tmp_path: Path) -> None:
         assert contender["ndcg_at_10"] == 1
         assert contender["peak_memory_mb"] > 50
         assert contender["start_seconds"] > 0
+    document = (tmp_path / "report.html").read_text()
+    check_self_contained(document)
+    throughput, _ = (table.rows() for table in read(document).all("table"))
+    assert [row[0] for row in throughput[1:]] == [service["contender"], predict["contender"]]
+    assert throughput[1][1] == f"{service['cells']['short, 1']['documents_per_second']:.3g}"
 
 
 def test_a_missing_docker_engine_is_reported_in_one_line() -> None:

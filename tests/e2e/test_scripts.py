@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, ROOT
+from tests.pages.reader import check_self_contained, read
 from tests.test_docs import documented_profiles
 
 pytestmark = [
@@ -191,14 +192,18 @@ SMALL = ["--documents=3", "--words=5-20"]
         ["stress", "--max-concurrency=3", "--requests=2"],
     ],
 )
-def test_performance_test_prints_a_table_or_json(checkout: Checkout, command: list[str]) -> None:
+def test_performance_test_prints_a_table_or_json(checkout: Checkout, tmp_path: Path, command: list[str]) -> None:
     table = checkout.run("./performance_test.sh", *command, *SMALL, "--url", checkout.url)
     assert table.returncode == 0, table.stderr
     assert all(heading in table.stdout for heading in ("req/s", "p50 ms", "p95 ms", "p99 ms", "errors"))
     assert "100%" in table.stderr
-    printed = checkout.run("./performance_test.sh", *command, *SMALL, "--url", checkout.url, "--json")
+    html = ["--html", str(tmp_path / "load.html")]
+    printed = checkout.run("./performance_test.sh", *command, *SMALL, "--url", checkout.url, "--json", *html)
     figures = json.loads(printed.stdout)
     rows = figures if isinstance(figures, list) else [figures]
+    document = (tmp_path / "load.html").read_text()
+    check_self_contained(document)
+    assert [row[6] for row in read(document).all("table")[0].rows()[1:]] == [str(row["p90_ms"]) for row in rows]
     assert [row["concurrency"] for row in rows] == {"load": [3], "latency": [1], "stress": [1, 2, 3]}[command[0]]
     assert all(row["succeeded"] == row["requests"] > 0 and row["p50_ms"] > 0 and row["errors"] == {} for row in rows)
 

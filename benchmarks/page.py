@@ -10,7 +10,7 @@ from app.pages.markup import Markup
 from app.pages.page import grid, page, paragraph, section, table
 
 OUR_NAME = "reranker"
-# Of a workload, the requests whose time is drawn, by the names of the figures.
+# The percentiles of a workload that are drawn, by the names of their figures.
 PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p95": "p95_ms", "p99": "p99_ms"}
 
 METHOD = (

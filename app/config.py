@@ -29,6 +29,7 @@ from app.config_types import (
     WebOrigins,
     check_precision,
     expanded,
+    explain,
     networks,
     split,
 )
@@ -187,6 +188,10 @@ class Settings(BaseSettings):
     """Documents per request, at most 10000."""
     max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1, le=100_000_000)
     """Characters per query or document."""
+    span_candidates: int = Field(50, alias="RERANKER_SPAN_CANDIDATES", ge=1, le=10_000)
+    """Passages inside one document that the model scores for `max_spans` or `relevant_spans`."""
+    max_span_candidates: int = Field(500, alias="RERANKER_MAX_SPAN_CANDIDATES", ge=0, le=10_000)
+    """The same for all documents of a request; the best documents come first. `0` turns these passages off."""
     max_body_bytes: int = Field(8_388_608, alias="RERANKER_MAX_BODY_BYTES", ge=1024)
     """Bytes per request body."""
     max_buffered_bytes: int = Field(536_870_912, alias="RERANKER_MAX_BUFFERED_BYTES", ge=1024)
@@ -264,7 +269,8 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
-        raise StartupError("\n".join(_explain(error.errors()))) from None
+        secrets = {field.alias for field in Settings.model_fields.values() if field.annotation == SecretStr | None}
+        raise StartupError("\n".join(explain(error.errors(), secrets))) from None
     settings.keys()
     check_precision(settings.backend, settings.precision)
     return settings
@@ -288,12 +294,3 @@ def traces_exporter() -> str | None:
     asked = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if asked else "none")
     return None if exporter == "none" else exporter
-
-
-def _explain(errors: Iterable[Any]) -> Iterable[str]:
-    """One line per invalid value. Secrets are never shown."""
-    secrets = {field.alias for field in Settings.model_fields.values() if field.annotation == SecretStr | None}
-    for error in errors:
-        name, allowed = error["loc"][0], error["msg"].removeprefix("Value error, ")
-        value = "" if name in secrets else f"={error['input']!r}"
-        yield f"{name}{value} is not valid: {allowed[0].lower()}{allowed[1:]}"

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -132,3 +133,11 @@ RedisUrl = Annotated[SecretStr | None, AfterValidator(_redis_url)]
 Networks = Annotated[str, AfterValidator(_proxies)]
 RootPath = Annotated[str, AfterValidator(_root_path)]
 WebOrigins = Annotated[str, AfterValidator(_web_origins)]
+
+
+def explain(errors: Iterable[Any], secrets: Collection[str | None]) -> Iterable[str]:
+    """One line per invalid value. The values of `secrets` are never shown."""
+    for error in errors:
+        name, allowed = error["loc"][0], error["msg"].removeprefix("Value error, ")
+        value = "" if name in secrets else f"={error['input']!r}"
+        yield f"{name}{value} is not valid: {allowed[0].lower()}{allowed[1:]}"

@@ -19,10 +19,11 @@ from app.serving.checks import check_instruction, check_query, check_untruncated
 from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
 from app.serving.ranking import rank
+from app.serving.spans import SpanFinder
 from app.serving.tokenizing import encode_passages, find_windows
 from app.serving.windows import put_windows
 from app.telemetry.metrics import Metrics
-from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, Score
+from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, Score, SpanBounds
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -41,6 +42,7 @@ class Reranker:
         metrics: Metrics,
         limits: Limits,
         prefilter: Prefilter,
+        span_bounds: SpanBounds,
         long_documents: LongDocuments | None = None,
         shared_cache: "SharedCache | None" = None,
         instruction: str | None = None,
@@ -58,6 +60,7 @@ class Reranker:
         self._shared_cache = shared_cache
         self._languages = LanguageWatch(metrics)
         self._instruction = instruction
+        self._spans = SpanFinder(span_bounds, tokenizers)
 
     @property
     def long_documents(self) -> LongDocuments:
@@ -95,6 +98,8 @@ class Reranker:
             if query.on_overload == "error":
                 raise
             ranking = await self._degrade(progress, error)
+        if query.spans:
+            await self._spans.add(ranking, progress, self._score_passages, self.engine)
         ranking.timings.total = perf_counter() - started
         self._metrics.observe_ranking(ranking)
         return ranking

@@ -185,6 +185,10 @@ class Settings(BaseSettings):
     """Documents per request, at most 10000."""
     max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1, le=100_000_000)
     """Characters per query or document."""
+    span_candidates: int = Field(50, alias="RERANKER_SPAN_CANDIDATES", ge=1, le=10_000)
+    """Passages inside one document that the model scores for `max_spans` or `relevant_spans`."""
+    max_span_candidates: int = Field(500, alias="RERANKER_MAX_SPAN_CANDIDATES", ge=0, le=10_000)
+    """The same for all documents of a request; the best documents come first. `0` turns these passages off."""
     max_body_bytes: int = Field(8_388_608, alias="RERANKER_MAX_BODY_BYTES", ge=1024)
     """Bytes per request body."""
     max_buffered_bytes: int = Field(536_870_912, alias="RERANKER_MAX_BUFFERED_BYTES", ge=1024)

@@ -37,7 +37,7 @@ from app.serving.loops import clear_memory_regularly, run_until_broken
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.metrics import Metrics
-from app.types import Limits
+from app.types import Limits, SpanBounds
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -157,6 +157,7 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
         metrics=service.metrics,
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
         prefilter=parts.prefilter,
+        span_bounds=SpanBounds(settings.span_candidates, settings.max_span_candidates),
         long_documents=None if settings.long_documents == "auto" else settings.long_documents,
         shared_cache=parts.shared_cache,
         instruction=settings.instruction,

@@ -1,6 +1,6 @@
 """The values that flow through the service, from a request's texts to its ranking. Imports nothing from the service."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
 Span = tuple[int, int]
-"""Start and end of a window in its document, in characters."""
+"""Start and end of a window or a passage in its document, in characters."""
 
 LongDocuments = Literal["truncate", "chunk_max", "refuse"]
 """What to do with a document that exceeds the model's window: cut it, score it by the best of its overlapping windows,
@@ -56,6 +56,26 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanBounds:
+    """How many passages inside documents are scored, at most."""
+
+    per_document: int
+    per_request: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanOptions:
+    """Which passages inside documents are wanted."""
+
+    documents: Callable[["Ranking"], Sequence[int]]
+    """The documents in which passages are wanted, best first."""
+    most: int | None = None
+    """Passages of a document, at most. None for all that do not overlap a better one."""
+    required: bool = False
+    """Whether the request fails if they cannot be scored. Otherwise the ranking is returned without them."""
+
+
+@dataclass(frozen=True, slots=True)
 class RerankQuery:
     """What to rank, and how. None means the service's default, or no limit."""
 
@@ -84,6 +104,7 @@ class RerankQuery:
     """What the model should look for. None for the service's default."""
     activation: Activation = "sigmoid"
     """Dialects of services that give scores from 0 to 1 ask for a sigmoid."""
+    spans: SpanOptions | None = None
 
     @property
     def is_prefiltered(self) -> bool:
@@ -104,14 +125,14 @@ class RerankQuery:
 
 
 class Passage(NamedTuple):
-    """A text that is scored as one pair: a document, or a window of it."""
+    """A text that is scored as one pair: a document, or a part of it."""
 
     document: int
     """Index of the document in the request."""
     query: str
     text: str
     span: Span | None = None
-    """The window's place in the document; None for a whole document."""
+    """The part's place in the document; None for a whole document."""
     cut: bool = False
     """Whether parts of this document are not scored."""
 
@@ -127,6 +148,28 @@ class Timings:
     total: float = 0.0
 
 
+class ScoredSpan(NamedTuple):
+    """A passage inside a document."""
+
+    span: Span
+    logit: float
+    score: float
+
+
+@dataclass(slots=True)
+class Spans:
+    """The best passages inside the documents of an answer."""
+
+    by_document: dict[int, list[ScoredSpan]] = field(default_factory=dict)
+    """Best first, without overlaps."""
+    candidates: int = 0
+    """Passages with a score."""
+    cut: int = 0
+    """Documents of which the bounds left out passages."""
+    error: str | None = None
+    """The code of the error that prevented the scoring."""
+
+
 @dataclass(slots=True)
 class Ranking:
     """The scored documents, in request order."""
@@ -138,7 +181,7 @@ class Ranking:
     windows: list[Span | None]
     """The best window of each document; None for a document that was not split."""
     pairs: int
-    """Pairs with a score: one for each document or window."""
+    """Pairs with a score: one for each document, window or passage."""
     scored: int
     """Pairs that the model scored for this request. The others came from the cache or from concurrent requests."""
     tokens: int
@@ -157,6 +200,8 @@ class Ranking:
     """The fused score of each scored document. Empty if only the logits decide the order."""
     evidence: Evidence = "off"
     """What the fused scores combine the logits with."""
+    spans: Spans | None = None
+    """None if none were wanted."""
 
     def order(self) -> list[int]:
         """Document indices, best first; ties by index. Unscored documents are last.

@@ -10,6 +10,18 @@ A call that fails raises `RerankError`.
 """
 
 from reranker_client.client import AsyncClient, Client, RerankError
-from reranker_client.models import Document, Info, Meta, Ranking, Result, Usage, Window
+from reranker_client.models import Document, Info, Meta, Ranking, Result, Span, Usage, Window
 
-__all__ = ["AsyncClient", "Client", "Document", "Info", "Meta", "Ranking", "RerankError", "Result", "Usage", "Window"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Document",
+    "Info",
+    "Meta",
+    "Ranking",
+    "RerankError",
+    "Result",
+    "Span",
+    "Usage",
+    "Window",
+]

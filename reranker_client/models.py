@@ -25,6 +25,15 @@ class Window(Answer):
     end: int
 
 
+class Span(Answer):
+    """One of the best passages inside a document, in characters: `text[start:end]`."""
+
+    start: int
+    end: int
+    score: float
+    text: str
+
+
 class Result(Answer):
     """One ranked document. `index` is its position in the request."""
 
@@ -34,6 +43,7 @@ class Result(Answer):
     id: str | int | None = None
     document: Document | None = None
     window: Window | None = None
+    spans: list[Span] = []
     unscored: bool = False
     prefiltered: bool = False
 

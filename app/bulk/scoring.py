@@ -117,7 +117,8 @@ class Scoring:
         from app.api.ranking import with_options
 
         query = with_options(request.to_query(), request, self._service, None)
-        query = replace(query, on_overload="error", priority=row.end.number)
+        spans = query.spans and replace(query.spans, required=True)
+        query = replace(query, on_overload="error", priority=row.end.number, spans=spans)
         tries = 0
         while True:
             try:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -11,18 +12,18 @@ from app.engines.protocol import Engine
 from app.errors import DeadlineExceeded, Refused, RerankerError, ScoringFailed
 from app.first_stage.lexical import lexical_scores
 from app.first_stage.prefilter import Prefilter
-from app.serving.activation import activate
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
 from app.serving.checks import check_instruction, check_query, check_untruncated, cut_long_documents
-from app.serving.folding import best_passages, fused_scores, place_unscored
 from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
+from app.serving.ranking import rank
+from app.serving.spans import SpanFinder
 from app.serving.tokenizing import encode_passages, find_windows
 from app.serving.windows import put_windows
 from app.telemetry.metrics import Metrics
-from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, Score
+from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, Score, SpanBounds
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -41,6 +42,7 @@ class Reranker:
         metrics: Metrics,
         limits: Limits,
         prefilter: Prefilter,
+        span_bounds: SpanBounds,
         long_documents: LongDocuments | None = None,
         shared_cache: "SharedCache | None" = None,
         instruction: str | None = None,
@@ -58,6 +60,7 @@ class Reranker:
         self._shared_cache = shared_cache
         self._languages = LanguageWatch(metrics)
         self._instruction = instruction
+        self._spans = SpanFinder(span_bounds, tokenizers)
 
     @property
     def long_documents(self) -> LongDocuments:
@@ -90,11 +93,13 @@ class Reranker:
         started = perf_counter()
         try:
             await self._score_in_time(progress)
-            ranking = self._rank(progress)
+            ranking = rank(progress, self.engine)
         except (Refused, DeadlineExceeded, ScoringFailed) as error:
             if query.on_overload == "error":
                 raise
             ranking = await self._degrade(progress, error)
+        if query.spans:
+            await self._spans.add(ranking, progress, self._score_passages, self.engine)
         ranking.timings.total = perf_counter() - started
         self._metrics.observe_ranking(ranking)
         return ranking
@@ -128,21 +133,30 @@ class Reranker:
             raise DeadlineExceeded(f"No answer within the deadline of {timeout:g} s") from None
 
     async def _complete(self, progress: Progress) -> None:
-        """Get the score of every passage. Requests for known scores need no slot."""
+        """Get the score of every document that the first stage keeps."""
         query = progress.query
-        if not query.is_prefiltered:
-            await self._look_up(progress, query.passages())
-        if query.is_prefiltered or not progress.is_complete():
-            async with self.admission.slot(query.priority, lambda: self.batcher.backlog) as progress.timings.queue:
-                if query.is_prefiltered:
-                    await self._look_up(progress, await self._prefilter(progress))
-                else:
-                    # Other requests may have scored some passages while this one waited for its slot.
-                    progress.known |= self.cache.find(progress.keyed.keys)
+        if query.is_prefiltered:
+            async with self._slot(query) as progress.timings.queue:
+                await self._look_up(progress, await self._prefilter(progress))
                 await self._score(progress, await self._prepare(progress))
+        else:
+            await self._score_passages(progress, query.passages())
         check_untruncated(query, progress.long_documents, progress.scored_passages())
         if query.evidence == "lexical":
             await self._compare_words(progress)
+
+    async def _score_passages(self, progress: Progress, passages: Sequence[Passage]) -> None:
+        """Get the score of every passage. Requests for known scores need no slot."""
+        await self._look_up(progress, passages)
+        if not progress.is_complete():
+            async with self._slot(progress.query) as waited:
+                progress.timings.queue += waited
+                # Other requests may have scored some passages while this one waited for its slot.
+                progress.known |= self.cache.find(progress.keyed.keys)
+                await self._score(progress, await self._prepare(progress))
+
+    def _slot(self, query: RerankQuery) -> AbstractAsyncContextManager[float]:
+        return self.admission.slot(query.priority, lambda: self.batcher.backlog)
 
     async def _prefilter(self, progress: Progress) -> list[Passage]:
         """The documents that the first stage keeps."""
@@ -226,7 +240,7 @@ class Reranker:
         flights, new = self.cache.claim(list(pairs), list(pairs.values()), submit)
         try:
             await asyncio.wait({flight.future for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
-            progress.timings.inference = perf_counter() - started
+            progress.timings.inference += perf_counter() - started
             for flight in flights:
                 if flight.future.done():
                     flight.future.result()  # raises if this pair failed
@@ -264,35 +278,10 @@ class Reranker:
             self._tokenizers, lexical_scores, queries, query.documents
         )
 
-    def _rank(self, progress: Progress) -> Ranking:
-        """The ranking from all known scores. Unscored documents follow in first-stage order, or by shared words."""
-        documents = range(len(progress.query.documents))
-        choice = progress.choice
-        scored = progress.scored_passages()
-        best = best_passages(scored)
-        own = {index: score.logit for index, (_, score) in best.items()}
-        places = choice.places if choice else progress.words
-        logits = place_unscored(own, places, len(documents), self.engine.info.score_calibration)
-        fused = fused_scores(own, progress.evidence_scores(), progress.query.fusion)
-        return Ranking(
-            logits=logits,
-            scores=activate(logits, progress.query.activation, self.engine),
-            windows=[best[index][0].span if index in best else None for index in documents],
-            pairs=len(scored),
-            scored=progress.scored,
-            tokens=sum(score.tokens for _, score in scored),
-            truncated=len({passage.document for passage, score in scored if score.truncated or passage.cut}),
-            timings=progress.timings,
-            unscored=frozenset(documents).difference(best),
-            prefiltered=frozenset(documents).difference(choice.kept) if choice else frozenset(),
-            fused=fused,
-            evidence=progress.query.evidence if fused else "off",
-        )
-
     async def _degrade(self, progress: Progress, error: RerankerError) -> Ranking:
         """Rank without the missing scores."""
         if progress.choice is None or progress.query.evidence == "lexical":
             await self._compare_words(progress)
-        ranking = self._rank(progress)
+        ranking = rank(progress, self.engine)
         ranking.degraded = error.code
         return ranking

@@ -232,8 +232,10 @@ async def test_long_documents_are_refused_if_the_service_would_refuse_them(
         assert "exceed the model's window" in str(await post(client, path, body, 422, headers))
 
 
-async def test_cohere_priorities_are_taken_and_spans_reported(serve: Serve) -> None:
+async def test_cohere_priorities_and_spans_are_taken(serve: Serve) -> None:
     async with serve(priorities=True) as client:
-        response = await client.post("/v2/rerank", json=NATIVE | {"priority": 999, "relevant_spans": {"enabled": True}})
+        asked = NATIVE | {"priority": 999, "relevant_spans": {"mode": "enabled"}}
+        response = await client.post("/v2/rerank", json=asked)
     assert response.status_code == 200
-    assert response.headers["x-reranker-warning"] == "relevant_spans: is not supported and ignored"
+    assert "x-reranker-warning" not in response.headers
+    assert "relevant_spans" in response.json()["results"][0]

@@ -42,6 +42,8 @@ SEEDS: list[Any] = [
     {"query": "q", "texts": ["a", "\u00e9\U0001f389"], "raw_scores": True, "return_text": True, "truncate": False},
     {"query": "q", "passages": ["a b\nc d"], "long_documents": "chunk_max", "max_chunks_per_doc": 2},
     {"query": "q", "documents": ["a"], "score_threshold": 0.5, "max_tokens_per_doc": -1, "timeout_ms": 60000},
+    {"query": "q", "documents": ["a b. c! d?", "\u3042\u3002q"], "max_spans": 2, "top_k": 1},
+    {"query": "q", "documents": ["a.\nq"], "relevant_spans": {"mode": "enabled", "threshold": 0.1, "max_spans": 3}},
     {"text_1": "q", "text_2": ["a", "b"], "truncate_prompt_tokens": 4, "model": "m", "user": "u"},
     {"text_1": ["q", "r"], "text_2": ["a", "b"]},
     {"query": {"text": "q"}, "passages": [{"text": "a"}], "truncate": "END"},

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from app.api.dialects import native
-from app.api.dialects.native_request import RerankRequest
+from app.api.dialects.native_request import RankRequest, RerankRequest
 from app.api.dialects.native_response import RerankResponse, results
 from app.api.documents import Document, Documents
 from app.api.errors import DIALECT_TAG
@@ -21,7 +21,7 @@ NATIVE, MIXEDBREAD = (f"{DIALECT_TAG}{name}" for name in ("native", "mixedbread"
 OTHER_NAMES = ("documents", "passages", "texts")
 
 
-class MixedbreadRequest(RerankRequest):
+class MixedbreadRequest(RankRequest):
     """What to rank."""
 
     wire_names: ClassVar = {"documents": "input"}

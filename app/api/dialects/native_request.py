@@ -1,14 +1,16 @@
 """What a client sends in the native dialect."""
 
-from typing import Annotated, Any, ClassVar, cast
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from app.api.dialects.vllm import LIMITS, NoLimit, TokenLimit, long_documents, translate_options
 from app.api.dialects.voyage import is_voyage
 from app.api.documents import TEXT_FIELDS, Documents, check_rendering
 from app.api.fields import Query, RequestBody, Text
-from app.types import LongDocuments, RerankQuery
+from app.errors import InvalidRequest
+from app.types import LongDocuments, Ranking, RerankQuery, SpanOptions
 
 EXAMPLE_REQUEST: dict[str, Any] = {
     "query": "Which planet has the most moons?",
@@ -22,10 +24,9 @@ EXAMPLE_REQUEST: dict[str, Any] = {
 }
 
 
-class RerankRequest(RequestBody):
-    """What to rank. `null` means unset."""
+class RankRequest(RequestBody):
+    """What to rank, in the fields that several dialects share. `null` means unset."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
     translated: ClassVar = frozenset({"truncation", "truncate", "parameters.truncate"})
     different: ClassVar = LIMITS
 
@@ -99,6 +100,61 @@ class RerankRequest(RequestBody):
             retrieval_scores=self._retrieval_scores(),
         )
 
+    def returned(self, ranking: Ranking) -> list[int]:
+        """The documents of the answer, best first: at most `top_k`.
+
+        A threshold drops documents that the first stage left out. It keeps documents that could not be scored.
+        """
+        scores = ranking.logits if self.raw_scores else ranking.scores
+        threshold = self.score_threshold
+        dropped = ranking.prefiltered if threshold is not None or not self.return_prefiltered else frozenset()
+        kept = [
+            index
+            for index in ranking.order()
+            if index not in dropped and (threshold is None or index in ranking.unscored or scores[index] >= threshold)
+        ]
+        return kept[: self.top_k]
+
     def _retrieval_scores(self) -> list[float] | None:
         scores = [document.retrieval_score for document in self.documents]
         return None if None in scores else cast(list[float], scores)
+
+
+class RelevantSpans(BaseModel):
+    """Cohere's name and options for passages inside documents."""
+
+    mode: Literal["enabled", "disabled"]
+    threshold: Annotated[float, Field(allow_inf_nan=False, description="Drop passages with a lower `score`")] = 0.1
+    max_spans: Annotated[int | None, Field(ge=1, description="Passages per document; default: all")] = None
+
+
+class RerankRequest(RankRequest):
+    """What to rank. `null` means unset."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
+
+    max_spans: Annotated[
+        int, Field(ge=0, description="Return so many of the best passages inside each document, as `spans`")
+    ] = 0
+    relevant_spans: Annotated[
+        RelevantSpans | None, Field(description="The same as Cohere has it; the answer has them as `relevant_spans`")
+    ] = None
+
+    @property
+    def relevant(self) -> RelevantSpans | None:
+        """Cohere's options, if they ask for passages."""
+        asked = self.relevant_spans
+        return asked if asked and asked.mode == "enabled" else None
+
+    def to_query(self) -> RerankQuery:
+        """The part of the request that the engine needs. Raises `InvalidRequest` or `TooLarge`."""
+        query, relevant = super().to_query(), self.relevant
+        if relevant and self.max_spans:
+            raise InvalidRequest("send it or relevant_spans, not both", "max_spans")
+        if not relevant and not self.max_spans:
+            return query
+        return replace(query, spans=SpanOptions(self._searched, relevant.max_spans if relevant else self.max_spans))
+
+    def _searched(self, ranking: Ranking) -> list[int]:
+        """Positions in a rendered document mean nothing to the client, so only those with a plain text."""
+        return [index for index in self.returned(ranking) if self.documents[index].is_plain(self.rank_fields)]

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.dialects.native_request import RerankRequest
+from app.api.dialects.native_request import RankRequest, RerankRequest
+from app.api.dialects.native_spans import Span, SpansMeta, spans_of
 from app.api.dialects.voyage import VoyageResult
 from app.api.documents import Document
 from app.api.fields import Usage
@@ -75,6 +76,12 @@ class Result(BaseModel):
             "every document has one"
         ),
     ] = None
+    spans: Annotated[
+        list[Span] | None, Field(description="With `max_spans`: the best passages inside the document, best first")
+    ] = None
+    relevant_spans: Annotated[
+        list[Span] | None, Field(description="With `relevant_spans`: the same, as Cohere has it")
+    ] = None
 
 
 class TimingsMs(BaseModel):
@@ -104,6 +111,7 @@ class Meta(BaseModel):
     repaired: Annotated[int, Field(description="Documents in which U+FFFD replaces broken characters")] = 0
     degraded: Literal[False] | str = False
     fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
+    spans: Annotated[SpansMeta | None, Field(description="With `max_spans` or `relevant_spans`")] = None
     timings_ms: TimingsMs
     billed_units: BilledUnits = BilledUnits()
 
@@ -143,6 +151,7 @@ class RerankResponse(BaseModel):
                 repaired=sum(document.was_repaired for document in request.documents),
                 degraded=ranking.degraded or False,
                 fusion=ranking.evidence,
+                spans=SpansMeta.of(ranking.spans) if ranking.spans else None,
                 timings_ms=TimingsMs(
                     queue=milliseconds(timings.queue),
                     prefilter=milliseconds(timings.prefilter),
@@ -159,23 +168,13 @@ def _for_voyage(result: Result) -> VoyageResult:
     return VoyageResult(index=result.index, relevance_score=result.relevance_score, document=text)
 
 
-def results(request: RerankRequest, ranking: Ranking) -> list[Result]:
-    """The results in order, at most `top_k`.
-
-    A threshold drops documents that the first stage left out. It keeps documents that could not be scored.
-    """
+def results(request: RankRequest, ranking: Ranking) -> list[Result]:
+    """The results in order, at most `top_k`."""
     scores = ranking.logits if request.raw_scores else ranking.scores
-    threshold = request.score_threshold
-    dropped = ranking.prefiltered if threshold is not None or not request.return_prefiltered else frozenset()
-    kept = [
-        index
-        for index in ranking.order()
-        if index not in dropped and (threshold is None or index in ranking.unscored or scores[index] >= threshold)
-    ]
-    return [_result(request, ranking, index, scores[index]) for index in kept[: request.top_k]]
+    return [_result(request, ranking, index, scores[index]) for index in request.returned(ranking)]
 
 
-def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) -> Result:
+def _result(request: RankRequest, ranking: Ranking, index: int, score: float) -> Result:
     document = request.documents[index]
     return Result(
         index=index,
@@ -186,10 +185,11 @@ def _result(request: RerankRequest, ranking: Ranking, index: int, score: float) 
         unscored=True if index in ranking.unscored else None,
         prefiltered=True if index in ranking.prefiltered else None,
         window=_window(request, ranking, index),
+        **spans_of(request, ranking, index),
     )
 
 
-def _window(request: RerankRequest, ranking: Ranking, index: int) -> Window | None:
+def _window(request: RankRequest, ranking: Ranking, index: int) -> Window | None:
     """The best window of a split document. If the request sets `chunk_max`, a document that fits is one window."""
     document, span = request.documents[index], ranking.windows[index]
     # Positions in a rendered document mean nothing to the client.

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.api.dialects.native_request import RerankRequest
+from app.api.dialects.native_request import RankRequest
 from app.api.dialects.native_response import results
 from app.api.documents import Document
 from app.api.errors import grpc_name
@@ -55,7 +55,7 @@ class PineconeRoute(JsonRoute):
 router = APIRouter(tags=["rerank"], route_class=PineconeRoute)
 
 
-class PineconeRequest(RerankRequest):
+class PineconeRequest(RankRequest):
     """What to rank. `parameters` may have fields of the native request."""
 
     return_documents: Annotated[bool, Field(description="Echo the documents")] = True

@@ -1,9 +1,16 @@
 """Thread pools."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier
+from typing import TypeVar, TypeVarTuple
+
+from app.errors import Unavailable
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 
 def start_threads(count: int, name: str) -> ThreadPoolExecutor:
@@ -26,3 +33,17 @@ def running_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield executor
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def on_thread(threads: Executor, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    """Run this on a thread. Raises `Unavailable` if the threads are stopped before it begins."""
+    task = asyncio.current_task()
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+    except asyncio.CancelledError:
+        if task and task.cancelling():
+            raise
+    except RuntimeError as error:
+        if "after shutdown" not in str(error):
+            raise
+    raise Unavailable("The service stopped before this request was processed")

@@ -12,6 +12,7 @@ from app.engines.protocol import Engine
 from app.errors import DeadlineExceeded, Refused, RerankerError, ScoringFailed
 from app.first_stage.lexical import lexical_scores
 from app.first_stage.prefilter import Prefilter
+from app.machine.threads import on_thread
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import Flight, ScoreCache
@@ -162,7 +163,7 @@ class Reranker:
         """The documents that the first stage keeps."""
         query, started = progress.query, perf_counter()
         passages = query.passages()
-        choice = await asyncio.get_running_loop().run_in_executor(
+        choice = await on_thread(
             self._tokenizers,
             self._first_stage.choose,
             query.prefilter,
@@ -200,7 +201,7 @@ class Reranker:
         if not passages:
             return {}
         started, query = perf_counter(), progress.query
-        pairs = await asyncio.get_running_loop().run_in_executor(
+        pairs = await on_thread(
             self._tokenizers,
             encode_passages,
             self.engine,
@@ -217,7 +218,7 @@ class Reranker:
         truncated, started, query = progress.truncated(pairs), perf_counter(), progress.query
         if not truncated:
             return []
-        found = await asyncio.get_running_loop().run_in_executor(
+        found = await on_thread(
             self._tokenizers,
             find_windows,
             self.engine,
@@ -274,9 +275,7 @@ class Reranker:
         """Compute the BM25 score of each document."""
         query = progress.query
         queries = [query.query] * len(query.documents) if isinstance(query.query, str) else query.query
-        progress.words = await asyncio.get_running_loop().run_in_executor(
-            self._tokenizers, lexical_scores, queries, query.documents
-        )
+        progress.words = await on_thread(self._tokenizers, lexical_scores, queries, query.documents)
 
     async def _degrade(self, progress: Progress, error: RerankerError) -> Ranking:
         """Rank without the missing scores."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from app.engines.protocol import Engine
 from app.errors import DeadlineExceeded, Refused, ScoringFailed
 from app.first_stage.lexical import lexical_scores
+from app.machine.threads import on_thread
 from app.serving.activation import activate
 from app.serving.folding import ScoredPassage
 from app.serving.progress import Progress
@@ -65,9 +66,7 @@ class SpanFinder:
         """Score the candidates. Returns the number of documents of which some were left out."""
         try:
             async with asyncio.timeout_at(progress.deadline):
-                candidates = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, choose_candidates, progress.query, ranking, self._bounds
-                )
+                candidates = await on_thread(self._threads, choose_candidates, progress.query, ranking, self._bounds)
                 await score(progress, candidates.passages)
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed before the spans were scored") from None

@@ -10,8 +10,15 @@ from app.pages.markup import Markup
 from app.pages.page import grid, page, paragraph, section, table
 
 OUR_NAME = "reranker"
-# The percentiles of a workload that are drawn, by the names of their figures.
+# The percentiles of a load test that are drawn, and their figures.
 PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p95": "p95_ms", "p99": "p99_ms"}
+OPEN_PERCENTILES = {"p50": "p50_seconds", "p90": "p90_seconds", "p99": "p99_seconds", "max": "longest_seconds"}
+# Throughput of the benchmark of the service, and its figures.
+SPEEDS = {
+    "CrossEncoder.predict": "predict_documents_per_second",
+    f"{OUR_NAME}, 1 client": "documents_per_second_1_client",
+    f"{OUR_NAME}, 8 clients": "documents_per_second_8_clients",
+}
 
 METHOD = (
     "Medians over the rounds, in which the contenders took turns. In the charts the service is blue and its curves are "
@@ -95,7 +102,7 @@ def load_page(title: str, summaries: Sequence[Mapping[str, Any]], settings: Mapp
     """Runs with one or several numbers of clients."""
     caption, names, rows = made
     drawn = [
-        Curve(number, _clients(row), [row[name] for name in PERCENTILES.values()])
+        Curve(number, _clients(row), [row[name] for name in PERCENTILES.values()], mark=str(row["concurrency"]))
         for number, row in enumerate(summaries, 1)
         if row["succeeded"]
     ]
@@ -113,3 +120,44 @@ def load_page(title: str, summaries: Sequence[Mapping[str, Any]], settings: Mapp
 
 def _clients(row: Mapping[str, Any]) -> str:
     return f"{row['concurrency']} client{'' if row['concurrency'] == 1 else 's'}"
+
+
+def service_page(columns: Sequence[Mapping[str, Any]], settings: Mapping[str, str], made: Grid) -> Markup:
+    """The service with each engine next to direct calls of the library."""
+    caption, names, rows = made
+    speeds = (
+        bars(
+            f"{column['engine']}: documents/s",
+            [_bar({"contender": name}, column[figure], "g") for name, figure in SPEEDS.items()],
+        )
+        for column in columns
+    )
+    memory = [Bar(column["engine"], column["memory_mb"], f"{column['memory_mb']} MB", "ours") for column in columns]
+    return page(
+        "The service and CrossEncoder.predict",
+        {**settings, **_machine()},
+        section("Figures", table(caption, ("", *names), rows)),
+        section("Throughput and memory", grid(*speeds, bars("Memory of the service after the load", memory))),
+    )
+
+
+def open_loop_page(loads: Sequence[Mapping[str, Any]], settings: Mapping[str, str], made: Grid) -> Markup:
+    """Latency and rejections below and above the capacity."""
+    caption, names, rows = made
+    names_of = [f"{row['load']:.0%} of the capacity" for row in loads]
+    drawn = [
+        Curve(number, name, [float(row[figure]) for figure in OPEN_PERCENTILES.values()], mark=name.split()[0])
+        for number, (name, row) in enumerate(zip(names_of, loads, strict=True), 1)
+        if row["served_per_second"] and row["longest_seconds"]
+    ]
+    refused = [
+        Bar(name, row["refused"], f"{row['refused']:.0%}", "other") for name, row in zip(names_of, loads, strict=True)
+    ]
+    content = [bars("Rejected requests", refused, top=1)]
+    if drawn:
+        content.append(curves("Time from when a request was due", list(OPEN_PERCENTILES), drawn, "s"))
+    return page(
+        "Requests that arrive at a fixed rate",
+        {**settings, **_machine()},
+        section("Latency and rejections", table(caption, names, rows), key(drawn), grid(*content)),
+    )

@@ -9,7 +9,7 @@ from app.pages.charts import WIDTH, figure
 from app.pages.markup import Markup, tag
 from app.pages.page import listing
 
-HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 230, 44, 22, 18, 34
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 230, 44, 30, 18, 34
 COLOURS = 8
 # Values further apart than this are drawn on a logarithmic axis.
 FAR_APART = 8
@@ -19,12 +19,14 @@ NUMBER_HEIGHT = 10
 
 
 class Curve(NamedTuple):
-    """Values at the same places as those of the other curves. `number` also chooses the colour."""
+    """Values at the same places as those of the other curves. `number` chooses the colour."""
 
     number: int
     label: str
     values: Sequence[float]
     is_dashed: bool = False
+    mark: str = ""
+    """Stands at the end of the curve instead of its number, if the label begins with it."""
 
     @property
     def style(self) -> str:
@@ -56,7 +58,9 @@ def curves(title: str, places: Sequence[str], drawn: Sequence[Curve], unit: str)
         shapes.append(tag("polyline", tag("title", curve.label), class_=curve.style, points=points))
     ends = _spread([y(curve.values[-1]) for curve in drawn])
     for curve, end in zip(drawn, ends, strict=True):
-        shapes.append(tag("text", str(curve.number), class_="quiet", x=f"{WIDTH - RIGHT + 5}", y=f"{end + 3.5:.1f}"))
+        shapes.append(
+            tag("text", curve.mark or str(curve.number), class_="quiet", x=f"{WIDTH - RIGHT + 5}", y=f"{end + 3.5:.1f}")
+        )
     alternative = "; ".join(f"{curve.label}: {_described(places, curve.values, unit)}" for curve in drawn)
     return figure(title, alternative, HEIGHT, *shapes)
 
@@ -73,7 +77,7 @@ def key(drawn: Sequence[Curve]) -> Markup:
             tag(
                 "span",
                 tag("svg", tag("path", class_=curve.style, d="M0 5H28"), **line),
-                tag("b", f"{curve.number} "),
+                *(() if curve.mark else (tag("b", f"{curve.number} "),)),
                 curve.label,
             )
             for curve in drawn

@@ -19,7 +19,10 @@ import typer
 from rich.table import Table
 
 from app.engines.models.source import EMBEDDED
+from app.pages.options import HtmlFile
+from app.pages.page import save
 from benchmarks.load import REFUSALS, make_bodies, print_table, run
+from benchmarks.page import open_loop_page
 from benchmarks.process import service
 from benchmarks.workspace import environment
 
@@ -98,6 +101,7 @@ def main(
     loads: Annotated[str, typer.Option(help="Comma-separated shares of the capacity in %")] = "50,80,120",
     seconds: Annotated[float, typer.Option(min=5, help="Seconds per load, after the queue is full")] = 60,
     requests: Annotated[int, typer.Option(min=8, help="Requests that measure the capacity")] = 64,
+    html: HtmlFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
     """Send requests below and above the capacity: the excess should be rejected, the rest stay fast."""
@@ -114,6 +118,9 @@ def main(
             filling = room / (most * (share - 1)) if share > 1 else 0
             row = figures(offer(url, most * share, filling + seconds, place), filling)
             rows.append({"load": share, **row, "full_queue_seconds": room / most})
+    if html:
+        settings = {"capacity, requests/s": f"{most:.2f}", "documents": str(DOCUMENTS), "words": WORDS}
+        save(open_loop_page(rows, settings, ("one row per load", (*COLUMNS, "statuses"), _cells(rows))), html)
     show(rows, most, as_json)
     if any(set(row["statuses"]) - {"200", *REFUSALS} for row in rows):
         raise typer.Exit(1)
@@ -127,10 +134,17 @@ def show(rows: Sequence[dict[str, Any]], most: float, as_json: bool) -> None:
     table = Table(*COLUMNS, "statuses", title=f"capacity {most:.2f} requests/s of {DOCUMENTS} documents, {WORDS} words")
     for column in table.columns:
         column.justify = "right"
-    for row in rows:
-        shares = {
-            name: f"{row[name]:.0%}" if name in ("load", "refused") else f"{row[name]:.2f}" for name in COLUMNS.values()
-        }
-        statuses = ", ".join(f"{count} × {status}" for status, count in row["statuses"].items())
-        table.add_row(*shares.values(), statuses)
+    for row in _cells(rows):
+        table.add_row(*row)
     print_table(table)
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    shares = ("load", "refused")
+    return [
+        [
+            *(f"{row[name]:.0%}" if name in shares else f"{row[name]:.2f}" for name in COLUMNS.values()),
+            ", ".join(f"{count} × {status}" for status, count in row["statuses"].items()),
+        ]
+        for row in rows
+    ]

@@ -16,7 +16,10 @@ import typer
 from rich.table import Table
 
 from app.engines.models.source import EMBEDDED
+from app.pages.options import HtmlFile
+from app.pages.page import save
 from benchmarks.load import Run, documents_per_second, make_bodies, print_table, run
+from benchmarks.page import service_page
 from benchmarks.process import service
 
 # `predict` runs in this process with its defaults.
@@ -140,17 +143,23 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds per contender")] = 5,
     requests: Annotated[int, typer.Option(min=8, help="Requests per round")] = 16,
     backends: Annotated[str, typer.Option(help="Comma-separated engines of the service")] = "openvino,torch",
+    html: HtmlFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
     """Compare the service with CrossEncoder.predict: throughput, padding, memory, start and health."""
     direct = Direct()
     figures = [measure(direct, backend, rounds, requests) for backend in backends.split(",")]
+    caption, names = "20 documents of 20-300 words", [str(column["engine"]) for column in figures]
+    rows = [[title, *(str(column[name]) for column in figures)] for title, name in ROWS.items()]
+    if html:
+        settings = {"model": EMBEDDED.name, "rounds": str(rounds), "requests per round": str(requests)}
+        save(service_page(figures, settings, (caption, names, rows)), html)
     if as_json:
         print(json.dumps(figures, indent=2))
         return
-    table = Table("20 documents of 20-300 words", *(str(column["engine"]) for column in figures))
+    table = Table(caption, *names)
     for column in table.columns[1:]:
         column.justify = "right"
-    for title, name in ROWS.items():
-        table.add_row(title, *(str(column[name]) for column in figures))
+    for row in rows:
+        table.add_row(*row)
     print_table(table)

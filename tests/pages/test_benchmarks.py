@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks.load import Run, write
-from benchmarks.page import comparison_page
+from benchmarks.page import comparison_page, open_loop_page, service_page
+from benchmarks.reliability import openloop
 from benchmarks.speed.compare import Cell, figures, grids
 from tests.conftest import Serve
 from tests.fakes import INFO
@@ -142,3 +143,35 @@ def test_without_a_file_nothing_is_written(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     write(None, "Load", runs(), "http://127.0.0.1:9")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_service_is_shown_next_to_direct_calls_of_the_library() -> None:
+    column = {
+        "engine": "openvino int8",
+        "predict_documents_per_second": 13.2,
+        "documents_per_second_1_client": 98.0,
+        "documents_per_second_8_clients": 103.9,
+        "memory_mb": 344,
+    }
+    document = service_page([column], {"model": "m"}, ("figures", ["openvino int8"], [["memory", "344"]]))
+    check_self_contained(document)
+    page = read(document)
+    assert label(page, "openvino int8: documents/s") == (
+        "openvino int8: documents/s. CrossEncoder.predict: 13.2; reranker, 1 client: 98; reranker, 8 clients: 103.9"
+    )
+    assert [each.attributes["class"] for each in page.all("rect")] == ["other", "ours", "ours", "ours"]
+    assert label(page, "Memory of the service").endswith("openvino int8: 344 MB")
+
+
+def test_a_fixed_rate_is_shown_with_its_rejections_and_without_curves_of_loads_that_got_no_answer() -> None:
+    def records(status: int) -> list[dict[str, Any]]:
+        answer = {} if status == 200 else {"error": {"code": status}}
+        times = [{"credit_issued_ns": second * 10**9, "request_end_ns": (second + 1) * 10**9} for second in range(11)]
+        return [{"metadata": each, **answer} for each in times]
+
+    loads = [{"load": load, **openloop.figures(records(status), 0)} for load, status in ((0.5, 200), (1.2, 503))]
+    document = open_loop_page(loads, {}, ("loads", ["load"], [["50%"], ["120%"]]))
+    check_self_contained(document)
+    page = read(document)
+    assert label(page, "Rejected requests").endswith("50% of the capacity: 0%; 120% of the capacity: 100%")
+    assert label(page, "Time from when").endswith(". 50% of the capacity: p50 1 s, p90 1 s, p99 1 s, max 1 s")

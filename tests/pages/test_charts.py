@@ -6,14 +6,14 @@ from itertools import pairwise
 import pytest
 
 from app.pages.charts import WIDTH, Bar, Bin, bars, histogram
-from app.pages.curves import BOTTOM, HEIGHT, NUMBER_HEIGHT, TOP, Curve, curves, key
+from app.pages.curves import BOTTOM, HEIGHT, NUMBER_HEIGHT, RIGHT, TOP, Curve, curves, key
 from app.pages.markup import Markup, join, tag, text
 from tests.pages.reader import Element, read
 
 
 def numbers(drawing: Element) -> dict[str, float]:
     """Where the number of each curve is."""
-    right = [each for each in drawing.all("text") if float(each.attributes["x"]) > WIDTH - 20]
+    right = [each for each in drawing.all("text") if float(each.attributes["x"]) > WIDTH - RIGHT]
     return {each.text: float(each.attributes["y"]) for each in right}
 
 
@@ -91,3 +91,9 @@ def test_the_key_explains_each_number() -> None:
     made = read(key([Curve(1, "the <service>", []), Curve(4, "a peer", [], True)]))
     assert [each.text for each in made.all("li")] == ["1 the <service>", "4 a peer"]
     assert [each.attributes["class"] for each in made.all("path")] == ["curve c0", "curve c3 dashed"]
+
+
+def test_a_mark_stands_for_the_number_of_a_curve() -> None:
+    marked = Curve(2, "80% of the capacity", [1.0, 2.0], mark="80%")
+    assert list(numbers(read(curves("Time", ["p50", "p99"], [marked], "s")))) == ["80%"]
+    assert [each.text for each in read(key([marked])).all("li")] == ["80% of the capacity"]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from pydantic_settings.sources import EnvSettingsSource
 
 from app.config_keys import keys_in, keys_of
 from app.config_names import PREFIX, SCRIPT_VARIABLES, is_service_variable
+from app.config_quality import QualitySettings
 from app.config_types import (
     DEVICE_DEFAULTS,
     Capacity,
@@ -36,16 +37,12 @@ from app.errors import StartupError
 from app.machine.hardware import cpu_limit
 
 
-class Settings(BaseSettings):
+class Settings(QualitySettings):
     """Validated, frozen settings of one process. Where a field is None, the device or the model decides.
 
     docs/configuration.md is generated from the class: the string below a field is its description, and a comment
     between fields is a heading.
     """
-
-    model_config = SettingsConfigDict(
-        frozen=True, populate_by_name=True, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
-    )
 
     # Server and logging
     host: Host = Field("127.0.0.1", alias="RERANKER_HOST")
@@ -255,8 +252,9 @@ class Settings(BaseSettings):
 
 
 def environment_names() -> list[str]:
-    """The environment variable of every setting, in the order of the fields."""
-    return [str(field.alias) for field in Settings.model_fields.values()]
+    """The environment variable of every setting, in the order of the fields; those of `QualitySettings` are last."""
+    own_first = sorted(Settings.model_fields, key=QualitySettings.model_fields.__contains__)
+    return [str(Settings.model_fields[name].alias) for name in own_first]
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -49,9 +49,11 @@ from app.serving.gauges import watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.lifecycle import Lifecycle
 from app.serving.loops import clear_memory_regularly, run_until_broken
+from app.serving.observer import Observer
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.metrics import Metrics
+from app.telemetry.quality import Quality
 from app.types import Limits
 
 if TYPE_CHECKING:
@@ -112,21 +114,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
 
 def _service(settings: Settings) -> Service:
+    metrics = Metrics()
     service = Service(
         lifecycle=Lifecycle(),
-        metrics=Metrics(),
+        metrics=metrics,
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
-        defaults=Defaults(
-            on_overload=settings.on_overload,
-            prefilter=settings.prefilter,
-            prefilter_top_k=settings.prefilter_top_k,
-            activation=settings.activation,
-            fusion=settings.fusion,
-            fusion_weight=settings.fusion_weight,
-            fusion_method=settings.fusion_method,
-            priorities=settings.priorities,
-            log_texts=settings.log_texts,
-        ),
+        defaults=Defaults(**{name: getattr(settings, name) for name in Defaults.__slots__}),
+        observer=Observer(Quality(metrics, settings.relevant_score)),
     )
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))

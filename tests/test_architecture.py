@@ -19,7 +19,7 @@ LAYERS = [
     {"app.api"},
     {"app.serving"},
     {"app.engines", "app.first_stage"},
-    {"app.config", "app.config_keys", "app.config_names", "app.config_types", "app.telemetry"},
+    {"app.config", "app.config_keys", "app.config_names", "app.config_quality", "app.config_types", "app.telemetry"},
     {"app.machine", "app.types"},
     {"app.errors"},
     {"app"},

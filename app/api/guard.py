@@ -76,6 +76,8 @@ class RequestGuard:
                 raise
             await self._refuse(None, scope, receive, send_numbered)
         self._account(scope, status, record, time.perf_counter() - started)
+        if status == "200":
+            service_of(scope["app"]).see(record)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, read the body, call the handler. `RerankerError`s raised here are not the handler's."""

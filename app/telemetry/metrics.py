@@ -58,6 +58,9 @@ class Metrics:
         self.tokenize_seconds = self._histogram("tokenize_seconds", "Time of tokenization, of ranked requests")
         self.inference_seconds = self._histogram("inference_seconds", "Time of one batch on the model")
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of one batch, padding included", TOKENS)
+        self.key_tokens = self._counter("key_tokens", "Tokens that the model read, by API key", ["key"])
+        self.key_cpu_seconds = self._counter("key_cpu_seconds", "CPU time of the engine, by API key", ["key"])
+        self.key_joules: Counter | None = None
         self.top_score = self._histogram("top_score", "Highest score of a request, from 0 to 1", SHARES)
         self.moved_pairs = self._histogram(
             "moved_pairs", "Share of the pairs of documents of a request that changed places", SHARES
@@ -99,6 +102,18 @@ class Metrics:
         self.queue_seconds.observe(ranking.timings.queue)
         self.tokenize_seconds.observe(ranking.timings.tokenize)
         self.request_seconds.observe(ranking.timings.total)
+
+    def count_joules(self) -> None:
+        """The machine has counters of energy: count that too."""
+        if self.key_joules is None:
+            self.key_joules = self._counter("key_joules", "Energy during the batches, by API key", ["key"])
+
+    def observe_cost(self, key: str, tokens: int, seconds: float, joules: float | None) -> None:
+        """Count what the share of a request in a batch has cost."""
+        self.key_tokens.labels(key).inc(tokens)
+        self.key_cpu_seconds.labels(key).inc(seconds)
+        if self.key_joules is not None and joules is not None:
+            self.key_joules.labels(key).inc(joules)
 
     def summary(self) -> dict[str, Any]:
         """The metrics as JSON: sums, averages and rates since the start."""

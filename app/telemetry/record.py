@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from app.telemetry.cost import Bill
 from app.types import Ranking, RerankQuery
 
 
@@ -37,6 +38,8 @@ class RequestRecord:
     """Set only if RERANKER_LOG_TEXTS is on."""
     error: str | None = None
     """The code of the error that was answered."""
+    bill: Bill | None = None
+    """None until the caller is known."""
     asked: RerankQuery | None = None
     """What the ranking answers."""
     ranking: Ranking | None = None

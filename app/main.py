@@ -54,7 +54,9 @@ from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.cost import INFERENCE, Ledger
 from app.telemetry.metrics import Metrics
+from app.telemetry.optional_tracing import open_tracing
 from app.telemetry.quality import Quality
+from app.telemetry.sample import Sample
 from app.types import Limits
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ class Parts:
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """The service as an ASGI application. Without an engine the settings' model is loaded once the application runs."""
     settings = settings or load_settings()
-    service, tracing = _service(settings), _tracing()
+    service, tracing = _service(settings), open_tracing(traces_exporter())
     # The offline variant serves the documentation pages without a network.
     make = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
     app = make(
@@ -121,27 +123,18 @@ def _service(settings: Settings) -> Service:
         metrics=metrics,
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
         defaults=Defaults(**{name: getattr(settings, name) for name in Defaults.__slots__}),
-        observer=Observer(Quality(metrics, settings.relevant_score)),
+        observer=Observer(Quality(metrics, settings.relevant_score), _sample(settings, metrics)),
     )
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))
     return service
 
 
-def _tracing() -> "Tracing | None":
-    """Tracing, if the variables of OpenTelemetry ask for it. A failure is logged and the service runs without."""
-    exporter = traces_exporter()
-    if exporter is None:
+def _sample(settings: Settings, metrics: Metrics) -> Sample | None:
+    if settings.sample_file is None:
         return None
-    try:
-        from app.telemetry.tracing import Tracing
-
-        return Tracing(exporter)
-    except ImportError as error:
-        log.warning("Tracing is disabled: %s. Install the extra: pip install '.[otel]'", error)
-    except StartupError as error:
-        log.warning("Tracing is disabled: %s", error)
-    return None
+    wanted = settings.sample_share, settings.sample_max_bytes, settings.sample_redact
+    return Sample(settings.sample_file, *wanted, metrics)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing: "Tracing | None") -> None:
@@ -186,6 +179,7 @@ async def _serve(plan: Plan) -> None:
     supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
     try:
         async with AsyncExitStack() as stack:
+            stack.enter_context(service.observer.running())
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
             prefilter = await _prefilter(settings, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))

@@ -68,6 +68,7 @@ class Metrics:
         self.irrelevant = self._counter(
             "irrelevant_requests", "Requests with a highest score below RERANKER_RELEVANT_SCORE"
         )
+        self.sampled = self._counter("sample_requests", "Requests for RERANKER_SAMPLE_FILE, by result", ["result"])
         self.gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
         self.gauge("memory_limit_bytes", "Memory limit of this process").set(memory_limit())
         self.open_connections = self.gauge("open_connections", "Open client connections")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from pydantic_settings.sources import EnvSettingsSource
 
 from app.config_keys import keys_in, keys_of
 from app.config_names import is_service_variable
+from app.config_quality import QualitySettings
 from app.config_types import (
     DEVICE_DEFAULTS,
     Capacity,
@@ -32,16 +33,12 @@ from app.config_types import (
 from app.machine.hardware import cpu_limit
 
 
-class Settings(BaseSettings):
+class Settings(QualitySettings):
     """Validated, frozen settings of one process. Where a field is None, the device or the model decides.
 
     docs/configuration.md is generated from the class: the string below a field is its description, and a comment
     between fields is a heading.
     """
-
-    model_config = SettingsConfigDict(
-        frozen=True, populate_by_name=True, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
-    )
 
     # Server and logging
     host: Host = Field("127.0.0.1", alias="RERANKER_HOST")

@@ -8,13 +8,15 @@ from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
 from app.config_names import PREFIX, SCRIPT_VARIABLES, is_service_variable
+from app.config_quality import QualitySettings
 from app.config_types import check_precision
 from app.errors import StartupError
 
 
 def environment_names() -> list[str]:
-    """The environment variable of every setting, in the order of the fields."""
-    return [str(field.alias) for field in Settings.model_fields.values()]
+    """The environment variable of every setting, in the order of the fields; those of `QualitySettings` are last."""
+    own_first = sorted(Settings.model_fields, key=QualitySettings.model_fields.__contains__)
+    return [str(Settings.model_fields[name].alias) for name in own_first]
 
 
 def load_settings(**overrides: Any) -> Settings:

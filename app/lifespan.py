@@ -18,8 +18,8 @@ from app.engines.load import load_engine
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, StartupError
 from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.machine.energy import energy_meter
 from app.machine.garbage import freeze_loaded_objects
-from app.machine.gpu import Gpu
 from app.machine.threads import running_threads
 from app.serving.admission import Admission
 from app.serving.announcement import (
@@ -31,11 +31,12 @@ from app.serving.announcement import (
 )
 from app.serving.batcher import Batcher
 from app.serving.cache import ScoreCache
-from app.serving.gauges import watch_gpu, watch_reranker
+from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.loops import clear_memory_regularly, run_until_broken
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
+from app.telemetry.cost import INFERENCE, Ledger
 from app.telemetry.metrics import Metrics
 from app.types import Limits, SpanBounds
 
@@ -91,6 +92,7 @@ async def _serve(plan: Plan) -> None:
     supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
     try:
         async with AsyncExitStack() as stack:
+            stack.enter_context(service.observer.running())
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
             prefilter = await _prefilter(settings, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
@@ -110,12 +112,13 @@ async def _run_engine(plan: Plan, parts: Parts) -> None:
     settings, service = plan.settings, plan.service
     started = perf_counter()
     async with AsyncExitStack() as stack:
-        threads = stack.enter_context(running_threads(1, "inference"))
+        threads = stack.enter_context(running_threads(1, INFERENCE))
         engine = await _load(plan, threads)
         if engine.info.batches_at_once > 1:
-            threads = stack.enter_context(running_threads(engine.info.batches_at_once, "inference"))
+            threads = stack.enter_context(running_threads(engine.info.batches_at_once, INFERENCE))
         budget = settings.batch_tokens or engine.schedule.batch_tokens
-        batcher = Batcher(engine, threads, budget, service.metrics, settings.inference_timeout)
+        ledger = Ledger(service.metrics, energy_meter(gpu_of(engine.info)))
+        batcher = Batcher(engine, threads, budget, service.metrics, settings.inference_timeout, ledger)
         probe = await asyncio.get_running_loop().run_in_executor(parts.tokenizers, engine.encode, "probe", ["probe"])
         reranker = service.reranker or _assemble(plan, parts, engine, batcher)
         reranker.take_engine(engine, batcher)
@@ -164,7 +167,7 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
     )
     watch_reranker(service.metrics, reranker)
     if info.device.startswith("cuda"):
-        service.gpu = Gpu.of_device(info.device, info.device_uuid)
+        service.gpu = gpu_of(info)
         watch_gpu(service.metrics, service.gpu)
     return reranker
 

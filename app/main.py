@@ -24,10 +24,13 @@ from app.api.service import Defaults, Service
 from app.config import Settings
 from app.engines.protocol import Engine
 from app.environment import load_settings, traces_exporter
-from app.errors import StartupError
 from app.lifespan import Plan, lifespan
 from app.serving.lifecycle import Lifecycle
+from app.serving.observer import Observer
 from app.telemetry.metrics import Metrics
+from app.telemetry.optional_tracing import open_tracing
+from app.telemetry.quality import Quality
+from app.telemetry.sample import Sample
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
@@ -40,7 +43,7 @@ NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fal
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """The service as an ASGI application. Without an engine the settings' model is loaded once the application runs."""
     settings = settings or load_settings()
-    service, tracing = _service(settings), _tracing()
+    service, tracing = _service(settings), open_tracing(traces_exporter())
     # The offline variant serves the documentation pages without a network.
     make = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
     app = make(
@@ -66,41 +69,24 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
 
 def _service(settings: Settings) -> Service:
+    metrics = Metrics()
     service = Service(
         lifecycle=Lifecycle(),
-        metrics=Metrics(),
+        metrics=metrics,
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
-        defaults=Defaults(
-            on_overload=settings.on_overload,
-            prefilter=settings.prefilter,
-            prefilter_top_k=settings.prefilter_top_k,
-            activation=settings.activation,
-            fusion=settings.fusion,
-            fusion_weight=settings.fusion_weight,
-            fusion_method=settings.fusion_method,
-            priorities=settings.priorities,
-            log_texts=settings.log_texts,
-        ),
+        defaults=Defaults(**{name: getattr(settings, name) for name in Defaults.__slots__}),
+        observer=Observer(Quality(metrics, settings.relevant_score), _sample(settings, metrics)),
     )
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))
     return service
 
 
-def _tracing() -> "Tracing | None":
-    """Tracing, if the variables of OpenTelemetry ask for it. A failure is logged and the service runs without."""
-    exporter = traces_exporter()
-    if exporter is None:
+def _sample(settings: Settings, metrics: Metrics) -> Sample | None:
+    if settings.sample_file is None:
         return None
-    try:
-        from app.telemetry.tracing import Tracing
-
-        return Tracing(exporter)
-    except ImportError as error:
-        log.warning("Tracing is disabled: %s. Install the extra: pip install '.[otel]'", error)
-    except StartupError as error:
-        log.warning("Tracing is disabled: %s", error)
-    return None
+    wanted = settings.sample_share, settings.sample_max_bytes, settings.sample_redact
+    return Sample(settings.sample_file, *wanted, metrics)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing: "Tracing | None") -> None:

@@ -203,13 +203,14 @@ class Ranking:
     spans: Spans | None = None
     """None if none were wanted."""
 
-    def order(self) -> list[int]:
-        """Document indices, best first; ties by index. Unscored documents are last.
+    def order(self, among: Sequence[int] | None = None) -> list[int]:
+        """Document indices, best first; ties by index. Unscored documents are last. `among`: only these documents.
 
         Sorts by logit, because an activation may round two different logits to the same score.
         """
-        keys = [self.fused.get(index, logit) for index, logit in enumerate(self.logits)]
-        return sorted(range(len(keys)), key=lambda index: (index in self.unscored, -keys[index], index))
+        indices = range(len(self.logits)) if among is None else among
+        keys = {index: self.fused.get(index, self.logits[index]) for index in indices}
+        return sorted(indices, key=lambda index: (index in self.unscored, -keys[index], index))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ LAYERS = [
     {"app.serving"},
     {"app.engines", "app.first_stage"},
     {"app.environment"},
-    {"app.config", "app.config_keys", "app.config_names", "app.config_types", "app.telemetry"},
+    {"app.config", "app.config_keys", "app.config_names", "app.config_quality", "app.config_types", "app.telemetry"},
     {"app.machine", "app.pages", "app.types"},
     {"app.errors"},
     {"app"},

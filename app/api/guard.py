@@ -15,12 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.body import Bodies, discard
 from app.api.errors import INTERNAL, error_response, status_of
 from app.api.headers import security_headers
-from app.api.keys import ApiKeys
+from app.api.keys import ApiKeys, key_name
 from app.api.paths import route_path
 from app.api.quota import Quota
 from app.api.service import service_of
 from app.errors import RateLimited, Refused, RerankerError, Unauthorized
 from app.serving.lifecycle import Phase
+from app.telemetry.cost import Bill, current_bill
 from app.telemetry.logs import request_id as logged_id
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import RequestRecord, record_of
@@ -80,10 +81,14 @@ class RequestGuard:
                 raise
             await self._refuse(None, scope, receive, send_numbered)
         self._account(scope, status, record, time.perf_counter() - started)
+        if status == "200":
+            service_of(scope["app"]).see(record)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, read the body, call the handler. `RerankerError`s raised here are not the handler's."""
         caller = self._keys.check(scope)
+        bill = record_of(scope).bill = Bill(key_name(caller))
+        current_bill.set(bill)
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return

@@ -17,6 +17,8 @@ KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 # A request that is signed for AWS. The signature is not checked, and it is not a key.
 SIGNED = "aws4-"
 ANYONE = "anyone"
+# Enough to distinguish keys, and too little to find a random key.
+NAME_CHARS = 8
 OPEN_FOLDER = "/static-offline-docs/"
 UI_FOLDER = "/ui/"
 
@@ -49,6 +51,11 @@ class ApiKeys:
         if not matching:
             raise Unauthorized("The API key is wrong" if sent else "An API key is needed: 'Authorization: Bearer KEY'")
         return matching[0].hex()
+
+
+def key_name(caller: str) -> str:
+    """The name of a caller in metrics: the beginning of its key's digest, or `ANYONE`."""
+    return caller[:NAME_CHARS]
 
 
 def _digest(key: bytes) -> bytes:

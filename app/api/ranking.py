@@ -51,8 +51,9 @@ async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInf
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     _record(record, body, query, service.defaults.log_texts)
     reranker = service.usable_reranker()
-    ranking = await reranker.rerank(with_options(query, body, service, _timeout(request, body)))
-    record.set_ranking(ranking)
+    asked = with_options(query, body, service, _timeout(request, body))
+    ranking = await reranker.rerank(asked)
+    record.set_ranking(asked, ranking)
     return ranking, reranker.engine.info
 
 

@@ -9,8 +9,10 @@ from app.api.body import Bodies
 from app.errors import Unavailable
 from app.machine.gpu import Gpu
 from app.serving.lifecycle import Lifecycle, Phase
+from app.serving.observer import Observer
 from app.serving.reranker import Reranker
 from app.telemetry.metrics import Metrics
+from app.telemetry.record import RequestRecord
 from app.types import Activation, Evidence, FusionMethod, Method, OnOverload
 
 REASONS = {
@@ -48,6 +50,7 @@ class Service:
     metrics: Metrics
     bodies: Bodies
     defaults: Defaults
+    observer: Observer
     reranker: Reranker | None = None
     gpu: Gpu | None = None
 
@@ -75,6 +78,11 @@ class Service:
     def activation(self, dialect: Activation) -> Activation:
         """The operator's choice, or else what the dialect promises."""
         return dialect if self.defaults.activation == "auto" else self.defaults.activation
+
+    def see(self, record: RequestRecord) -> None:
+        """Have a request observed after its answer was sent."""
+        if self.reranker and record.asked and record.ranking:
+            self.observer.see(self.reranker.engine, record.asked, record.ranking)
 
     def usable_reranker(self) -> Reranker:
         """The reranker for a new request. Raises `Unavailable`.

@@ -70,13 +70,13 @@ def _reject_duplicates(documents: list[Document]) -> list[Document]:
 
 
 def _grades_by_id(grades: Any, info: ValidationInfo) -> Any:
-    """Turn a list of grades, one per document, into grades by document id."""
+    """Turn a list of grades, one per document, into grades by document id. A document with `null` is not judged."""
     documents = info.data.get("documents")
     if not isinstance(grades, list) or documents is None:
         return grades
     if len(grades) != len(documents):
         raise ValueError(f"{len(grades)} grades for {len(documents)} documents; give one grade per document")
-    return {document.id: grade for document, grade in zip(documents, grades, strict=True)}
+    return {document.id: grade for document, grade in zip(documents, grades, strict=True) if grade is not None}
 
 
 class Row(BaseModel):

@@ -49,6 +49,13 @@ class Gpu:
             return None
         return GpuFigures(memory.used, memory.total, self._utilization())
 
+    def energy(self) -> int | None:
+        """Microjoules that the card has used since the driver was loaded. None if it does not report them."""
+        try:
+            return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) * 1000
+        except self._nvml.NVMLError:
+            return None
+
     def _utilization(self) -> float | None:
         try:
             return float(self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.serving.queues import MAX_PADDING, Queue, Work, take_batch
+from app.telemetry.cost import Ledger, current_bill
 from app.telemetry.metrics import Metrics
 from app.types import Pair
 
@@ -46,7 +47,13 @@ class Batcher:
     """
 
     def __init__(
-        self, engine: Engine, threads: Executor, token_budget: int, metrics: Metrics, timeout: float | None = None
+        self,
+        engine: Engine,
+        threads: Executor,
+        token_budget: int,
+        metrics: Metrics,
+        timeout: float | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """An inference counts as hung after `timeout` seconds; None means never."""
         self.token_budget = token_budget
@@ -59,6 +66,7 @@ class Batcher:
         self._threads = threads
         self._metrics = metrics
         self._timeout = timeout
+        self._ledger = ledger or Ledger(metrics)
         # In the order in which requests take turns.
         self._queues: list[Queue] = []
         # Tokens in running batches.
@@ -106,7 +114,8 @@ class Batcher:
         if not self.alive:
             raise Unavailable("The engine is stopped")
         loop = asyncio.get_running_loop()
-        works = [Work(pair, loop.create_future()) for pair in pairs]
+        bill = current_bill.get(None)
+        works = [Work(pair, loop.create_future(), bill) for pair in pairs]
         if works:
             self._queues.append(Queue(works, priority))
             self._arrived.set()
@@ -183,8 +192,9 @@ class Batcher:
         pairs = [work.pair for work in batch]
         started = perf_counter()
         try:
-            async with asyncio.timeout(self._timeout) as limit:
-                scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._engine, pairs)
+            with self._ledger.batch([(work.bill, work.pair.length) for work in batch]):
+                async with asyncio.timeout(self._timeout) as limit:
+                    scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._engine, pairs)
         except Exception as error:
             self._fail(batch, error, hung=limit.expired())
         else:

@@ -3,6 +3,7 @@
 import asyncio
 from functools import partial
 
+from app.engines.protocol import EngineInfo
 from app.machine.gpu import Gpu
 from app.serving.reranker import Reranker
 from app.telemetry.metrics import Metrics
@@ -30,6 +31,11 @@ def watch_reranker(metrics: Metrics, reranker: Reranker) -> None:
         ("tasks", "Tasks on the event loop", lambda: len(asyncio.all_tasks(loop))),
     ):
         metrics.gauge(name, meaning).set_function(read)
+
+
+def gpu_of(info: EngineInfo) -> Gpu | None:
+    """The card that the engine runs on. None on a CPU, or if the driver reports nothing."""
+    return Gpu.of_device(info.device, info.device_uuid) if info.device.startswith("cuda") else None
 
 
 def watch_gpu(metrics: Metrics, gpu: Gpu | None) -> None:

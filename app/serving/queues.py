@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from app.telemetry.cost import Bill
 from app.types import Pair
 
 # The share of a batch row that may be padding. Shorter pairs wait for another batch.
@@ -14,10 +15,11 @@ MAX_PADDING = 0.125
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """One pair and its future logit."""
+    """One pair, its future logit, and who pays for it."""
 
     pair: Pair
     future: "asyncio.Future[float]"
+    bill: Bill | None = None
 
 
 class Queue:

@@ -21,6 +21,7 @@ from app.types import Ranking
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 
@@ -57,6 +58,17 @@ class Metrics:
         self.tokenize_seconds = self._histogram("tokenize_seconds", "Time of tokenization, of ranked requests")
         self.inference_seconds = self._histogram("inference_seconds", "Time of one batch on the model")
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of one batch, padding included", TOKENS)
+        self.key_tokens = self._counter("key_tokens", "Tokens that the model read, by API key", ["key"])
+        self.key_cpu_seconds = self._counter("key_cpu_seconds", "CPU time of the engine, by API key", ["key"])
+        self.key_joules: Counter | None = None
+        self.top_score = self._histogram("top_score", "Highest score of a request, from 0 to 1", SHARES)
+        self.moved_pairs = self._histogram(
+            "moved_pairs", "Share of the pairs of documents of a request that changed places", SHARES
+        )
+        self.irrelevant = self._counter(
+            "irrelevant_requests", "Requests with a highest score below RERANKER_RELEVANT_SCORE"
+        )
+        self.sampled = self._counter("sample_requests", "Requests for RERANKER_SAMPLE_FILE, by result", ["result"])
         self.gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
         self.gauge("memory_limit_bytes", "Memory limit of this process").set(memory_limit())
         self.open_connections = self.gauge("open_connections", "Open client connections")
@@ -91,6 +103,18 @@ class Metrics:
         self.queue_seconds.observe(ranking.timings.queue)
         self.tokenize_seconds.observe(ranking.timings.tokenize)
         self.request_seconds.observe(ranking.timings.total)
+
+    def count_joules(self) -> None:
+        """The machine has counters of energy: count that too."""
+        if self.key_joules is None:
+            self.key_joules = self._counter("key_joules", "Energy during the batches, by API key", ["key"])
+
+    def observe_cost(self, key: str, tokens: int, seconds: float, joules: float | None) -> None:
+        """Count what the share of a request in a batch has cost."""
+        self.key_tokens.labels(key).inc(tokens)
+        self.key_cpu_seconds.labels(key).inc(seconds)
+        if self.key_joules is not None and joules is not None:
+            self.key_joules.labels(key).inc(joules)
 
     def summary(self) -> dict[str, Any]:
         """The metrics as JSON: sums, averages and rates since the start."""
@@ -128,6 +152,11 @@ class Metrics:
                 "padding_ratio": _ratio(tokens.get("padding", 0.0), sum(tokens.values())),
             },
             "truncated_documents": int(self._value("truncated_documents_total")),
+            "quality": {
+                "average_top_score": self._average("top_score"),
+                "average_moved_pairs": self._average("moved_pairs"),
+                "irrelevant_share": _ratio(self._value("irrelevant_requests_total"), self._value("top_score_count")),
+            },
         }
 
     def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:

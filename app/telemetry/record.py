@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from app.types import Ranking
+from app.telemetry.cost import Bill
+from app.types import Ranking, RerankQuery
 
 
 class Problem(NamedTuple):
@@ -37,14 +38,18 @@ class RequestRecord:
     """Set only if RERANKER_LOG_TEXTS is on."""
     error: str | None = None
     """The code of the error that was answered."""
+    bill: Bill | None = None
+    """None until the caller is known."""
+    asked: RerankQuery | None = None
+    """What the ranking answers."""
     ranking: Ranking | None = None
     error_body: ErrorBodyOf | None = None
     """How the dialect of the request writes errors; None for the service's own format."""
     ranked_at: int = 0
     """When the ranking was complete, in nanoseconds since the epoch."""
 
-    def set_ranking(self, ranking: Ranking) -> None:
-        self.ranking, self.ranked_at = ranking, time.time_ns()
+    def set_ranking(self, asked: RerankQuery, ranking: Ranking) -> None:
+        self.asked, self.ranking, self.ranked_at = asked, ranking, time.time_ns()
 
     def log_fields(self) -> dict[str, Any]:
         """The fields of the access log, in the order of the console format."""

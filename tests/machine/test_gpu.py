@@ -22,6 +22,7 @@ class Driver(ModuleType):
     def __init__(self) -> None:
         super().__init__("pynvml")
         self.silent = self.sliced = False
+        self.millijoules = 0
 
     class NVMLError(Exception):
         pass
@@ -49,6 +50,14 @@ class Driver(ModuleType):
             raise self.NVMLError("Not Supported")
         return SimpleNamespace(gpu=87)
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, _: int) -> int:
+        """Each time 250 millijoules more."""
+        self._tell()
+        if self.sliced:
+            raise self.NVMLError("Not Supported")
+        self.millijoules += 250
+        return self.millijoules
+
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
@@ -61,6 +70,16 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
 def engine(engine: FakeEngine) -> FakeEngine:
     engine.info = replace(engine.info, device="cuda:0", device_name="NVIDIA H200", device_uuid=UUID)
     return engine
+
+
+@pytest.mark.parametrize(("sliced", "joules"), [(False, 0.25), (True, None)])
+async def test_a_request_costs_the_energy_of_the_gpu(
+    serve: Serve, driver: Driver, sliced: bool, joules: float | None
+) -> None:
+    driver.sliced = sliced
+    async with serve() as client:
+        answer = (await client.post("/rerank", json=BODY)).json()
+    assert answer["meta"]["cost"].get("joules") == joules
 
 
 async def test_health_and_metrics_report_the_gpu(serve: Serve, driver: Driver) -> None:

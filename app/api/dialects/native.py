@@ -28,7 +28,7 @@ OTHER_ROUTES = (
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
     ranking, info = await rank(request, body)
-    return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope).id), body)
+    return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope)), body)
 
 
 for path in ROUTES:

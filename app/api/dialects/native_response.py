@@ -11,7 +11,8 @@ from app.api.dialects.voyage import VoyageResult
 from app.api.documents import Document
 from app.api.fields import Usage
 from app.api.ranking import usage
-from app.telemetry.record import milliseconds
+from app.telemetry.cost import Bill
+from app.telemetry.record import RequestRecord, milliseconds
 from app.types import Evidence, Ranking
 
 EXAMPLE_RESPONSE: dict[str, Any] = {
@@ -42,6 +43,7 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
         "degraded": False,
         "fusion": "off",
         "timings_ms": {"queue": 0.024, "prefilter": 0.0, "tokenize": 0.834, "inference": 22.254, "total": 23.386},
+        "cost": {"tokens": 77, "cpu_ms": 20.116},
         "billed_units": {"search_units": 1},
     },
 }
@@ -94,6 +96,22 @@ class TimingsMs(BaseModel):
     total: float
 
 
+class Cost(BaseModel):
+    """What the engine used for this request: its share, by tokens, of each batch."""
+
+    tokens: Annotated[int, Field(description="Tokens that the model read. Cached scores cost nothing")]
+    cpu_ms: Annotated[float, Field(description="CPU time of all cores together, in milliseconds")]
+    joules: Annotated[
+        float | None, Field(description="Energy of CPU packages and GPU, if the machine has counters and the model ran")
+    ] = None
+
+    @classmethod
+    def of(cls, bill: Bill) -> Self:
+        """In the units of the answer."""
+        joules = None if bill.energy_uj is None else bill.energy_uj / 1e6
+        return cls(tokens=bill.tokens, cpu_ms=bill.cpu_ns / 1e6, joules=joules)
+
+
 class BilledUnits(BaseModel):
     """For clients that count Cohere's units."""
 
@@ -113,6 +131,7 @@ class Meta(BaseModel):
     fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
     spans: Annotated[SpansMeta | None, Field(description="With `max_spans` or `relevant_spans`")] = None
     timings_ms: TimingsMs
+    cost: Cost | None = None
     billed_units: BilledUnits = BilledUnits()
 
 
@@ -131,11 +150,11 @@ class RerankResponse(BaseModel):
     meta: Meta
 
     @classmethod
-    def of(cls, request: RerankRequest, ranking: Ranking, model: str, request_id: str) -> Self:
+    def of(cls, request: RerankRequest, ranking: Ranking, model: str, record: RequestRecord) -> Self:
         """Serialise a ranking as the request asks."""
         timings, ranked = ranking.timings, results(request, ranking)
         return cls(
-            id=request_id,
+            id=record.id,
             object="list" if request.is_voyage else "rerank",
             model=model,
             created=int(time.time()),
@@ -159,6 +178,7 @@ class RerankResponse(BaseModel):
                     inference=milliseconds(timings.inference),
                     total=milliseconds(timings.total),
                 ),
+                cost=Cost.of(record.bill) if record.bill else None,
             ),
         )
 

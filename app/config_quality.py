@@ -1,0 +1,32 @@
+"""Settings about the quality of the answers: what is measured, compared and kept. Those of the service follow."""
+
+import re
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class QualitySettings(BaseSettings):
+    """The part of `Settings` that changes no answer."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, populate_by_name=True, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    # Quality
+    relevant_score: float = Field(0.1, alias="RERANKER_RELEVANT_SCORE", ge=0, le=1)
+    """A request counts as one without a relevant document if its highest score, from 0 to 1, is lower. It changes no
+    answer: see [observability](observability.md#quality)."""
+
+    # Sample of requests
+    sample_file: Path | None = Field(None, alias="RERANKER_SAMPLE_FILE")
+    """File for a sample of the requests, with their texts, for `reranker evaluate`: see
+    [observability](observability.md#sample). Each replica needs a separate file. If unset, nothing is written."""
+    sample_share: float = Field(0.01, alias="RERANKER_SAMPLE_SHARE", ge=0, le=1)
+    """Share of the requests to write, from 0 to 1."""
+    sample_max_bytes: int = Field(104_857_600, alias="RERANKER_SAMPLE_MAX_BYTES", ge=1024)
+    """Size at which the file is full. Nothing is written then until the file is moved away."""
+    sample_redact: re.Pattern[str] | None = Field(None, alias="RERANKER_SAMPLE_REDACT")
+    """Regular expression of Python, such as `\\b[\\w.+-]{1,64}@[\\w.-]+`: each match in a text is replaced by
+    `[redacted]` before it is written."""

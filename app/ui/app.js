@@ -782,6 +782,23 @@ function excerpt(text, window2) {
   if (!isAllShown) box.insertBefore(whole2, box.lastChild);
   return box;
 }
+function spans(text, found) {
+  const chars = Array.from(text);
+  const parts = [];
+  let place = 0;
+  for (const { start, end, score: score2 } of [...found].sort((one, other2) => one.start - other2.start)) {
+    parts.push(chars.slice(place, start).join(""));
+    parts.push(element("mark", { title: `Score ${short(score2)}` }, chars.slice(start, end).join("")));
+    place = end;
+  }
+  const scores = found.map(({ score: score2 }) => short(score2)).join(", ");
+  return element(
+    "div",
+    { class: "text" },
+    element("p", {}, ...parts, chars.slice(place).join("")),
+    element("p", { class: "about" }, `Best passages, scores: ${scores}`)
+  );
+}
 function marked(chars, { start, end }, isWhole) {
   const before = chars.slice(isWhole ? 0 : Math.max(0, start - AROUND), start).join("");
   const after = chars.slice(end, isWhole ? chars.length : end + AROUND).join("");
@@ -1003,7 +1020,7 @@ function item(passages2, result, rank, width) {
     element(
       "div",
       { class: "what" },
-      excerpt(textOf(passage2), result.window),
+      result.spans?.length ? spans(textOf(passage2), result.spans) : excerpt(textOf(passage2), result.window),
       aside.length ? element("p", { class: "tags" }, ...aside) : null
     ),
     element(
@@ -1477,6 +1494,7 @@ var EXAMPLES = [BREAD, SUPPORT, POLICY];
 // src/request.ts
 var NO_OPTIONS = {
   topK: "",
+  maxSpans: "",
   rawScores: false,
   longDocuments: "",
   windowTokens: "",
@@ -1490,8 +1508,10 @@ function body(query2, passages2, options3) {
   const made = { query: query2.trim(), documents: passages2 };
   const windowTokens = positive(options3.windowTokens, "Tokens per window");
   const topK = positive(options3.topK, "Results to return");
+  const maxSpans = positive(options3.maxSpans, "Best passages to mark");
   const kept = positive(options3.prefilterTopK, "Passages it keeps");
   if (topK) made.top_k = topK;
+  if (maxSpans) made.max_spans = maxSpans;
   if (options3.rawScores) made.raw_scores = true;
   if (options3.longDocuments) made.long_documents = options3.longDocuments;
   if (windowTokens) made.max_tokens_per_doc = windowTokens;
@@ -1503,6 +1523,7 @@ function body(query2, passages2, options3) {
 function summary(options3) {
   const parts = [
     options3.topK && `top ${options3.topK}`,
+    options3.maxSpans && `best passages: ${options3.maxSpans}`,
     options3.rawScores && "raw scores",
     options3.longDocuments && `long documents: ${options3.longDocuments}`,
     options3.windowTokens && `${options3.windowTokens} tokens`,
@@ -1525,6 +1546,7 @@ var query = byId("query");
 var passages = byId("passages");
 var fields = {
   topK: byId("top-k"),
+  maxSpans: byId("max-spans"),
   longDocuments: byId("long-documents"),
   windowTokens: byId("window-tokens"),
   prefilter: byId("prefilter"),
@@ -1560,7 +1582,7 @@ function toShare() {
 function fill(shared) {
   query.value = shared.query;
   passages.value = shared.passages;
-  for (const [name, field] of Object.entries(fields)) field.value = String(shared.options[name]);
+  for (const [name, field] of Object.entries(fields)) field.value = String(shared.options[name] ?? "");
   rawScores.checked = shared.options.rawScores === true;
   compare.checked = shared.other !== "";
   otherUrl.value = shared.other || otherUrl.value;
@@ -1570,6 +1592,7 @@ function fill(shared) {
 function options2() {
   return {
     topK: fields.topK.value,
+    maxSpans: fields.maxSpans.value,
     rawScores: rawScores.checked,
     longDocuments: fields.longDocuments.value,
     windowTokens: fields.windowTokens.value,

@@ -259,6 +259,20 @@ def test_the_best_window_of_a_long_document_is_marked(open_page: Open, urls: tup
     expect(page.locator("ol.results > li").first).to_contain_text(text[-60:].strip())
 
 
+def test_the_best_passages_of_a_document_are_marked(open_page: Open) -> None:
+    answer = "Saturn has 146 confirmed moons, more than any other planet."
+    page = open_page()
+    ask(page, str(MOONS["query"]), f"A market 🚢 sells bread. {answer} Nobody was there.")
+    page.locator("#options summary").click()
+    page.get_by_label("Best passages to mark").fill("1")
+    rank(page)
+    mark = page.locator("ol.results mark")
+    expect(mark).to_have_count(1)
+    expect(mark).to_contain_text("146 confirmed moons")
+    expect(page.get_by_text("Best passages, scores: 0.")).to_be_visible()
+    expect(page.locator("ol.results .text")).to_contain_text("🚢 sells bread.")
+
+
 @contextmanager
 def occupied(url: str) -> Iterator[None]:
     """In the block, a request takes the only slot of the strict service. At the end its client disconnects."""

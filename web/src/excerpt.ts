@@ -1,15 +1,11 @@
 // The text of a result: the best window of a long document is marked, and what is far from it is hidden.
 
 import { element } from "./dom";
-import { count } from "./numbers";
+import { count, short } from "./numbers";
+import type { Result, Span } from "./service";
 
 const AROUND = 160;
 const SHORT = 420;
-
-interface Span {
-  start: number;
-  end: number;
-}
 
 /** The text with its window marked. Offsets are code points, as the service counts them. */
 export function excerpt(text: string, window: Span | undefined): HTMLElement {
@@ -35,6 +31,25 @@ export function excerpt(text: string, window: Span | undefined): HTMLElement {
   box.append(...shown, element("p", { class: "about" }, about, ...(isAllShown ? [] : [" · ", toggle])));
   if (!isAllShown) box.insertBefore(whole, box.lastChild);
   return box;
+}
+
+/** The text with its best passages marked; each mark shows its score. */
+export function spans(text: string, found: NonNullable<Result["spans"]>): HTMLElement {
+  const chars = Array.from(text);
+  const parts: (string | HTMLElement)[] = [];
+  let place = 0;
+  for (const { start, end, score } of [...found].sort((one, other) => one.start - other.start)) {
+    parts.push(chars.slice(place, start).join(""));
+    parts.push(element("mark", { title: `Score ${short(score)}` }, chars.slice(start, end).join("")));
+    place = end;
+  }
+  const scores = found.map(({ score }) => short(score)).join(", ");
+  return element(
+    "div",
+    { class: "text" },
+    element("p", {}, ...parts, chars.slice(place).join("")),
+    element("p", { class: "about" }, `Best passages, scores: ${scores}`),
+  );
 }
 
 function marked(chars: string[], { start, end }: Span, isWhole: boolean): HTMLElement {

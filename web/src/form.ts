@@ -12,6 +12,7 @@ const query = byId<HTMLInputElement>("query");
 const passages = byId<HTMLTextAreaElement>("passages");
 const fields = {
   topK: byId<HTMLInputElement>("top-k"),
+  maxSpans: byId<HTMLInputElement>("max-spans"),
   longDocuments: byId<HTMLSelectElement>("long-documents"),
   windowTokens: byId<HTMLInputElement>("window-tokens"),
   prefilter: byId<HTMLSelectElement>("prefilter"),
@@ -55,7 +56,7 @@ export function toShare(): Shared {
 export function fill(shared: Shared): void {
   query.value = shared.query;
   passages.value = shared.passages;
-  for (const [name, field] of Object.entries(fields)) field.value = String(shared.options[name as keyof typeof fields]);
+  for (const [name, field] of Object.entries(fields)) field.value = String(shared.options[name as keyof typeof fields] ?? "");
   rawScores.checked = shared.options.rawScores === true;
   compare.checked = shared.other !== "";
   otherUrl.value = shared.other || otherUrl.value;
@@ -66,6 +67,7 @@ export function fill(shared: Shared): void {
 function options(): Options {
   return {
     topK: fields.topK.value,
+    maxSpans: fields.maxSpans.value,
     rawScores: rawScores.checked,
     longDocuments: fields.longDocuments.value,
     windowTokens: fields.windowTokens.value,

@@ -7,6 +7,7 @@ export interface RerankBody {
   query: string;
   documents: Passage[];
   top_k?: number;
+  max_spans?: number;
   raw_scores?: true;
   long_documents?: string;
   max_tokens_per_doc?: number;
@@ -17,6 +18,7 @@ export interface RerankBody {
 
 export interface Options {
   topK: string;
+  maxSpans: string;
   rawScores: boolean;
   longDocuments: string;
   windowTokens: string;
@@ -27,6 +29,7 @@ export interface Options {
 
 export const NO_OPTIONS: Options = {
   topK: "",
+  maxSpans: "",
   rawScores: false,
   longDocuments: "",
   windowTokens: "",
@@ -42,8 +45,10 @@ export function body(query: string, passages: Passage[], options: Options): Rera
   const made: RerankBody = { query: query.trim(), documents: passages };
   const windowTokens = positive(options.windowTokens, "Tokens per window");
   const topK = positive(options.topK, "Results to return");
+  const maxSpans = positive(options.maxSpans, "Best passages to mark");
   const kept = positive(options.prefilterTopK, "Passages it keeps");
   if (topK) made.top_k = topK;
+  if (maxSpans) made.max_spans = maxSpans;
   if (options.rawScores) made.raw_scores = true;
   if (options.longDocuments) made.long_documents = options.longDocuments;
   if (windowTokens) made.max_tokens_per_doc = windowTokens;
@@ -57,6 +62,7 @@ export function body(query: string, passages: Passage[], options: Options): Rera
 export function summary(options: Options): string {
   const parts = [
     options.topK && `top ${options.topK}`,
+    options.maxSpans && `best passages: ${options.maxSpans}`,
     options.rawScores && "raw scores",
     options.longDocuments && `long documents: ${options.longDocuments}`,
     options.windowTokens && `${options.windowTokens} tokens`,

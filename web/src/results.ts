@@ -1,7 +1,7 @@
 // The answer: a ranked list, with its figures.
 
 import { element } from "./dom";
-import { excerpt } from "./excerpt";
+import { excerpt, spans } from "./excerpt";
 import { movement } from "./movement";
 import { count, counted, duration, short } from "./numbers";
 import { type Passage, textOf } from "./passages";
@@ -96,7 +96,7 @@ function item(passages: Passage[], result: Result, rank: number, width: number):
     element(
       "div",
       { class: "what" },
-      excerpt(textOf(passage), result.window),
+      result.spans?.length ? spans(textOf(passage), result.spans) : excerpt(textOf(passage), result.window),
       aside.length ? element("p", { class: "tags" }, ...aside) : null,
     ),
     element(

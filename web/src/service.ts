@@ -2,6 +2,12 @@
 
 import type { RerankBody } from "./request";
 
+/** A part of a text: half-open, in code points, as Python counts them. */
+export interface Span {
+  start: number;
+  end: number;
+}
+
 export interface Result {
   index: number;
   relevance_score: number;
@@ -9,8 +15,9 @@ export interface Result {
   id?: string | number;
   unscored?: true;
   prefiltered?: true;
-  /** In characters as Python counts them: code points. */
-  window?: { start: number; end: number };
+  window?: Span;
+  /** The best passages inside, best first. */
+  spans?: (Span & { score: number })[];
 }
 
 export interface Timings {

@@ -21,8 +21,8 @@ def environment(name: str, requirements: Sequence[str], alone: Sequence[str] = (
         if not stamp.exists() or stamp.read_text() != wanted:
             venv.create(folder, clear=True, with_pip=True)
             pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-            for packages in ([*requirements], ["--no-deps", *alone]):
-                if packages != ["--no-deps"]:
+            for packages in (requirements, ["--no-deps", "--no-compile", *alone] if alone else []):
+                if packages:
                     subprocess.run([*pip, *packages], check=True, capture_output=True, text=True)
             stamp.write_text(wanted)
     return folder

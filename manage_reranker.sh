@@ -12,8 +12,8 @@
 #   health    print /health
 #   metrics   print /metrics as JSON
 #
-#   rolling-restart   replace each replica behind the proxy (docker-compose --profile scale) by one with the current
-#                     image and settings, one at a time, without losing requests
+#   rolling-restart   replace each replica behind nginx or HAProxy (docker-compose) by one with the current image and
+#                     settings, one at a time, without losing requests
 #
 # Settings for the new process go before the command: RERANKER_MAX_PARALLEL=8 ./manage_reranker.sh restart
 set -euo pipefail
@@ -94,8 +94,10 @@ wait_for_replica() {
   done
 }
 
-# Stop the proxy from sending requests to these addresses. It reads the file every two seconds.
+# Stop nginx from sending requests to these addresses. It reads the file every two seconds. HAProxy needs no notice: a
+# replica that stops is not ready, and what it rejects is sent to another one.
 leave() {
+  [[ -n $(compose --profile scale ps -q proxy) ]] || return 0
   compose exec -T proxy sh -c 'printf "%s\n" "$@" >/tmp/reranker/leaving' sh "$@"
 }
 

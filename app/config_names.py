@@ -8,8 +8,11 @@ SCRIPT_VARIABLES = {
     "RERANKER_INSTALL": "`scripts/setup`: `full`, or `slim` to leave out torch and model export.",
     "RERANKER_URL": "`reranker` commands: URL of the service.",
     "RERANKER_API_KEY": "`reranker` commands, `manage_reranker.sh` and `performance_test.sh`: API key to send.",
-    "RERANKER_PROXY_PORT": "nginx in front of the replicas: port to listen on (default `8080`).",
-    "RERANKER_PROXY_TIMEOUT": "nginx in front of the replicas: seconds that a response may take (default `300`).",
+    "RERANKER_PROXY_PORT": "nginx or HAProxy in front of the replicas: port to listen on (default `8080`).",
+    "RERANKER_PROXY_ROUTING": "HAProxy in front of the replicas: `query` sends equal queries to the same replica "
+    "(default), `connections` sends each request to the least busy one.",
+    "RERANKER_PROXY_TIMEOUT": "nginx or HAProxy in front of the replicas: seconds that a response may take (default "
+    "`300`).",
 }
 # Kubernetes adds these variables to every container of a namespace, for each Service. Those of a Service named
 # `reranker`, or `reranker-…`, have our prefix. `…_PORT` may then have the name of a setting, and an address as value.

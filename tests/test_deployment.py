@@ -36,7 +36,7 @@ OF_LIBRARIES = {"HF_TOKEN", "HF_HUB_OFFLINE", *MIRRORS_AND_PROXIES} | {
         "TRACES_SAMPLER_ARG",
     )
 }
-OF_THE_PROXY = {"RERANKER_PROXY_PORT", "RERANKER_PROXY_TIMEOUT"}
+OF_THE_PROXY = {"RERANKER_PROXY_PORT", "RERANKER_PROXY_ROUTING", "RERANKER_PROXY_TIMEOUT"}
 
 
 def compose(*files: str) -> dict[str, Any]:
@@ -95,6 +95,17 @@ def test_the_proxy_has_the_limits_of_the_service() -> None:
     assert int(timeout[1]) > Settings.model_fields["queue_timeout"].default
     named = set(re.findall(r"\b(RERANKER_[A-Z_]+)", script))
     assert named <= OF_THE_PROXY | set(environment_names())
+
+
+def test_both_proxies_wait_equally_long_and_listen_on_the_same_port() -> None:
+    nginx = (ROOT / "docker/nginx/start.sh").read_text()
+    haproxy = (ROOT / "docker/haproxy/haproxy.cfg").read_text()
+    defaults = dict(re.findall(r"presetenv (\w+) (\S+)", haproxy))
+    for name in ("RERANKER_PROXY_TIMEOUT", "RERANKER_PROXY_PORT", "TLS_PORT", "UPSTREAM", "UPSTREAM_PORT"):
+        assert f"{name}:-{defaults[name]}}}" in nginx
+    assert set(re.findall(r"\bRERANKER_[A-Z_]+", haproxy)) <= OF_THE_PROXY
+    proxies = compose("docker-compose.yaml")
+    assert proxies["haproxy"]["ports"] == proxies["proxy"]["ports"]
 
 
 @pytest.mark.parametrize("file", DOCKERFILES)

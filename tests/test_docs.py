@@ -118,7 +118,9 @@ def test_messages_in_troubleshooting_exist() -> None:
         *ROOT.glob("*.sh"),
         ROOT / "scripts/setup",
     ]
-    text = "\n".join(file.read_text() for file in [*files, ROOT / "docker" / "nginx" / "nginx.conf"])
+    text = "\n".join(
+        file.read_text() for file in [*files, *ROOT.glob("docker/*proxy/*.cfg"), ROOT / "docker/nginx/nginx.conf"]
+    )
     text = re.sub(r'"\s*\n\s*f?"', "", text)  # strings over several lines
     messages = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", page("troubleshooting"), re.MULTILINE)))
     parts = [part.strip(" :;,.=") for message in messages for part in re.split("…|FIELD|FILE", message)]

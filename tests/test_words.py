@@ -20,4 +20,5 @@ def test_all_lines_of_other_files_are_read(tmp_path: Path) -> None:
 def test_every_folder_with_text_for_people_is_read() -> None:
     names = {str(path.relative_to(words.ROOT)) for path in words.files()}
     assert names >= {"app/config.py", "README.md", "docs/configuration.md", "scripts/check", "docker/nginx/nginx.conf"}
+    assert "docker/haproxy/haproxy.cfg" in names
     assert not any(name.startswith((".venv", "tests/")) for name in names)

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PYTHON = ("app", "benchmarks", "reranker_client", "tools", "training")
 TEXT = ("*.md", "docs/*.md", "training/*.md", "reranker_client/*.md", "Dockerfile*", "*.yaml", "*.sh", "scripts/*")
-DEPLOYMENT = ("docker/*.sh", "docker/nginx/*", "docker/monitoring/*.yml", "deploy/**/*.*")
+DEPLOYMENT = ("docker/*.sh", "docker/nginx/*", "docker/haproxy/*", "docker/monitoring/*.yml", "deploy/**/*.*")
 EXCLUDED = {"tools/words.py", "CHANGELOG.md"}
 ALLOWED = "words: ok"
 TEXT_TOKENS = {"COMMENT", "STRING", "FSTRING_MIDDLE"}

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, ROOT
-from tests.e2e.test_nginx import Load
+from tests.e2e.proxies import Load
 
 pytestmark = [
     pytest.mark.docker,

@@ -348,6 +348,7 @@ DOCKER = """#!/bin/bash
 echo "$*" >>calls
 case $* in
   *" ps -q replica") cat replicas ;;
+  *" ps -q proxy") echo "$PROXY" ;;
   *" --check") exit "$CHECK" ;;
   *" up "*) echo new >>replicas ;;
   "inspect --format {{.State.Status}}"*) echo "$STATE" ;;
@@ -376,11 +377,25 @@ def test_a_rolling_restart_stops_at_the_first_failure(
     (tmp_path / "bin/docker").chmod(0o755)
     (tmp_path / "replicas").write_text("old\n")
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
-    ended = made.run("timeout", "60", "./manage_reranker.sh", "rolling-restart", PATH=path, CHECK=check, STATE=state)
+    ended = made.run(
+        "timeout", "60", "./manage_reranker.sh", "rolling-restart", PATH=path, CHECK=check, STATE=state, PROXY="id"
+    )
     calls = (tmp_path / "calls").read_text()
     assert (ended.returncode, (tmp_path / "replicas").read_text()) == (status, left)
     assert ("what went wrong" in ended.stderr) == (status == 1 and check == 0)
     assert (" up " in calls, calls.endswith("leaving sh none\n")) == (check == 0, check == 0)
+
+
+def test_a_rolling_restart_behind_haproxy_needs_no_nginx(tmp_path: Path) -> None:
+    made = Checkout(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text(DOCKER)
+    (tmp_path / "bin/docker").chmod(0o755)
+    (tmp_path / "replicas").write_text("old\n")
+    settings = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CHECK": 0, "STATE": "running 0 healthy", "PROXY": ""}
+    ended = made.run("timeout", "60", "./manage_reranker.sh", "rolling-restart", **settings)
+    assert (ended.returncode, (tmp_path / "replicas").read_text()) == (0, "new\n")
+    assert "leaving" not in (tmp_path / "calls").read_text()
 
 
 @pytest.mark.timeout(300)

@@ -14,7 +14,7 @@ MODULES = {
 # The outermost first: a module may import from its own row and from the rows below.
 LAYERS = [
     {"app.__main__", "app.cli"},
-    {"app.bulk", "app.evaluation", "app.export", "app.planning"},
+    {"app.bulk", "app.deployment", "app.evaluation", "app.export", "app.planning"},
     {"app.main"},
     {"app.lifespan"},
     {"app.api"},
@@ -76,10 +76,10 @@ def test_libraries_stay_in_their_packages(module: str) -> None:
         assert not roots & {"fastapi", "starlette"}
     if not module.startswith(("app.engines", "app.export", "app.first_stage.sentence_embeddings")):
         assert not roots & HEAVY
-    composition = {"app.main", "app.__main__", "app.lifespan", "app.environment"}
+    composition = {"app.main", "app.__main__", "app.lifespan", "app.environment", "app.deployment.ray_serve"}
     if module not in composition | {"app.engines.load", "app.export.command", "app.evaluation.service"}:
         assert "app.config" not in imports(MODULES[module]), (
-            "only the composition, the engine factory, the export and the evaluation see Settings"
+            "only the composition, the entry points, the engine factory, the export and the evaluation see Settings"
         )
 
 

@@ -9,7 +9,9 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 QUIET = ("httpx", "huggingface_hub", "opentelemetry", "sentence_transformers", "transformers", "urllib3", "filelock")
-STANDARD = {*RESERVED_ATTRS, "message", "asctime"}
+# Ray Serve adds its own time to every record.
+RESERVED = [*RESERVED_ATTRS, "_ray_timestamp_ns"]
+STANDARD = {*RESERVED, "message", "asctime"}
 BARE = re.compile(r"[\w.:/%-]+")
 
 request_id: ContextVar[str] = ContextVar("request_id")
@@ -60,7 +62,10 @@ class ConsoleFormatter(logging.Formatter):
 
 def _json_formatter() -> logging.Formatter:
     return JsonFormatter(
-        "%(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level", "name": "logger"}, timestamp="time"
+        "%(levelname)s %(name)s %(message)s",
+        rename_fields={"levelname": "level", "name": "logger"},
+        reserved_attrs=RESERVED,
+        timestamp="time",
     )
 
 

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from app.api.keys import KEY_HEADERS
-from app.config import Settings, environment_names
+from app.config import Settings
 from app.config_types import DEVICE_DEFAULTS
+from app.environment import environment_names
 from tests.deploy.azure import FOLDER, problems, read
 
 pytestmark = pytest.mark.timeout(600)  # the first test may install the parsers

@@ -1,0 +1,1 @@
+"""The service under frameworks that start and stop it themselves."""

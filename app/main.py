@@ -17,7 +17,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
-from app.api import operations
+from app.api import operations, storage
 from app.api.body import Bodies
 from app.api.dialects import bedrock, dashscope, google, mixedbread, native, nim, pinecone, tei, vllm
 from app.api.errors import add_error_handlers
@@ -28,6 +28,7 @@ from app.api.quota import Quota
 from app.api.ranking import EXPOSED_HEADERS
 from app.api.service import Defaults, Service
 from app.config import Settings, load_settings, traces_exporter
+from app.documents.store import open_store
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, StartupError
@@ -35,14 +36,8 @@ from app.first_stage.prefilter import Prefilter, load_embeddings
 from app.machine.garbage import freeze_loaded_objects
 from app.machine.gpu import Gpu
 from app.machine.threads import running_threads
+from app.serving import announcement
 from app.serving.admission import Admission
-from app.serving.announcement import (
-    announce_activation,
-    announce_address,
-    announce_engine,
-    warn_about_length,
-    warn_about_threads,
-)
 from app.serving.batcher import Batcher
 from app.serving.cache import ScoreCache
 from app.serving.gauges import watch_gpu, watch_reranker
@@ -106,7 +101,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     documented_keys = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
     # Pinecone's `/rerank` is before that of the others, which takes any request.
     dialects = (pinecone, tei, native, vllm, nim, dashscope, bedrock, google, mixedbread)
-    for routes in (*dialects, operations):
+    for routes in (*dialects, storage, operations):
         app.include_router(routes.router, dependencies=documented_keys)
     return app
 
@@ -116,6 +111,7 @@ def _service(settings: Settings) -> Service:
         lifecycle=Lifecycle(),
         metrics=Metrics(),
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
+        limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
         defaults=Defaults(
             on_overload=settings.on_overload,
             prefilter=settings.prefilter,
@@ -128,6 +124,9 @@ def _service(settings: Settings) -> Service:
             log_texts=settings.log_texts,
         ),
     )
+    if settings.documents:
+        service.documents = store = open_store(settings.documents.get_secret_value(), settings.documents_max_bytes)
+        service.metrics.gauge("stored_bytes", "Bytes of all stored documents").set_function(lambda: store.used_bytes)
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))
     return service
@@ -158,7 +157,7 @@ def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
@@ -191,6 +190,9 @@ async def _serve(plan: Plan) -> None:
     supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
     try:
         async with AsyncExitStack() as stack:
+            if service.documents:
+                stack.push_async_callback(service.documents.close)
+                await service.documents.open()
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
             prefilter = await _prefilter(settings, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
@@ -255,7 +257,7 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
         admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
         batcher=batcher,
         metrics=service.metrics,
-        limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
+        limits=service.limits,
         prefilter=parts.prefilter,
         long_documents=None if settings.long_documents == "auto" else settings.long_documents,
         shared_cache=parts.shared_cache,
@@ -288,10 +290,10 @@ async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metr
 
 
 def _announce(settings: Settings, engine: Engine, seconds: float) -> None:
-    warn_about_length(settings.max_length, engine.info)
-    warn_about_threads(settings.threads)
-    announce_engine(engine, seconds)
-    announce_activation(settings.activation, engine.info)
-    announce_address(settings.host, settings.port, settings.docs, bool(settings.keys()))
+    announcement.warn_about_length(settings.max_length, engine.info)
+    announcement.warn_about_threads(settings.threads)
+    announcement.announce_engine(engine, seconds)
+    announcement.announce_activation(settings.activation, engine.info)
+    announcement.announce_address(settings.host, settings.port, settings.docs, bool(settings.keys()))
     if settings.log_texts:
         log.warning("The queries of all requests are written to this log (RERANKER_LOG_TEXTS)")

@@ -18,7 +18,7 @@ LAYERS = [
     {"app.main"},
     {"app.api"},
     {"app.serving"},
-    {"app.engines", "app.first_stage"},
+    {"app.documents", "app.engines", "app.first_stage"},
     {"app.config", "app.config_keys", "app.config_names", "app.config_types", "app.telemetry"},
     {"app.machine", "app.types"},
     {"app.errors"},

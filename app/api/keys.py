@@ -50,5 +50,10 @@ class ApiKeys:
         return matching[0].hex()
 
 
+def caller_of(scope: Scope) -> str:
+    """The name of the caller that `check` returned for this request."""
+    return str(scope["state"]["caller"])
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.blake2b(key).digest()

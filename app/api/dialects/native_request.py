@@ -1,13 +1,18 @@
 """What a client sends in the native dialect."""
 
-from typing import Annotated, Any, ClassVar, cast
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self, cast
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, GetJsonSchemaHandler, PrivateAttr, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from app.api.dialects.vllm import LIMITS, NoLimit, TokenLimit, long_documents, translate_options
 from app.api.dialects.voyage import is_voyage
-from app.api.documents import TEXT_FIELDS, Documents, check_rendering
+from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.fields import Query, RequestBody, Text
+from app.errors import InvalidRequest
 from app.types import LongDocuments, RerankQuery
 
 EXAMPLE_REQUEST: dict[str, Any] = {
@@ -22,19 +27,40 @@ EXAMPLE_REQUEST: dict[str, Any] = {
 }
 
 
+ITEM = re.compile(r"documents\[(\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the ranked documents are in the request, of which the store has only some."""
+
+    positions: list[int]
+    """The position of each ranked document: in `documents`, and then in `document_ids`."""
+    sent: int
+    """Number of documents in `documents`."""
+    missing: list[str | int]
+    """Ids that the store does not have."""
+
+    def field(self, index: int) -> str:
+        """What the client calls this document."""
+        position = self.positions[index]
+        return f"documents[{position}]" if position < self.sent else f"document_ids[{position - self.sent}]"
+
+
 class RerankRequest(RequestBody):
     """What to rank. `null` means unset."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
     translated: ClassVar = frozenset({"truncation", "truncate", "parameters.truncate"})
     different: ClassVar = LIMITS
+    document_names: ClassVar = ("documents", "passages", "texts")
 
     query: Annotated[Query, Field(description="The question or search text")]
     documents: Annotated[
         Documents,
         Field(
             json_schema_extra={"minItems": 1},
-            validation_alias=AliasChoices("documents", "passages", "texts"),
+            validation_alias=AliasChoices(*document_names),
             description="The passages to order; `passages` and `texts` are other names for it",
         ),
     ]
@@ -66,6 +92,49 @@ class RerankRequest(RequestBody):
         bool, Field(description="Also return documents that the first stage left out, after all others")
     ] = True
     max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows per document")] = None
+    collection: Annotated[
+        Any,
+        WithJsonSchema({"type": "string"}),
+        Field(
+            description="Requires RERANKER_DOCUMENTS: rank stored documents of this collection, by `document_ids`, and "
+            "`documents` that have only an `id`"
+        ),
+    ] = None
+    document_ids: Annotated[
+        Any,
+        WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}),
+        Field(description="With `collection`: ids of stored documents, which follow those in `documents`"),
+    ] = None
+    _found: Found | None = PrivateAttr(None)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Documents that `documents` may be missing if there are ids."""
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        schema["required"] = [name for name in schema["required"] if name != "documents"]
+        return schema
+
+    @property
+    def found(self) -> Found | None:
+        """Which of the documents were stored; None if none were looked up."""
+        return self._found
+
+    def with_found(self, documents: list[Document], found: Found) -> Self:
+        """The same request with these documents."""
+        body = self.model_copy(update={"documents": documents})
+        body._found = found
+        return body
+
+    @property
+    def unused(self) -> dict[str, Any]:
+        """Fields for stored documents have no effect in a request that uses none."""
+        own = {} if self._found else {name: getattr(self, name) for name in ("collection", "document_ids")}
+        return super().unused | own
+
+    def wire_name(self, field: str) -> str:
+        """The place in the request of a document that was looked up."""
+        match = ITEM.fullmatch(field)
+        return super().wire_name(self._found.field(int(match[1])) if self._found and match else field)
 
     @property
     def is_plain(self) -> bool:
@@ -81,6 +150,10 @@ class RerankRequest(RequestBody):
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Accepts vLLM's switch for the activation, and what Voyage, Pinecone and NIM call truncation."""
         fields = translate_options(fields)
+        if "document_ids" in fields and not any(name in fields for name in cls.document_names):
+            if "collection" not in fields:
+                raise InvalidRequest("needs 'collection', the name of the collection that they are in", "document_ids")
+            fields["documents"] = []
         parameters = fields.get("parameters")
         if isinstance(parameters, dict) and (asked := parameters.get("truncate")) is not None:
             fields.setdefault("long_documents", long_documents("parameters.truncate", asked))

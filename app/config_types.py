@@ -54,7 +54,7 @@ def _redis_url(value: SecretStr | None) -> SecretStr | None:
 
 def _document_place(value: SecretStr | None) -> SecretStr | None:
     place = value.get_secret_value() if value else IN_MEMORY
-    is_file = "/" in place and "://" not in place
+    is_file = "/" in place and ":" not in place.split("/")[0]
     if place != IN_MEMORY and not is_file and not place.startswith(REDIS_SCHEMES):
         raise ValueError("must be memory, a path with a slash such as ./documents.sqlite, or a redis:// URL")
     return value

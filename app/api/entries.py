@@ -16,7 +16,7 @@ from app.errors import InvalidRequest, RequestError, TooLarge
 
 MAX_ID_CHARS = 512
 MAX_TTL_SECONDS = 3_153_600_000
-# A path of these is another path.
+# A path of these, or of slashes only, is another path.
 NO_IDS = (".", "..")
 NOT_READ = {"id", "metadata"}
 EXAMPLE: dict[str, Any] = {
@@ -49,7 +49,7 @@ class PutDocuments(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
     collection: Collection
-    documents: Annotated[Documents, Field(min_length=1)]
+    documents: Annotated[Documents, Field(json_schema_extra={"minItems": 1})]
     ttl_seconds: Ttl = None
 
 
@@ -86,7 +86,7 @@ def entry_of(document: Document, most_chars: int, most_bytes: int) -> Entry:
     `most_chars`: of its text. `most_bytes`: of the whole store.
     """
     name = "" if document.id is None else str(document.id)
-    if not name or len(name) > MAX_ID_CHARS or name in NO_IDS:
+    if not name.strip("/") or len(name) > MAX_ID_CHARS or name in NO_IDS:
         raise InvalidRequest(f"must have an 'id': an integer, or a string of 1 to {MAX_ID_CHARS} characters")
     content = document.model_dump()
     if document.text is None:
@@ -108,6 +108,8 @@ def entry_of(document: Document, most_chars: int, most_bytes: int) -> Entry:
 
 def read_body(documents: Sequence[Document], most_chars: int, most_bytes: int) -> list[Entry]:
     """The documents of a JSON body. Raises `InvalidRequest` or `TooLarge` with the field."""
+    if not documents:
+        raise InvalidRequest("at least one is required", "documents")
     entries = []
     for index, document in enumerate(documents):
         try:

@@ -49,6 +49,8 @@ local function bytes() return tonumber(redis.call('GET', total) or '0') end
 """
 # Arguments: space, time, end ('' for none), bytes of all documents, then ids and documents in turn.
 PUT = f"""{HEAD}
+-- Fails if the memory is full. Redis checks that only before the first write of a script.
+redis.call('INCRBY', total, 0)
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, 1000)) do remove(member) end
 local replaced, evicted = 0, 0
 for place = 5, #ARGV, 2 do
@@ -191,7 +193,8 @@ class RedisStore:
             async with asyncio.timeout(SECONDS):
                 return await question
         except ResponseError as error:  # it answers, and cannot store more, for example
-            raise _unavailable(str(error)) from None
+            reason = str(error).split(" script:")[0]
+            raise Unavailable(f"The document store failed (Redis of RERANKER_DOCUMENTS): {reason}") from None
         except (RedisError, OSError, TimeoutError) as error:
             self._resting_until = time.monotonic() + REST_SECONDS
             raise _unavailable(str(error) or type(error).__name__) from None

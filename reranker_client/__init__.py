@@ -10,6 +10,19 @@ A call that fails raises `RerankError`.
 """
 
 from reranker_client.client import AsyncClient, Client, RerankError
-from reranker_client.models import Document, Info, Meta, Ranking, Result, Usage, Window
+from reranker_client.models import BadLine, Document, Info, Meta, Ranking, Result, Stored, Usage, Window
 
-__all__ = ["AsyncClient", "Client", "Document", "Info", "Meta", "Ranking", "RerankError", "Result", "Usage", "Window"]
+__all__ = [
+    "AsyncClient",
+    "BadLine",
+    "Client",
+    "Document",
+    "Info",
+    "Meta",
+    "Ranking",
+    "RerankError",
+    "Result",
+    "Stored",
+    "Usage",
+    "Window",
+]

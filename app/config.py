@@ -5,19 +5,17 @@ A new setting is a field here with its description; run `scripts/docs` to add it
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-from pydantic_settings.sources import EnvSettingsSource
 
 from app.config_keys import keys_in, keys_of
-from app.config_names import is_service_variable
 from app.config_quality import QualitySettings
 from app.config_types import (
     DEVICE_DEFAULTS,
     Capacity,
     Device,
+    DocumentPlace,
     Host,
     LogLevel,
     Network,
@@ -211,20 +209,13 @@ class Settings(QualitySettings):
     clear_cache_interval: float = Field(3600.0, alias="CLEAR_CACHE_INTERVAL", gt=0, allow_inf_nan=False)
     """Seconds between clean-ups of expired scores and unused GPU memory."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 (the signature of pydantic)
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The arguments, then the environment without the variables of Kubernetes."""
-        environment = cast(EnvSettingsSource, env_settings)
-        variables = environment.env_vars.items()
-        environment.env_vars = {name: value for name, value in variables if not is_service_variable(name, value)}
-        return init_settings, environment
+    # Stored documents
+    documents: DocumentPlace = Field(None, alias="RERANKER_DOCUMENTS")
+    """Where `/v1/documents` stores documents, to rank them by id: `memory`, the path of a file such as
+    `/data/documents.sqlite`, or `redis://…` for replicas. If unset, documents are not stored. See
+    [documents](documents.md)."""
+    documents_max_bytes: int = Field(268_435_456, alias="RERANKER_DOCUMENTS_MAX_BYTES", ge=1024)
+    """Bytes of all stored documents, at most. When they are reached, the least recently used are removed."""
 
     def capacity(self, device: str) -> Capacity:
         """The configured capacity; `device`, such as `cuda:0`, provides the default of what is unset."""

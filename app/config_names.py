@@ -1,6 +1,10 @@
 """Environment variables with our prefix that are not settings of the service."""
 
 import re
+from typing import cast
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings.sources import EnvSettingsSource
 
 PREFIX = "RERANKER_"
 # Variables that scripts and clients read, and the service does not.
@@ -26,3 +30,22 @@ def is_service_variable(name: str, value: str | None) -> bool:
     """Whether Kubernetes has set this variable for a Service."""
     name = name.upper()
     return bool(SERVICE_VARIABLE.search(name) or (name.endswith("_PORT") and SERVICE_ADDRESS.match(value or "")))
+
+
+class EnvironmentSettings(BaseSettings):
+    """Settings that ignore the variables of Kubernetes."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (the signature of pydantic)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments, then the environment without the variables of Kubernetes."""
+        environment = cast(EnvSettingsSource, env_settings)
+        variables = environment.env_vars.items()
+        environment.env_vars = {name: value for name, value in variables if not is_service_variable(name, value)}
+        return init_settings, environment

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from app.config_names import EnvironmentSettings
 
 
-class QualitySettings(BaseSettings):
+class QualitySettings(EnvironmentSettings):
     """The part of `Settings` that changes no answer."""
 
     model_config = SettingsConfigDict(

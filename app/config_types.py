@@ -23,6 +23,8 @@ class Capacity:
     max_queue: int
 
 
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+IN_MEMORY = "memory"
 PRECISIONS = {"torch": ("fp32", "bf16", "fp16"), "openvino": ("int8", "bf16", "fp32"), "onnx": ("int8", "fp32")}
 # Where the settings are unset. On a CPU, more parallel requests than fill the batches gain nothing; a GPU needs many
 # requests to fill large batches.
@@ -45,8 +47,16 @@ def _known_device(value: str) -> str:
 
 
 def _redis_url(value: SecretStr | None) -> SecretStr | None:
-    if value and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+    if value and not value.get_secret_value().startswith(REDIS_SCHEMES):
         raise ValueError("must start with redis://, rediss:// or unix://")
+    return value
+
+
+def _document_place(value: SecretStr | None) -> SecretStr | None:
+    place = value.get_secret_value() if value else IN_MEMORY
+    is_file = "/" in place and ":" not in place.split("/")[0]
+    if place != IN_MEMORY and not is_file and not place.startswith(REDIS_SCHEMES):
+        raise ValueError("must be memory, a path with a slash such as ./documents.sqlite, or a redis:// URL")
     return value
 
 
@@ -128,6 +138,7 @@ Device = Annotated[str, AfterValidator(_known_device)]
 Host = Annotated[str, AfterValidator(_address)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
 OverloadStatus = Annotated[Literal[429, 503], BeforeValidator(_as_status)]
+DocumentPlace = Annotated[SecretStr | None, AfterValidator(_document_place)]
 RedisUrl = Annotated[SecretStr | None, AfterValidator(_redis_url)]
 Networks = Annotated[str, AfterValidator(_proxies)]
 RootPath = Annotated[str, AfterValidator(_root_path)]

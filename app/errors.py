@@ -3,7 +3,8 @@
 RerankerError
 ├── RequestError        the caller must change the request
 │   ├── InvalidRequest  the request is invalid
-│   └── TooLarge        a document count, text or body exceeds its limit
+│   ├── TooLarge        a document count, text or body exceeds its limit
+│   └── NotFound        a stored document, or the store itself, does not exist
 ├── Unauthorized        the API key is missing or unknown
 ├── BodyTimeout         the body did not arrive in time
 ├── UnsupportedMedia    the body is compressed
@@ -75,6 +76,12 @@ class TooLarge(RequestError):
     """A document count, text or body exceeds its limit."""
 
     code = "too_large"
+
+
+class NotFound(RequestError):
+    """There are no such stored documents, or none are stored at all."""
+
+    code = "not_found"
 
 
 class BodyTimeout(RerankerError):

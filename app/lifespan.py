@@ -38,7 +38,7 @@ from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.cost import INFERENCE, Ledger
 from app.telemetry.metrics import Metrics
-from app.types import Limits, SpanBounds
+from app.types import SpanBounds
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -93,6 +93,9 @@ async def _serve(plan: Plan) -> None:
     try:
         async with AsyncExitStack() as stack:
             stack.enter_context(service.observer.running())
+            if service.documents:
+                stack.push_async_callback(service.documents.close)
+                await service.documents.open()
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
             prefilter = await _prefilter(settings, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
@@ -158,7 +161,7 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
         admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
         batcher=batcher,
         metrics=service.metrics,
-        limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
+        limits=service.limits,
         prefilter=parts.prefilter,
         span_bounds=SpanBounds(settings.span_candidates, settings.max_span_candidates),
         long_documents=None if settings.long_documents == "auto" else settings.long_documents,

@@ -11,7 +11,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
-from app.api import operations, ui
+from app.api import operations, storage, ui
 from app.api.body import Bodies
 from app.api.dialects import bedrock, dashscope, google, mixedbread, native, nim, pinecone, tei, vllm
 from app.api.errors import add_error_handlers
@@ -22,6 +22,7 @@ from app.api.quota import Quota
 from app.api.ranking import EXPOSED_HEADERS
 from app.api.service import Defaults, Service
 from app.config import Settings
+from app.documents.store import open_store
 from app.engines.protocol import Engine
 from app.environment import load_settings, traces_exporter
 from app.lifespan import Plan, lifespan
@@ -31,6 +32,7 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.optional_tracing import open_tracing
 from app.telemetry.quality import Quality
 from app.telemetry.sample import Sample
+from app.types import Limits
 
 if TYPE_CHECKING:
     from app.telemetry.tracing import Tracing
@@ -63,7 +65,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     documented_keys = [Depends(HTTPBearer(auto_error=False))] if settings.keys() else []
     # Pinecone's `/rerank` is before that of the others, which takes any request.
     dialects = (pinecone, tei, native, vllm, nim, dashscope, bedrock, google, mixedbread)
-    for routes in (*dialects, operations):
+    for routes in (*dialects, storage, operations):
         app.include_router(routes.router, dependencies=documented_keys)
     return app
 
@@ -74,9 +76,13 @@ def _service(settings: Settings) -> Service:
         lifecycle=Lifecycle(),
         metrics=metrics,
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
+        limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
         defaults=Defaults(**{name: getattr(settings, name) for name in Defaults.__slots__}),
         observer=Observer(Quality(metrics, settings.relevant_score), _sample(settings, metrics)),
     )
+    if settings.documents:
+        service.documents = store = open_store(settings.documents.get_secret_value(), settings.documents_max_bytes)
+        service.metrics.gauge("stored_bytes", "Bytes of all stored documents").set_function(lambda: store.used_bytes)
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))
     return service
@@ -100,7 +106,7 @@ def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )

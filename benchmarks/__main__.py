@@ -9,6 +9,7 @@ from benchmarks.reliability.promises import main as promises
 from benchmarks.speed.bulk import main as bulk
 from benchmarks.speed.compare import compare
 from benchmarks.speed.dialects import main as dialects
+from benchmarks.speed.documents import main as documents
 from benchmarks.speed.engine import main as engine
 from benchmarks.speed.gpu import main as gpu
 from benchmarks.speed.long_documents import main as long_documents
@@ -22,6 +23,7 @@ cli.command("bulk")(bulk)
 cli.command("compare")(compare)
 cli.command("container")(container)
 cli.command("dialects")(dialects)
+cli.command("documents")(documents)
 cli.command("engine")(engine)
 cli.command("gpu")(gpu)
 cli.command("long")(long_documents)

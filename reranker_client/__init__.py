@@ -10,10 +10,11 @@ A call that fails raises `RerankError`.
 """
 
 from reranker_client.client import AsyncClient, Client, RerankError
-from reranker_client.models import Document, Info, Meta, Ranking, Result, Span, Usage, Window
+from reranker_client.models import BadLine, Document, Info, Meta, Ranking, Result, Span, Stored, Usage, Window
 
 __all__ = [
     "AsyncClient",
+    "BadLine",
     "Client",
     "Document",
     "Info",
@@ -22,6 +23,7 @@ __all__ = [
     "RerankError",
     "Result",
     "Span",
+    "Stored",
     "Usage",
     "Window",
 ]

@@ -1,7 +1,7 @@
 """The synchronous and the asynchronous client."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -9,13 +9,14 @@ import httpx
 from httpx_retries import Retry, RetryTransport
 from pydantic import BaseModel, ValidationError
 
-from reranker_client.models import Info, Ranking
+from reranker_client.models import Info, Ranking, Stored
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # 429: queue full or rate limited. 502 and 503: a replica is starting, draining or gone. 504 is not retried: the
 # caller's own deadline has passed.
 RETRIED_STATUSES = (429, 502, 503)
 
+STORE = "/v1/documents"
 Documents = Sequence[str | Mapping[str, Any]]
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -41,9 +42,22 @@ class Client:
         transport = RetryTransport(httpx.HTTPTransport(), retry=_retry(retries))
         self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout, transport=transport)
 
-    def rerank(self, query: str, documents: Documents, *, top_k: int | None = None, **options: Any) -> Ranking:
-        """Rank the documents. `options` are other fields of the request. Raises `RerankError`."""
+    def rerank(self, query: str, documents: Documents = (), *, top_k: int | None = None, **options: Any) -> Ranking:
+        """Rank the documents. `options` are other fields of the request. Raises `RerankError`.
+
+        With `collection` and `document_ids`, these stored documents follow.
+        """
         return _parsed(Ranking, self._call("POST", "/rerank/query", _body(query, documents, top_k, options)))
+
+    def put_documents(
+        self, collection: str, documents: Iterable[Mapping[str, Any]], *, ttl_seconds: float | None = None
+    ) -> Stored:
+        """Store documents, or replace those with the same `id`. Raises `RerankError`.
+
+        Documents that the service refuses are in `errors`, and the others are stored.
+        """
+        answer = self._call("PUT", STORE, _lines(documents), **_of_lines(collection, ttl_seconds))
+        return _parsed(Stored, answer)
 
     def info(self) -> Info:
         """Describe the model and engine of the service. Raises `RerankError`."""
@@ -58,9 +72,9 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
+    def _call(self, method: str, path: str, body: bytes | None = None, **options: Any) -> Any:
         try:
-            return _content(self._http.request(method, path, content=body))
+            return _content(self._http.request(method, path, content=body, **options))
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
 
@@ -83,10 +97,25 @@ class AsyncClient:
         retrying = RetryTransport(transport or httpx.AsyncHTTPTransport(), retry=_retry(retries))
         self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout, transport=retrying)
 
-    async def rerank(self, query: str, documents: Documents, *, top_k: int | None = None, **options: Any) -> Ranking:
-        """Rank the documents. `options` are other fields of the request. Raises `RerankError`."""
+    async def rerank(
+        self, query: str, documents: Documents = (), *, top_k: int | None = None, **options: Any
+    ) -> Ranking:
+        """Rank the documents. `options` are other fields of the request. Raises `RerankError`.
+
+        With `collection` and `document_ids`, these stored documents follow.
+        """
         body = _body(query, documents, top_k, options)
         return _parsed(Ranking, await self._call("POST", "/rerank/query", body))
+
+    async def put_documents(
+        self, collection: str, documents: Iterable[Mapping[str, Any]], *, ttl_seconds: float | None = None
+    ) -> Stored:
+        """Store documents, or replace those with the same `id`. Raises `RerankError`.
+
+        Documents that the service refuses are in `errors`, and the others are stored.
+        """
+        answer = await self._call("PUT", STORE, _lines(documents), **_of_lines(collection, ttl_seconds))
+        return _parsed(Stored, answer)
 
     async def info(self) -> Info:
         """Describe the model and engine of the service. Raises `RerankError`."""
@@ -103,16 +132,17 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
+    async def _call(self, method: str, path: str, body: bytes | None = None, **options: Any) -> Any:
         try:
-            return _content(await self._http.request(method, path, content=body))
+            return _content(await self._http.request(method, path, content=body, **options))
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
 
 
 def _retry(retries: int) -> Retry:
-    # Ranking changes nothing on the service, so it is safe to retry a POST.
-    return Retry(total=retries, allowed_methods=["GET", "POST"], status_forcelist=RETRIED_STATUSES, backoff_factor=0.25)
+    # Ranking changes nothing on the service, and storing a document twice is the same as once.
+    methods = ["GET", "POST", "PUT"]
+    return Retry(total=retries, allowed_methods=methods, status_forcelist=RETRIED_STATUSES, backoff_factor=0.25)
 
 
 def _headers(api_key: str | None) -> dict[bytes, bytes]:
@@ -125,7 +155,17 @@ def _body(query: str, documents: Documents, top_k: int | None, options: dict[str
         raise TypeError("documents must be a list of texts, not a single text")
     # json.dumps escapes to ASCII, so a lone surrogate is rejected by the service and not by `encode` here.
     plain = [document if isinstance(document, str) else dict(document) for document in documents]
-    return json.dumps({"query": query, "documents": plain, "top_k": top_k, **options}).encode()
+    sent = {"documents": plain} if plain or "document_ids" not in options else {}
+    return json.dumps({"query": query, **sent, "top_k": top_k, **options}).encode()
+
+
+def _lines(documents: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(dict(document)).encode() + b"\n" for document in documents)
+
+
+def _of_lines(collection: str, ttl_seconds: float | None) -> dict[str, Any]:
+    ttl = {} if ttl_seconds is None else {"ttl_seconds": ttl_seconds}
+    return {"params": {"collection": collection} | ttl, "headers": {"Content-Type": "application/x-ndjson"}}
 
 
 def _content(response: httpx.Response) -> Any:

@@ -73,6 +73,8 @@ class Ranking(Answer):
     id: str
     model: str
     results: list[Result]
+    missing: list[str | int] = []
+    """Ids of `document_ids` that are not in the collection."""
     usage: Usage
     meta: Meta
 
@@ -84,6 +86,24 @@ class Ranking(Answer):
 
     def __len__(self) -> int:
         return len(self.results)
+
+
+class BadLine(Answer):
+    """A document that was not stored: its place, from 1, and why."""
+
+    line: int
+    reason: str
+
+
+class Stored(Answer):
+    """What became of the documents to store."""
+
+    collection: str
+    stored: int
+    replaced: int
+    refused: int
+    evicted: int
+    errors: list[BadLine]
 
 
 class Info(Answer):

@@ -19,7 +19,7 @@ LAYERS = [
     {"app.lifespan"},
     {"app.api"},
     {"app.serving"},
-    {"app.engines", "app.first_stage"},
+    {"app.documents", "app.engines", "app.first_stage"},
     {"app.environment"},
     {"app.config", "app.config_keys", "app.config_names", "app.config_quality", "app.config_types", "app.telemetry"},
     {"app.machine", "app.pages", "app.types"},

@@ -53,6 +53,27 @@ async def test_the_async_client_ranks(serve: Serve) -> None:
         assert (await client.info()).max_input_length == 512
 
 
+async def test_the_clients_store_documents_and_rank_them_by_id(serve: Serve) -> None:
+    documents = [{"id": "d1", "text": "bread"}, {"id": 2, "text": "the moon causes tides"}]
+
+    def use(url: str) -> None:
+        with Client(url) as client:
+            stored = client.put_documents("c", (document for document in [*documents, {"text": "no id"}]))
+            assert (stored.stored, stored.replaced, stored.refused) == (2, 0, 1)
+            assert stored.errors[0].line == 3
+            ranking = client.rerank(QUERY, collection="c", document_ids=["d1", 2, "gone"])
+            assert [(result.index, result.id) for result in ranking] == [(1, 2), (0, "d1")]
+            assert ranking.missing == ["gone"]
+            mixed = client.rerank(QUERY, ["tides", {"id": "d1"}], collection="c")
+            assert [(result.index, result.id) for result in mixed] == [(0, None), (1, "d1")]
+
+    async with serve(documents="memory") as http:
+        await asyncio.to_thread(use, str(http.base_url))
+        async with AsyncClient(str(http.base_url)) as client:
+            assert (await client.put_documents("c", documents, ttl_seconds=60)).replaced == 2
+            assert (await client.rerank(QUERY, collection="c", document_ids=[2])).missing == []
+
+
 async def test_errors_carry_the_message_of_the_service(serve: Serve) -> None:
     async with serve(api_keys="k") as http:
         async with AsyncClient(str(http.base_url), api_key="k") as client:

@@ -71,6 +71,10 @@ class Body:
             raise
         return content
 
+    def hold(self, size: int) -> None:
+        """Count `size` bytes for this request from now on. Raises `BufferFull`."""
+        self._grow(size - self.held)
+
     def drop(self) -> None:
         """Release the memory of the body."""
         self._bodies.held -= self.held

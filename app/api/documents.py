@@ -105,6 +105,10 @@ class Document(BaseModel):
         """The names of its fields, as they were sent."""
         return list(self._sent)
 
+    def is_reference(self, fields: list[str]) -> bool:
+        """Whether it has an id and nothing that the model could read."""
+        return self.id is not None and self.text is None and not self.chosen(fields)
+
     def is_plain(self, fields: list[str]) -> bool:
         """Whether the model reads `text` as it is."""
         return self.text is not None and (fields == TEXT_FIELDS or self.model_fields_set == {"text"})

@@ -25,6 +25,7 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.InvalidRequest: (422, "invalid"),
     errors.Unauthorized: (401, "unauthorized"),
     errors.TooLarge: (413, "too_large"),
+    errors.NotFound: (404, "not_found"),
     errors.BodyTimeout: (408, "body_timeout"),
     errors.UnsupportedMedia: (415, "invalid"),
     errors.RateLimited: (429, "rate_limited"),

@@ -151,6 +151,18 @@ class RequestBody(BaseModel):
         return fields
 
     @property
+    def unused(self) -> dict[str, Any]:
+        """Fields that have no effect, except for those in `translated`."""
+        return self.model_extra or {}
+
+    def wire_name(self, field: str) -> str:
+        """What the client calls `query`, `documents`, or an item of them."""
+        for ours, name in self.wire_names.items():
+            if field.startswith(ours):
+                return name + field.removeprefix(ours)
+        return field
+
+    @property
     def is_plain(self) -> bool:
         """Whether `to_query` is fast."""
         return True

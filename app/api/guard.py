@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from urllib.parse import quote
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body import Bodies, discard
 from app.api.errors import INTERNAL, error_response, status_of
 from app.api.headers import security_headers
 from app.api.keys import ApiKeys, key_name
+from app.api.lines import is_for_documents, is_stream
 from app.api.paths import route_path
 from app.api.quota import Quota
 from app.api.service import service_of
@@ -89,10 +90,15 @@ class RequestGuard:
         caller = self._keys.check(scope)
         bill = record_of(scope).bill = Bill(key_name(caller))
         current_bill.set(bill)
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" and not is_for_documents(scope):
             await self.app(scope, receive, send)
             return
         with self._quota.share(caller), self._bodies.hold() as body:
+            scope["state"] |= {"caller": caller, "body": body}
+            if is_stream(scope):
+                with suppress(ClientDisconnect):
+                    await self.app(scope, receive, send)
+                return
             content = await body.read(scope, receive)
             if content is not None:
                 await self._handle(content, scope, receive, send)
@@ -133,7 +139,7 @@ class RequestGuard:
             "ms": round(seconds * 1000, 1),
             "id": record.id,
         } | record.log_fields()
-        level = logging.INFO if scope["method"] == "POST" else logging.DEBUG
+        level = logging.INFO if scope["method"] == "POST" or is_for_documents(scope) else logging.DEBUG
         log.log(level, "%(method)s %(path)s status=%(status)d", fields, extra=fields)
         if scope["method"] == "POST" and status not in NOT_OURS:
             self._metrics.requests.labels(status).inc()

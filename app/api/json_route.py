@@ -61,10 +61,14 @@ class _JsonRequest(Request):
 
 
 def _parse(content: bytes) -> Any:
+    with garbage.paused():
+        return parse_json(content)
+
+
+def parse_json(content: bytes) -> Any:
     """The parsed value. Raises `JSONDecodeError`, also for valid JSON that Python cannot represent."""
     try:
-        with garbage.paused():
-            return json.loads(content)
+        return json.loads(content)
     except json.JSONDecodeError:
         raise
     except RecursionError:

@@ -58,5 +58,10 @@ def key_name(caller: str) -> str:
     return caller[:NAME_CHARS]
 
 
+def caller_of(scope: Scope) -> str:
+    """The name of the caller that `check` returned for this request."""
+    return str(scope["state"]["caller"])
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.blake2b(key).digest()

@@ -39,9 +39,7 @@ async def rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInfo
     try:
         return await _rank(request, body)
     except RequestError as error:
-        for field, name in body.wire_names.items():
-            if error.field and error.field.startswith(field):
-                error.field = name + error.field.removeprefix(field)
+        error.field = error.field and body.wire_name(error.field)
         raise
 
 
@@ -51,7 +49,7 @@ async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInf
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     _record(record, body, query, service.defaults.log_texts)
     reranker = service.usable_reranker()
-    asked = with_options(query, body, service, _timeout(request, body))
+    asked = with_options(query, body, service, timeout_of(request, body))
     ranking = await reranker.rerank(asked)
     record.set_ranking(asked, ranking)
     return ranking, reranker.engine.info
@@ -116,19 +114,27 @@ def answer(ranking: Ranking, content: BaseModel, body: RequestBody) -> Response:
         headers[DEGRADED_HEADER] = ranking.degraded
     if ranking.prefiltered:
         headers[PREFILTERED_HEADER] = str(len(ranking.prefiltered))
-    if warning := warnings(body.model_extra or {}, body.translated, body.different):
+    if warning := warnings(body.unused, body.translated, body.different):
         headers[WARNING_HEADER] = warning
     return Response(content.model_dump_json(exclude_none=True), headers=headers, media_type="application/json")
 
 
-def _timeout(request: Request, body: RequestBody) -> float | None:
+def timeout_of(request: Request, body: RequestBody) -> float | None:
     """Seconds of the caller's deadline, by the body or the header: the shorter one."""
-    given = [body.timeout_ms] if body.timeout_ms else []
-    if header := request.headers.get(TIMEOUT_HEADER):
-        if not DIGITS.fullmatch(header) or not 1 <= int(header) <= MAX_TIMEOUT_MS:
-            raise InvalidRequest(f"X-Request-Timeout-Ms: must be from 1 to {MAX_TIMEOUT_MS} milliseconds")
-        given.append(int(header))
-    return min(given) / 1000 if given else None
+    given = [body.timeout_ms / 1000] if body.timeout_ms else []
+    if header := header_timeout(request):
+        given.append(header)
+    return min(given) if given else None
+
+
+def header_timeout(request: Request) -> float | None:
+    """Seconds of the caller's deadline, by the header. Raises `InvalidRequest`."""
+    header = request.headers.get(TIMEOUT_HEADER)
+    if not header:
+        return None
+    if not DIGITS.fullmatch(header) or not 1 <= int(header) <= MAX_TIMEOUT_MS:
+        raise InvalidRequest(f"X-Request-Timeout-Ms: must be from 1 to {MAX_TIMEOUT_MS} milliseconds")
+    return int(header) / 1000
 
 
 def usage(ranking: Ranking) -> Usage:

@@ -6,14 +6,15 @@ from typing import Literal, cast
 from starlette.applications import Starlette
 
 from app.api.body import Bodies
-from app.errors import Unavailable
+from app.documents.store import DocumentStore
+from app.errors import NotFound, Unavailable
 from app.machine.gpu import Gpu
 from app.serving.lifecycle import Lifecycle, Phase
 from app.serving.observer import Observer
 from app.serving.reranker import Reranker
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import RequestRecord
-from app.types import Activation, Evidence, FusionMethod, Method, OnOverload
+from app.types import Activation, Evidence, FusionMethod, Limits, Method, OnOverload
 
 REASONS = {
     Phase.LOADING: "The model is still loading",
@@ -23,6 +24,9 @@ REASONS = {
     Phase.FAILED: "The service failed to start",
 }
 RETRY_AFTER = 2
+NO_STORE = (
+    "Documents are not stored here: the operator enables it with RERANKER_DOCUMENTS (memory, a path or redis://…)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,11 @@ class Service:
     lifecycle: Lifecycle
     metrics: Metrics
     bodies: Bodies
+    limits: Limits
     defaults: Defaults
     observer: Observer
+    documents: DocumentStore | None = None
+    """None if documents are not stored."""
     reranker: Reranker | None = None
     gpu: Gpu | None = None
 
@@ -83,6 +90,14 @@ class Service:
         """Have a request observed after its answer was sent."""
         if self.reranker and record.asked and record.ranking:
             self.observer.see(self.reranker.engine, record.asked, record.ranking)
+
+    def usable_documents(self) -> DocumentStore:
+        """The store for a new request. Raises `NotFound` if documents are not stored, or `Unavailable`."""
+        if self.documents is None:
+            raise NotFound(NO_STORE)
+        if self.lifecycle.phase in (Phase.LOADING, Phase.DRAINING, Phase.FAILED):
+            raise Unavailable(REASONS[self.lifecycle.phase], RETRY_AFTER)
+        return self.documents
 
     def usable_reranker(self) -> Reranker:
         """The reranker for a new request. Raises `Unavailable`.

@@ -45,6 +45,7 @@ class Metrics:
             "shared_cache_lookups", "Lookups in the shared cache, by result", ["result"]
         )
         self.shared_failures = self._counter("shared_cache_failures", "Failed calls of the shared cache")
+        self.evicted_documents = self._counter("evicted_documents", "Stored documents removed to make room for others")
         self.failed_batches = self._counter("failed_batches", "Failed batches")
         self.out_of_memory = self._counter("out_of_memory", "Batches that did not fit into memory and were halved")
         self.reloads = self._counter("reloads", "Reloads of the engine after it hung or failed")

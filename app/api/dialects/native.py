@@ -4,13 +4,15 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.dialects.native_request import RerankRequest
 from app.api.dialects.native_response import RerankResponse
-from app.api.errors import ERROR_RESPONSES
+from app.api.errors import ERROR_RESPONSES, ErrorBody
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank
+from app.api.stored import with_stored
 from app.telemetry.record import record_of
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
+RESPONSES = ERROR_RESPONSES | {404: {"model": ErrorBody, "description": "The store has none of the ids"}}
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
 # Of OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change the host.
 OTHER_ROUTES = (
@@ -27,11 +29,12 @@ OTHER_ROUTES = (
 
 async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order `documents` by their relevance to `query`."""
+    body = await with_stored(body, request)
     ranking, info = await rank(request, body)
     return answer(ranking, RerankResponse.of(body, ranking, info.model, record_of(request.scope)), body)
 
 
 for path in ROUTES:
-    router.post(path, response_model=RerankResponse, responses=ERROR_RESPONSES, summary="Rank documents")(rerank)
+    router.post(path, response_model=RerankResponse, responses=RESPONSES, summary="Rank documents")(rerank)
 for path in OTHER_ROUTES:
     router.post(path, response_model=RerankResponse, include_in_schema=False)(rerank)

@@ -1,13 +1,16 @@
 """What a client sends in the native dialect."""
 
-from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, cast
+import re
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PrivateAttr, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from app.api.dialects.vllm import LIMITS, NoLimit, TokenLimit, long_documents, translate_options
 from app.api.dialects.voyage import is_voyage
-from app.api.documents import TEXT_FIELDS, Documents, check_rendering
+from app.api.documents import TEXT_FIELDS, Document, Documents, check_rendering
 from app.api.fields import Query, RequestBody, Text
 from app.errors import InvalidRequest
 from app.types import LongDocuments, Ranking, RerankQuery, SpanOptions
@@ -24,18 +27,39 @@ EXAMPLE_REQUEST: dict[str, Any] = {
 }
 
 
+ITEM = re.compile(r"documents\[(\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the ranked documents are in the request, of which the store has only some."""
+
+    positions: list[int]
+    """The position of each ranked document: in `documents`, and then in `document_ids`."""
+    sent: int
+    """Number of documents in `documents`."""
+    missing: list[str | int]
+    """Ids that the store does not have."""
+
+    def field(self, index: int) -> str:
+        """What the client calls this document."""
+        position = self.positions[index]
+        return f"documents[{position}]" if position < self.sent else f"document_ids[{position - self.sent}]"
+
+
 class RankRequest(RequestBody):
     """What to rank, in the fields that several dialects share. `null` means unset."""
 
     translated: ClassVar = frozenset({"truncation", "truncate", "parameters.truncate"})
     different: ClassVar = LIMITS
+    document_names: ClassVar = ("documents", "passages", "texts")
 
     query: Annotated[Query, Field(description="The question or search text")]
     documents: Annotated[
         Documents,
         Field(
             json_schema_extra={"minItems": 1},
-            validation_alias=AliasChoices("documents", "passages", "texts"),
+            validation_alias=AliasChoices(*document_names),
             description="The passages to order; `passages` and `texts` are other names for it",
         ),
     ]
@@ -67,6 +91,17 @@ class RankRequest(RequestBody):
         bool, Field(description="Also return documents that the first stage left out, after all others")
     ] = True
     max_chunks_per_doc: Annotated[int | None, Field(ge=1, description="With `chunk_max`: windows per document")] = None
+    _found: Found | None = PrivateAttr(None)
+
+    @property
+    def found(self) -> Found | None:
+        """Which of the documents were stored; None if none were looked up."""
+        return self._found
+
+    def wire_name(self, field: str) -> str:
+        """The place in the request of a document that was looked up."""
+        match = ITEM.fullmatch(field)
+        return super().wire_name(self._found.field(int(match[1])) if self._found and match else field)
 
     @property
     def is_plain(self) -> bool:
@@ -139,6 +174,47 @@ class RerankRequest(RankRequest):
     relevant_spans: Annotated[
         RelevantSpans | None, Field(description="The same as Cohere has it; the answer has them as `relevant_spans`")
     ] = None
+    collection: Annotated[
+        Any,
+        WithJsonSchema({"type": "string"}),
+        Field(
+            description="Requires RERANKER_DOCUMENTS: rank stored documents of this collection, by `document_ids`, and "
+            "`documents` that have only an `id`"
+        ),
+    ] = None
+    document_ids: Annotated[
+        Any,
+        WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}),
+        Field(description="With `collection`: ids of stored documents, which follow those in `documents`"),
+    ] = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Documents that `documents` may be missing if there are ids."""
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        schema["required"] = [name for name in schema["required"] if name != "documents"]
+        return schema
+
+    def with_found(self, documents: list[Document], found: Found) -> Self:
+        """The same request with these documents."""
+        body = self.model_copy(update={"documents": documents})
+        body._found = found
+        return body
+
+    @property
+    def unused(self) -> dict[str, Any]:
+        """Fields for stored documents have no effect in a request that uses none."""
+        own = {} if self._found else {name: getattr(self, name) for name in ("collection", "document_ids")}
+        return super().unused | own
+
+    @classmethod
+    def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Accepts ids in place of documents, and what other services call their options."""
+        if "document_ids" in fields and not any(name in fields for name in cls.document_names):
+            if "collection" not in fields:
+                raise InvalidRequest("needs 'collection', the name of the collection that they are in", "document_ids")
+            fields["documents"] = []
+        return super().translate(fields)
 
     @property
     def relevant(self) -> RelevantSpans | None:

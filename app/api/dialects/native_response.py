@@ -146,6 +146,9 @@ class RerankResponse(BaseModel):
     created: int
     results: list[Result]
     data: Annotated[list[VoyageResult] | None, Field(description="The same for Voyage's client")] = None
+    missing: Annotated[
+        list[str | int] | None, Field(description="Ids that are not in the collection: these documents have no result")
+    ] = None
     usage: Usage
     meta: Meta
 
@@ -160,6 +163,7 @@ class RerankResponse(BaseModel):
             created=int(time.time()),
             results=ranked,
             data=[_for_voyage(result) for result in ranked] if request.is_voyage else None,
+            missing=request.found.missing or None if request.found else None,
             usage=usage(ranking),
             meta=Meta(
                 documents=len(request.documents),
@@ -197,7 +201,7 @@ def results(request: RankRequest, ranking: Ranking) -> list[Result]:
 def _result(request: RankRequest, ranking: Ranking, index: int, score: float) -> Result:
     document = request.documents[index]
     return Result(
-        index=index,
+        index=request.found.positions[index] if request.found else index,
         relevance_score=score,
         fused_score=ranking.fused.get(index),
         id=document.id,

@@ -1,0 +1,180 @@
+"""Replicas that share documents in a real Redis, and a service that is killed while it stores."""
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.documents.redis import RedisStore
+from app.documents.store import Entry, open_store
+from app.errors import StartupError, TooLarge, Unavailable
+from tests.conftest import Serve, free_port
+from tests.e2e.process import MOONS, service
+from tests.e2e.test_shared_cache import redis
+
+needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
+SPACE, OTHER = b"0" * 16, b"1" * 16
+PLANETS = [{"id": f"p{place}", "text": text} for place, text in enumerate(MOONS["documents"])]
+RANK = {"query": MOONS["query"], "collection": "planets", "document_ids": [document["id"] for document in PLANETS]}
+
+
+async def opened(port: int, most: int = 10**6) -> RedisStore:
+    store = open_store(f"redis://127.0.0.1:{port}", most)
+    assert isinstance(store, RedisStore)
+    await store.open()
+    return store
+
+
+def cli(port: int, *command: str) -> str:
+    return subprocess.run(["redis-cli", "-p", str(port), *command], capture_output=True, check=True, text=True).stdout
+
+
+@needs_redis
+async def test_documents_are_stored_replaced_and_removed(tmp_path: Path) -> None:
+    port = free_port()
+    with redis(tmp_path, port):
+        store = await opened(port)
+        entries = [Entry(f"ä{number}", b"x" * number) for number in range(1, 1201)]
+        assert (await store.put(SPACE, entries, None))[:2] == (1200, 0)
+        assert (await store.put(SPACE, [Entry("ä1", b"new"), Entry("b", b"b"), Entry("b", b"c")], 60))[:2] == (1, 2)
+        assert await store.get(SPACE, ["ä1", "b", "ä700", "gone", "b"], 10**6) == {
+            "ä1": b"new", "b": b"c", "ä700": b"x" * 700,
+        }  # fmt: skip
+        assert await store.get(OTHER, ["b"], 10**6) == {}
+        with pytest.raises(TooLarge, match="RERANKER_MAX_BODY_BYTES"):
+            await store.get(SPACE, [entry.id for entry in entries], 100_000)
+        await store.put(OTHER, [Entry("b", b"of the other")], None)
+        assert (await store.delete(SPACE, ["b"]), await store.delete(SPACE, ["b"])) == (1, 0)
+        assert (await store.clear(SPACE), await store.clear(SPACE)) == (1200, 0)
+        assert await store.get(OTHER, ["b"], 10**6) == {"b": b"of the other"}
+        await store.delete(OTHER, ["b"])
+        assert store.used_bytes == 0
+        assert cli(port, "keys", "*").split() == ["{reranker:documents}:bytes"]
+        await store.close()
+
+
+@needs_redis
+async def test_the_store_is_bounded_and_documents_expire(tmp_path: Path) -> None:
+    port = free_port()
+    with redis(tmp_path, port):
+        store = await opened(port, 1300)
+        for name in "abcd":  # of about 300 bytes each
+            assert (await store.put(SPACE, [Entry(name, b"x" * 100)], None)).evicted == 0
+        await store.get(SPACE, ["a"], 1000)
+        assert (await store.put(OTHER, [Entry("e", b"x" * 100)], 0.2)).evicted == 1
+        assert list(await store.get(SPACE, list("abcd"), 1000)) == ["a", "c", "d"]
+        while await store.get(OTHER, ["e"], 1000):  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(0.05)
+        assert (await store.put(SPACE, [Entry("f", b"x" * 100)], None)).evicted == 0  # in the place of e
+        assert list(await store.get(SPACE, list("acdf"), 1000)) == ["a", "c", "d", "f"]
+        assert 1000 < store.used_bytes <= 1300
+        await store.close()
+
+
+@needs_redis
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+async def test_a_redis_that_does_not_answer_is_a_503(serve: Serve, tmp_path: Path, stop: signal.Signals) -> None:
+    port = free_port()
+    with redis(tmp_path, port) as server:
+        async with serve(documents=f"redis://127.0.0.1:{port}") as client:
+            body = {"collection": "c", "documents": [{"id": "a", "text": "tides"}]}
+            assert (await client.put("/v1/documents", json=body)).json()["stored"] == 1
+            server.send_signal(stop)
+            by_id = {"query": "tides", "collection": "c", "document_ids": ["a"]}
+            for _ in range(3):
+                for answer in (await client.post("/rerank", json=by_id), await client.put("/v1/documents", json=body)):
+                    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+                    message = answer.json()["message"]
+                    assert message.startswith("The document store does not answer (Redis of RERANKER_DOCUMENTS)")
+            texts = await client.post("/rerank", json={"query": "tides", "documents": ["tides"], "collection": "c"})
+            assert texts.status_code == 200
+
+
+@needs_redis
+async def test_a_redis_without_memory_is_a_503(serve: Serve, tmp_path: Path) -> None:
+    port = free_port()
+    with redis(tmp_path, port):
+        async with serve(documents=f"redis://127.0.0.1:{port}") as client:
+            cli(port, "config", "set", "maxmemory", "1")
+            lines = b'{"id": "a", "text": "tides"}'
+            answer = await client.put(
+                "/v1/documents?collection=c", content=lines, headers={"Content-Type": "application/x-ndjson"}
+            )
+            assert answer.status_code == 503
+            assert "The document store failed (Redis of RERANKER_DOCUMENTS)" in answer.json()["message"]
+            assert "maxmemory" in answer.json()["message"]
+            assert answer.json()["message"].endswith("Before that, 0 lines were stored and 0 refused")
+
+
+async def test_a_wrong_url_does_not_show_its_password() -> None:
+    store = open_store("redis://user:pass/word@host:port", 1000)
+    with pytest.raises(StartupError) as refused:
+        await store.open()
+    assert "word" not in str(refused.value).replace("password", "")
+    with pytest.raises(Unavailable, match="not open yet"):
+        await store.get(SPACE, ["a"], 1000)
+
+
+@pytest.mark.e2e
+@needs_redis
+def test_replicas_share_their_documents(tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"RERANKER_DOCUMENTS": f"redis://127.0.0.1:{port}"}
+    with ExitStack() as stack:
+        stack.enter_context(redis(tmp_path, port))
+        (first, _), (second, process) = (stack.enter_context(service(**settings)) for _ in range(2))
+        httpx.put(f"{first}/v1/documents", json={"collection": "planets", "documents": PLANETS}).raise_for_status()
+        by_ids = httpx.post(f"{second}/rerank", json=RANK).json()
+        assert by_ids["results"][0]["id"] == "p2"
+        by_texts = httpx.post(f"{first}/rerank", json=MOONS).json()
+        assert [found["index"] for found in by_ids["results"]] == [found["index"] for found in by_texts["results"]]
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def store_until_killed(url: str, process: "subprocess.Popen[str]") -> None:
+    """Send lines without end, and kill the service while they arrive."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        head = "PUT /v1/documents?collection=planets HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n"
+        connection.sendall(f"{head}Content-Length: {10**9}\r\n\r\n".encode())
+        for part in range(100):
+            lines = b"".join(
+                json.dumps({"id": f"n{number}", "text": f"number {number}"}).encode() + b"\n"
+                for number in range(part * 256, part * 256 + 256)
+            )
+            connection.sendall(lines)
+            if part > 20:
+                process.kill()
+                process.wait()
+                return
+
+
+@pytest.mark.e2e
+def test_a_kill_while_documents_arrive_loses_none_that_was_acknowledged(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"RERANKER_DOCUMENTS": str(tmp_path / "documents.sqlite")}
+    with service(**settings) as (url, process):
+        httpx.put(f"{url}/v1/documents", json={"collection": "planets", "documents": PLANETS}).raise_for_status()
+        store_until_killed(url, process)
+    with service(**settings) as (url, _):
+        ranked = httpx.post(f"{url}/rerank", json=RANK).json()
+        assert ranked["results"][0]["id"] == "p2"
+        assert "missing" not in ranked
+        # Of the lines of the other request, whole batches are stored, from the first on.
+        names = [f"n{number}" for number in range(1000)]
+        body = {"query": "number", "collection": "planets", "document_ids": names, "top_k": 1, "prefilter": 1}
+        body |= {"documents": ["number"], "document_ids": names[:999]}
+        missing = httpx.post(f"{url}/rerank", json=body, timeout=60).json().get("missing", [])
+        assert missing == names[999 - len(missing) : 999]
+        assert len(missing) % 256 in (0, 999 % 256)
+        assert httpx.put(
+            f"{url}/v1/documents", json={"collection": "planets", "documents": PLANETS}
+        ).json()["replaced"] == len(PLANETS)  # fmt: skip

@@ -30,7 +30,8 @@ from tests.fakes import NAN, FakeEngine
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from app.cli import cli; cli()", "bulk"]
-ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb"}
+# Small batches: few rows are in work at once, so a run can be stopped in its middle.
+ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "RERANKER_BATCH_TOKENS": "512"}
 
 
 @pytest.fixture(autouse=True)

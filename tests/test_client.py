@@ -31,6 +31,8 @@ async def test_the_client_ranks(serve: Serve, engine: FakeEngine) -> None:
             long = client.rerank(QUERY, ["bread\ntides"], long_documents="chunk_max").results[0]
             assert long.window is not None
             assert (long.window.start, long.window.end) == (6, 11)
+            [found] = client.rerank(QUERY, ["Bread. The tides ."], max_spans=1).results[0].spans
+            assert (found.start, found.end, found.text) == (7, 18, "The tides .")
             few = client.rerank(QUERY, ["bread", "tides"], prefilter="lexical", prefilter_top_k=1)
             assert [(result.index, result.prefiltered) for result in few] == [(1, False), (0, True)]
             assert few.meta.prefiltered == 1

@@ -17,6 +17,8 @@ from app.types import Passage, Ranking, RerankQuery, ScoredSpan, Span, SpanBound
 
 # A passage has so many sentences, at most.
 MOST_SENTENCES = 3
+# Characters of the documents of a request that are split into sentences. Splitting holds the interpreter lock.
+MOST_CHARS = 1_000_000
 
 ScorePassages = Callable[[Progress, Sequence[Passage]], Awaitable[None]]
 """Gets the scores of these passages into the progress, as those of documents: cache, slot, tokenizer, batcher."""
@@ -75,14 +77,15 @@ class SpanFinder:
 
 def choose_candidates(query: RerankQuery, ranking: Ranking, bounds: SpanBounds) -> Candidates:
     """Windows of one to three sentences of the documents that were scored, best documents first."""
-    documents, chosen, cut = query.passages(), list[Passage](), 0
+    documents, chosen, cut, chars = query.passages(), list[Passage](), 0, 0
     for index in query.spans.documents(ranking) if query.spans else ():
         if index in ranking.unscored:
             continue
         document, left = documents[index], min(bounds.per_document, bounds.per_request - len(chosen))
-        if left <= 0:
+        if left <= 0 or chars + len(document.text) > MOST_CHARS:
             cut += 1
             continue
+        chars += len(document.text)
         found = [span for span in sentences(document.text) if any(map(str.isalnum, document.text[slice(*span)]))]
         windows = windows_of(len(found))
         if len(windows) > left:

@@ -24,6 +24,7 @@ from app.bulk.output import UnwritableOutput
 from app.bulk.rows import UnreadableInput
 from app.config import Settings
 from app.errors import EngineBroken
+from app.types import Pair
 from benchmarks.texts import WORDS
 from tests.conftest import until
 from tests.fakes import NAN, FakeEngine
@@ -312,6 +313,26 @@ async def test_rows_wait_while_the_engine_is_loaded_again(tmp_path: Path, engine
     engine.failure = None
     assert (await running).counts.bad == 0
     assert (tmp_path / "out").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+async def test_passages_inside_documents_are_not_lost_while_the_engine_is_loaded_again(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    row = {"query": "moon", "documents": ["Bread. The moon rises. Butter."], "max_spans": 1}
+    source = write(tmp_path / "in.jsonl", [row])
+    score = engine.score
+
+    def broken_once(pairs: Sequence[Pair]) -> list[float]:
+        """The first batch has the document, the second one has passages."""
+        if engine.entered == 1:
+            engine.entered += 1
+            raise EngineBroken("broken")
+        return score(pairs)
+
+    engine.score = broken_once  # type: ignore[method-assign]
+    await rank(source, tmp_path / "out.jsonl", engine)
+    [[result]] = [line["results"] for line in read(tmp_path / "out.jsonl")]
+    assert [span["text"] for span in result["spans"]] == ["The moon rises."]
 
 
 async def test_an_engine_that_stays_broken_ends_the_run(tmp_path: Path, engine: FakeEngine) -> None:

@@ -29,6 +29,22 @@ def cohere_v2(url: str, top_n: int) -> Rank:
     return rank
 
 
+def cohere_spans(url: str, top_n: int) -> Rank:
+    """Passages inside the documents, which are single sentences here."""
+    client = cohere.ClientV2(KEY, base_url=url)
+    wanted = cohere.RerankRelevantSpans(mode="enabled", threshold=0.0, max_spans=1)
+
+    def rank(query: str, documents: Sequence[str]) -> Ranked:
+        answer = client.rerank(model=MODEL, query=query, documents=list(documents), top_n=top_n, relevant_spans=wanted)
+        ranked: Ranked = []
+        for result in answer.results:
+            [span] = result.relevant_spans
+            ranked.append((result.index, span.score, documents[result.index][span.start : span.end]))
+        return ranked
+
+    return rank
+
+
 def lite(provider: str, path: str, return_documents: bool = True) -> Make:
     def make(url: str, top_n: int) -> Rank:
         def rank(query: str, documents: Sequence[str]) -> Ranked:
@@ -56,6 +72,7 @@ main(
     {
         "cohere v1": cohere_v1,
         "cohere v2": cohere_v2,
+        "cohere v2 relevant_spans": cohere_spans,
         "litellm hosted_vllm": lite("hosted_vllm", ""),
         # It expects returned documents as strings, which the other clients cannot read.
         "litellm infinity": lite("infinity", "", return_documents=False),

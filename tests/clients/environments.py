@@ -34,6 +34,7 @@ ENVIRONMENTS = [
         (
             "cohere v1",
             "cohere v2",
+            "cohere v2 relevant_spans",
             "litellm hosted_vllm",
             "litellm infinity",
             "litellm cohere",

@@ -120,6 +120,13 @@ async def test_the_bound_of_a_request_serves_the_best_documents_first(serve: Ser
     assert ["spans" in result for result in answer["results"]] == [True, False]
 
 
+async def test_the_characters_of_a_request_are_bounded(serve: Serve) -> None:
+    documents = [f"tides {number}. {'Bread is baked. ' * 6000}" for number in range(11)]
+    async with serve(span_candidates=1) as client:
+        answer = await answered(client, BODY | {"documents": documents})
+    assert answer["meta"]["spans"] == {"candidates": 10, "cut": 11}
+
+
 async def test_a_bound_of_zero_turns_them_off(serve: Serve, engine: FakeEngine) -> None:
     async with serve(max_span_candidates=0) as client:
         answer = await answered(client, BODY)

@@ -30,7 +30,7 @@ def _words() -> list[str]:
 
 def make_requests(size: Size, seed: int) -> Iterator[Request]:
     """Requests without end that share no pair, so that no cache knows their scores."""
-    chosen = random.Random(seed)  # noqa: S311 (texts are no secrets)
+    chosen = random.Random(seed)  # noqa: S311 (texts, not secrets)
 
     def text(count: int) -> str:
         return " ".join(chosen.choices(_words(), k=count))

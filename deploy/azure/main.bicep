@@ -77,8 +77,13 @@ param registryAccess string = 'Disabled'
 ])
 param gatewayAccess string = 'Enabled'
 
-@description('Addresses of the network: /16 to /21.')
-param addressPrefix string = '10.20.0.0/16'
+@description('Addresses of the network and of its subnets.')
+param addresses object = {
+  network: '10.20.0.0/16'
+  apps: '10.20.0.0/23'
+  gateway: '10.20.2.0/24'
+  endpoints: '10.20.3.0/24'
+}
 
 module logs 'modules/logs.bicep' = {
   name: 'logs'
@@ -93,7 +98,10 @@ module network 'modules/network.bicep' = {
   params: {
     name: name
     location: location
-    addressPrefix: addressPrefix
+    addressPrefix: addresses.network
+    apps: addresses.apps
+    gateway: addresses.gateway
+    endpoints: addresses.endpoints
   }
 }
 

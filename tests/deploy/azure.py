@@ -19,7 +19,8 @@ from tests.environments import environment
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "azure"
 READER = Path(__file__).with_name("bicep.py")
-PARSERS = ("pycep-parser==0.7.1", "tree-sitter==0.26.1", "tree-sitter-bicep==1.1.0")
+# pycep is in the version that checkov needs.
+PARSERS = ("pycep-parser==0.5.1", "tree-sitter==0.26.1", "tree-sitter-bicep==1.1.0")
 # Only the source of these packages is read.
 SDK = (
     "azure-mgmt-apimanagement==5.0.0",

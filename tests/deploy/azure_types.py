@@ -91,8 +91,9 @@ class Package:
     def value_problems(self, annotation: str, value: Any, path: str) -> Iterator[str]:
         if isinstance(value, dict) and "$" in value:
             return
-        if isinstance(value, dict) and "$any" in value:
-            for choice in value["$any"]:
+        if isinstance(value, dict) and not {"$any", "$concat"}.isdisjoint(value):
+            [choices] = value.values()
+            for choice in choices:
                 yield from self.value_problems(annotation, choice, path)
         elif item := re.match(r"(?:list\[|List\[|\[)(.+)\]$", annotation):
             if not isinstance(value, list):

@@ -1,7 +1,8 @@
 """Read Bicep files with two parsers: tree-sitter, which says what is in them, and pycep, which is that of checkov.
 
 Reads paths from the arguments and prints what they contain as JSON. Runs in the environment of tests/deploy/azure.py.
-A value is as in JSON. An expression that is not a value is `{"$": its text}`, and `a ? b : c` is `{"$any": [b, c]}`.
+A value is as in JSON. An expression that is not a value is `{"$": its text}`, and `a ? b : c` is `{"$any": [b, c]}`;
+`concat(a, b)` is `{"$concat": [a, b]}`. Variables are replaced by their values, and a loop is one of its turns.
 """
 
 import json
@@ -64,10 +65,14 @@ class File:
                 found = text(node) == "true"
             case "ternary_expression":
                 found = {"$any": [self.value(child) for child in children[1:]]}
+            case "call_expression" if text(children[0]) == "concat":
+                found = {"$concat": [self.value(child) for child in children[1].named_children]}
             case "identifier" if text(node) in self.variables:
                 found = self.value(self.variables[text(node)])
-            case "if_statement" | "for_statement":
-                found = self.value(next(child for child in children if child.type == "object"))
+            case "if_statement":
+                found = self.value(children[-1])
+            case "for_statement":
+                found = [self.value(children[-1])]
         return found
 
     def key(self, node: Node) -> str:
@@ -96,7 +101,7 @@ class File:
             found[text(symbol)] = {
                 "what": text(what).strip("'"),
                 "existing": any(text(child) == "existing" for child in node.children),
-                "body": self.value(body),
+                "body": self.value(body.named_children[-1] if body.type == "for_statement" else body),
             }
         return found
 

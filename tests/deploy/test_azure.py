@@ -12,13 +12,14 @@ from app.api.keys import KEY_HEADERS
 from app.config import Settings
 from app.config_types import DEVICE_DEFAULTS
 from app.environment import environment_names
-from tests.deploy.azure import FOLDER, problems, read
+from tests.deploy.azure import FOLDER, ROOT, problems, read
 
 pytestmark = pytest.mark.timeout(600)  # the first test may install the parsers
 
 Files = dict[str, dict[str, Any]]
 ACR_PULL, SECRETS_USER = "7f951dda-4ed3-4680-a7ca-43fe172d538d", "4633458b-17de-408a-b874-0445c86b69e6"
 INGRESS_TIMEOUT = 240  # seconds; of Container Apps and of Front Door
+DOCS = ROOT / "docs"
 POLICY = FOLDER / "modules" / "policy.xml"
 
 
@@ -173,7 +174,7 @@ def test_secrets_are_secure_parameters_and_never_values_of_variables(files: File
         {"name": "api-keys", "keyVaultUrl": {"$": "keysUri"}, "identity": {"$": "identityId"}}
     ]
     [container] = app["template"]["containers"]
-    assert "{ name: 'RERANKER_API_KEYS', secretRef: 'api-keys' }" in container["env"]["$"]
+    assert container["env"]["$concat"][1] == [{"name": "RERANKER_API_KEYS", "secretRef": "api-keys"}]
 
 
 def test_replicas_get_valid_settings(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,3 +331,32 @@ def test_the_firewall_blocks_and_covers_all_paths(files: Files) -> None:
     [association] = resource(files, "frontdoor", "protection")["properties"]["parameters"]["associations"]
     assert association == {"domains": [{"id": {"$": "endpoint.id"}}], "patternsToMatch": ["/*"]}
     assert resource(files, "frontdoor", "route")["properties"]["supportedProtocols"] == ["Https"]
+
+
+def test_times_in_the_page_are_computed_from_measured_figures() -> None:
+    page = (DOCS / "azure.md").read_text()
+    rows = re.findall(
+        r"^\| [^|]+ \| [^|]+ \| ([\d.]+)(/s| ms) \| ([\d.]+) \| ([\d.]+) \| \[(\w+)\]", page, re.MULTILINE
+    )
+    assert len(rows) > 8
+    for measured, unit, seconds, ratio, source in rows:
+        assert re.search(rf"\b{re.escape(measured)}\b", (DOCS / f"{source}.md").read_text()), f"{source}: {measured}"
+        took = float(measured) / 1000 if unit == " ms" else 20 / float(measured)
+        assert seconds == f"{took:.2f}"
+        assert ratio in (f"{35.10 / took:.0f}", f"{35.10 / took:.1f}")
+
+
+def test_the_page_names_every_module(files: Files) -> None:
+    page = (DOCS / "azure.md").read_text()
+    modules = [Path(name).stem for name in files if name.startswith("modules/")]
+    assert [name for name in modules if f"`{name}`" not in page and f"`{name}.bicep`" not in page] == []
+    assert [name for name in files if name.endswith(".bicepparam") and name not in page] == []
+
+
+def test_the_page_shows_the_time_limits_of_the_templates(files: Files) -> None:
+    request = files["modules/app.bicep"]["variables"]["given"]["RERANKER_REQUEST_TIMEOUT"]
+    [forward] = policy().iter("forward-request")
+    front_door = resource(files, "frontdoor", "profile")["properties"]["originResponseTimeoutSeconds"]
+    gateway = forward.attrib["timeout"]
+    chain = f"`RERANKER_REQUEST_TIMEOUT={request}` < API Management {gateway} s < Front Door {front_door} s"
+    assert f"{chain} < {INGRESS_TIMEOUT} s" in (DOCS / "azure.md").read_text()

@@ -40,14 +40,21 @@ var sizes = {
 }
 var size = sizes[compute]
 
-// RERANKER_DEVICE=cuda stops a replica that has no GPU. The time limit is below the 240 s of the ingress.
+// RERANKER_DEVICE=cuda stops a replica that has no GPU. The time limit is below the 240 s of the ingress. That is Envoy,
+// which keeps idle connections for an hour: the service must keep them longer.
 var given = {
   RERANKER_DEVICE: size.device
+  RERANKER_KEEP_ALIVE: '3700'
   RERANKER_LOG_FORMAT: 'json'
   RERANKER_REQUEST_TIMEOUT: '120'
   RERANKER_SHUTDOWN_TIMEOUT: '30'
   RERANKER_PROTECT_METRICS: 'true'
 }
+
+var variables = [for setting in items(union(given, settings)): {
+  name: setting.key
+  value: setting.value
+}]
 
 var byRequests = {
   name: 'requests'
@@ -114,7 +121,12 @@ resource app 'Microsoft.App/containerApps@2026-07-01' = {
             cpu: size.cpu
             memory: size.memory
           }
-          env: concat(map(items(union(given, settings)), setting => { name: setting.key, value: setting.value }), [ { name: 'RERANKER_API_KEYS', secretRef: 'api-keys' } ])
+          env: concat(variables, [
+            {
+              name: 'RERANKER_API_KEYS'
+              secretRef: 'api-keys'
+            }
+          ])
           probes: [
             // The process answers here before the model is loaded, so a long load causes no restart.
             {

@@ -3,10 +3,14 @@ param name string
 param location string
 param addressPrefix string
 
-// Container Apps takes /27 or more. /23 leaves room for two revisions of many replicas during an update.
-var apps = cidrSubnet(addressPrefix, 23, 0)
-var gateway = cidrSubnet(addressPrefix, 24, 2)
-var endpoints = cidrSubnet(addressPrefix, 24, 3)
+@description('Addresses of the apps. Container Apps takes /27 or more; /23 leaves room for two revisions of many replicas.')
+param apps string
+
+@description('Addresses from which the gateway sends.')
+param gateway string
+
+@description('Addresses of the private endpoints.')
+param endpoints string
 
 // What the platform sends and needs within the subnet of an environment follows Azure's list for Container Apps.
 resource appsRules 'Microsoft.Network/networkSecurityGroups@2026-03-01' = {

@@ -28,7 +28,7 @@ from app.api.quota import Quota
 from app.api.ranking import EXPOSED_HEADERS
 from app.api.service import Defaults, Service
 from app.config import Settings, load_settings, traces_exporter
-from app.engines.load import load_engine
+from app.engines.load import described, load_engine
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, StartupError
 from app.first_stage.prefilter import Prefilter, load_embeddings
@@ -51,6 +51,7 @@ from app.serving.lifecycle import Lifecycle
 from app.serving.loops import clear_memory_regularly, run_until_broken
 from app.serving.observer import Observer
 from app.serving.reranker import Reranker
+from app.serving.shadow import Shadow
 from app.serving.supervisor import Supervisor
 from app.telemetry.cost import INFERENCE, Ledger
 from app.telemetry.metrics import Metrics
@@ -125,6 +126,7 @@ def _service(settings: Settings) -> Service:
         defaults=Defaults(**{name: getattr(settings, name) for name in Defaults.__slots__}),
         observer=Observer(Quality(metrics, settings.relevant_score), _sample(settings, metrics)),
     )
+    service.observer.shadow = _shadow(settings, service)
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))
     return service
@@ -135,6 +137,15 @@ def _sample(settings: Settings, metrics: Metrics) -> Sample | None:
         return None
     wanted = settings.sample_share, settings.sample_max_bytes, settings.sample_redact
     return Sample(settings.sample_file, *wanted, metrics)
+
+
+def _shadow(settings: Settings, service: Service) -> Shadow | None:
+    if settings.shadow_model is None:
+        return None
+    how = described(settings, settings.shadow_model, settings.shadow_threads)
+    logs = settings.log_level, settings.log_format
+    is_idle = partial(getattr, service, "is_idle")
+    return Shadow(settings.shadow_model, how, settings.shadow_share, logs, service.metrics, is_idle)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing: "Tracing | None") -> None:
@@ -179,7 +190,7 @@ async def _serve(plan: Plan) -> None:
     supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
     try:
         async with AsyncExitStack() as stack:
-            stack.enter_context(service.observer.running())
+            await stack.enter_async_context(service.observer.running())
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
             prefilter = await _prefilter(settings, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
@@ -211,6 +222,7 @@ async def _run_engine(plan: Plan, parts: Parts) -> None:
         reranker.take_engine(engine, batcher)
         freeze_loaded_objects()
         service.lifecycle.ready()
+        service.observer.ready()
         _announce(settings, engine, perf_counter() - started)
         await run_until_broken(
             batcher.run(),

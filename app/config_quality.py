@@ -18,6 +18,11 @@ class QualitySettings(BaseSettings):
     relevant_score: float = Field(0.1, alias="RERANKER_RELEVANT_SCORE", ge=0, le=1)
     """A request counts as one without a relevant document if its highest score, from 0 to 1, is lower. It changes no
     answer: see [observability](observability.md#quality)."""
+    drift_reference: int = Field(5000, alias="RERANKER_DRIFT_REFERENCE", ge=200)
+    """Requests after the start with which the last hour is compared: see
+    [observability](observability.md#drift)."""
+    drift_file: Path | None = Field(None, alias="RERANKER_DRIFT_FILE")
+    """File that keeps that reference for the next start. If unset, each start makes another one."""
 
     # Sample of requests
     sample_file: Path | None = Field(None, alias="RERANKER_SAMPLE_FILE")

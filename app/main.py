@@ -31,7 +31,7 @@ from app.config import Settings, load_settings, traces_exporter
 from app.engines.load import described, load_engine
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, StartupError
-from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.first_stage.prefilter import Prefilter, load_prefilter
 from app.machine.energy import energy_meter
 from app.machine.garbage import freeze_loaded_objects
 from app.machine.threads import running_threads
@@ -54,6 +54,7 @@ from app.serving.reranker import Reranker
 from app.serving.shadow import Shadow
 from app.serving.supervisor import Supervisor
 from app.telemetry.cost import INFERENCE, Ledger
+from app.telemetry.drift import Drift
 from app.telemetry.metrics import Metrics
 from app.telemetry.optional_tracing import open_tracing
 from app.telemetry.quality import Quality
@@ -124,7 +125,7 @@ def _service(settings: Settings) -> Service:
         metrics=metrics,
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
         defaults=Defaults(**{name: getattr(settings, name) for name in Defaults.__slots__}),
-        observer=Observer(Quality(metrics, settings.relevant_score), _sample(settings, metrics)),
+        observer=_observer(settings, metrics),
     )
     service.observer.shadow = _shadow(settings, service)
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
@@ -132,11 +133,13 @@ def _service(settings: Settings) -> Service:
     return service
 
 
-def _sample(settings: Settings, metrics: Metrics) -> Sample | None:
-    if settings.sample_file is None:
-        return None
-    wanted = settings.sample_share, settings.sample_max_bytes, settings.sample_redact
-    return Sample(settings.sample_file, *wanted, metrics)
+def _observer(settings: Settings, metrics: Metrics) -> Observer:
+    drift = Drift(settings.drift_reference, settings.drift_file, metrics)
+    sample = None
+    if settings.sample_file is not None:
+        wanted = settings.sample_share, settings.sample_max_bytes, settings.sample_redact
+        sample = Sample(settings.sample_file, *wanted, metrics)
+    return Observer(Quality(metrics, settings.relevant_score, drift), sample)
 
 
 def _shadow(settings: Settings, service: Service) -> Shadow | None:
@@ -192,7 +195,7 @@ async def _serve(plan: Plan) -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(service.observer.running())
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
-            prefilter = await _prefilter(settings, tokenizers)
+            prefilter = await load_prefilter(settings.prefilter_model, settings.prefilter, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
             await supervisor.run(partial(_run_engine, plan, parts))
     except StartupError as error:
@@ -222,7 +225,7 @@ async def _run_engine(plan: Plan, parts: Parts) -> None:
         reranker.take_engine(engine, batcher)
         freeze_loaded_objects()
         service.lifecycle.ready()
-        service.observer.ready()
+        service.observer.ready(engine.info)
         _announce(settings, engine, perf_counter() - started)
         await run_until_broken(
             batcher.run(),
@@ -268,14 +271,6 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
         service.gpu = gpu_of(info)
         watch_gpu(service.metrics, service.gpu)
     return reranker
-
-
-async def _prefilter(settings: Settings, threads: Executor) -> Prefilter:
-    """The first stage. Its embeddings are loaded now if the settings use them, else by the first request that does."""
-    prefilter = Prefilter(partial(load_embeddings, settings.prefilter_model))
-    if settings.prefilter_model or settings.prefilter in ("embedding", "hybrid"):
-        await asyncio.get_running_loop().run_in_executor(threads, prefilter.warm_up)
-    return prefilter
 
 
 async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> "SharedCache | None":

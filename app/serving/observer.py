@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
-from app.engines.protocol import Engine
+from app.engines.protocol import Engine, EngineInfo
 from app.serving.activation import activate
 from app.serving.shadow import Shadow
 from app.telemetry.quality import Quality
@@ -26,8 +26,9 @@ class Observer:
             async with self.shadow.running() if self.shadow else nullcontext():
                 yield
 
-    def ready(self) -> None:
-        """The service has its own model."""
+    def ready(self, info: EngineInfo) -> None:
+        """The service has loaded this model."""
+        self._quality.begin(repr((info.model, info.revision, info.contents, info.score_calibration)))
         if self.shadow:
             self.shadow.load()
 

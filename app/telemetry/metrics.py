@@ -62,6 +62,9 @@ class Metrics:
         self.key_cpu_seconds = self._counter("key_cpu_seconds", "CPU time of the engine, by API key", ["key"])
         self.key_joules: Counter | None = None
         self.top_score = self._histogram("top_score", "Highest score of a request, from 0 to 1", SHARES)
+        self.top_score_drift = self.gauge(
+            "top_score_drift", "Distance of the top scores of the last hour from the reference, from 0 to 1"
+        )
         self.moved_pairs = self._histogram(
             "moved_pairs", "Share of the pairs of documents of a request that changed places", SHARES
         )

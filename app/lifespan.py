@@ -17,7 +17,7 @@ from app.config import Settings
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, StartupError
-from app.first_stage.prefilter import Prefilter, load_embeddings
+from app.first_stage.prefilter import Prefilter, load_prefilter
 from app.machine.energy import energy_meter
 from app.machine.garbage import freeze_loaded_objects
 from app.machine.threads import running_threads
@@ -92,12 +92,12 @@ async def _serve(plan: Plan) -> None:
     supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
     try:
         async with AsyncExitStack() as stack:
-            stack.enter_context(service.observer.running())
+            await stack.enter_async_context(service.observer.running())
             if service.documents:
                 stack.push_async_callback(service.documents.close)
                 await service.documents.open()
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
-            prefilter = await _prefilter(settings, tokenizers)
+            prefilter = await load_prefilter(settings.prefilter_model, settings.prefilter, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
             await supervisor.run(partial(_run_engine, plan, parts))
     except StartupError as error:
@@ -127,6 +127,7 @@ async def _run_engine(plan: Plan, parts: Parts) -> None:
         reranker.take_engine(engine, batcher)
         freeze_loaded_objects()
         service.lifecycle.ready()
+        service.observer.ready(engine.info)
         _announce(settings, engine, perf_counter() - started)
         await run_until_broken(
             batcher.run(),
@@ -173,14 +174,6 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
         service.gpu = gpu_of(info)
         watch_gpu(service.metrics, service.gpu)
     return reranker
-
-
-async def _prefilter(settings: Settings, threads: Executor) -> Prefilter:
-    """The first stage. Its embeddings are loaded now if the settings use them, else by the first request that does."""
-    prefilter = Prefilter(partial(load_embeddings, settings.prefilter_model))
-    if settings.prefilter_model or settings.prefilter in ("embedding", "hybrid"):
-        await asyncio.get_running_loop().run_in_executor(threads, prefilter.warm_up)
-    return prefilter
 
 
 async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> "SharedCache | None":

@@ -23,11 +23,14 @@ from app.api.ranking import EXPOSED_HEADERS
 from app.api.service import Defaults, Service
 from app.config import Settings
 from app.documents.store import open_store
+from app.engines.load import described
 from app.engines.protocol import Engine
 from app.environment import load_settings, traces_exporter
 from app.lifespan import Plan, lifespan
 from app.serving.lifecycle import Lifecycle
 from app.serving.observer import Observer
+from app.serving.shadow import Shadow
+from app.telemetry.drift import Drift
 from app.telemetry.metrics import Metrics
 from app.telemetry.optional_tracing import open_tracing
 from app.telemetry.quality import Quality
@@ -78,21 +81,33 @@ def _service(settings: Settings) -> Service:
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),
         defaults=Defaults(**{name: getattr(settings, name) for name in Defaults.__slots__}),
-        observer=Observer(Quality(metrics, settings.relevant_score), _sample(settings, metrics)),
+        observer=_observer(settings, metrics),
     )
     if settings.documents:
         service.documents = store = open_store(settings.documents.get_secret_value(), settings.documents_max_bytes)
         service.metrics.gauge("stored_bytes", "Bytes of all stored documents").set_function(lambda: store.used_bytes)
+    service.observer.shadow = _shadow(settings, service)
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))
     return service
 
 
-def _sample(settings: Settings, metrics: Metrics) -> Sample | None:
-    if settings.sample_file is None:
+def _observer(settings: Settings, metrics: Metrics) -> Observer:
+    drift = Drift(settings.drift_reference, settings.drift_file, metrics)
+    sample = None
+    if settings.sample_file is not None:
+        wanted = settings.sample_share, settings.sample_max_bytes, settings.sample_redact
+        sample = Sample(settings.sample_file, *wanted, metrics)
+    return Observer(Quality(metrics, settings.relevant_score, drift), sample)
+
+
+def _shadow(settings: Settings, service: Service) -> Shadow | None:
+    if settings.shadow_model is None:
         return None
-    wanted = settings.sample_share, settings.sample_max_bytes, settings.sample_redact
-    return Sample(settings.sample_file, *wanted, metrics)
+    how = described(settings, settings.shadow_model, settings.shadow_threads)
+    logs = settings.log_level, settings.log_format
+    is_idle = partial(getattr, service, "is_idle")
+    return Shadow(settings.shadow_model, how, settings.shadow_share, logs, service.metrics, is_idle)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, service: Service, tracing: "Tracing | None") -> None:

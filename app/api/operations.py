@@ -111,6 +111,7 @@ async def info(request: Request) -> JSONResponse:
         }
         | about.summary()
         | {"long_documents": reranker.long_documents, "fusion": service.fusion}
+        | ({"shadow": service.observer.shadow.summary()} if service.observer.shadow else {})
     )
 
 

@@ -76,6 +76,14 @@ class Service:
         return "unhealthy" if self.lifecycle.phase is Phase.READY else self.lifecycle.phase
 
     @property
+    def is_idle(self) -> bool:
+        """Whether the service is ready and no request waits."""
+        reranker = self.reranker
+        if reranker is None or self.problem:
+            return False
+        return not reranker.admission.waiting and not reranker.batcher.pending
+
+    @property
     def fusion(self) -> Evidence:
         """The operator's choice, or else the model's default."""
         if self.defaults.fusion != "auto":

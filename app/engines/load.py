@@ -37,6 +37,19 @@ def load_engine(settings: Settings) -> Engine:
     return engine
 
 
+def described(settings: Settings, model: str, threads: int) -> str:
+    """How another process loads another model, for `load_described`. What fits only the weights of one is left out."""
+    shared = "backend", "precision", "device", "max_length", "export_dir", "trust_remote_code", "allow_pickle"
+    return Settings(**{name: getattr(settings, name) for name in shared}, model=model, threads=threads).model_dump_json(
+        include={*shared, "model", "threads"}
+    )
+
+
+def load_described(settings: str) -> Engine:
+    """The engine of a model that `described` describes. Raises `StartupError`."""
+    return load_engine(Settings.model_validate_json(settings))
+
+
 def precisions_to_compare(settings: Settings) -> list[str]:
     """The precisions worth comparing on this machine. Only that of the settings if it is fixed, or has no choice."""
     source = locate_model(settings.model, settings.revision, settings.template)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The service in this process has one caller, so keys and quotas only get in the way.
+# The service in this process has one caller, so keys and quotas only get in the way. Its requests come from no user.
 OVERRIDES: dict[str, Any] = {
+    "sample_file": None,
+    "shadow_model": None,
     "api_keys": None,
     "api_keys_file": None,
     "key_max_parallel": None,

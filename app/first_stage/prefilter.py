@@ -1,7 +1,9 @@
 """Choose the documents of a large request that the model scores."""
 
+import asyncio
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from concurrent.futures import Executor
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -54,6 +56,14 @@ class Prefilter:
         places = np.empty(len(order))
         places[order] = 1 - (np.arange(len(order)) + 1) / len(order)
         return Choice(places.tolist(), frozenset(order[:top_k].tolist()))
+
+
+async def load_prefilter(model: str | None, method: Method, threads: Executor) -> Prefilter:
+    """The first stage. If its embeddings are not configured, the first request that uses them loads them."""
+    prefilter = Prefilter(partial(load_embeddings, model))
+    if model or method in ("embedding", "hybrid"):
+        await asyncio.get_running_loop().run_in_executor(threads, prefilter.warm_up)
+    return prefilter
 
 
 def load_embeddings(model: str | None) -> Embeddings:

@@ -63,6 +63,9 @@ class Metrics:
         self.key_cpu_seconds = self._counter("key_cpu_seconds", "CPU time of the engine, by API key", ["key"])
         self.key_joules: Counter | None = None
         self.top_score = self._histogram("top_score", "Highest score of a request, from 0 to 1", SHARES)
+        self.top_score_drift = self.gauge(
+            "top_score_drift", "Distance of the top scores of the last hour from the reference, from 0 to 1"
+        )
         self.moved_pairs = self._histogram(
             "moved_pairs", "Share of the pairs of documents of a request that changed places", SHARES
         )
@@ -70,6 +73,13 @@ class Metrics:
             "irrelevant_requests", "Requests with a highest score below RERANKER_RELEVANT_SCORE"
         )
         self.sampled = self._counter("sample_requests", "Requests for RERANKER_SAMPLE_FILE, by result", ["result"])
+        self.shadowed = self._counter("shadow_requests", "Requests for RERANKER_SHADOW_MODEL, by result", ["result"])
+        self.shadow_moved_pairs = self._histogram(
+            "shadow_moved_pairs", "Share of the pairs of documents that both models order differently", SHARES
+        )
+        self.shadow_same_first = self._counter("shadow_same_first", "Requests with the same first document")
+        self.shadow_seconds = self._histogram("shadow_seconds", "Time of the second model")
+        self.shadowed_seconds = self._histogram("shadowed_seconds", "Time of the first model for the same requests")
         self.gauge("uptime_seconds", "Time since the process started serving").set_function(lambda: self.uptime)
         self.gauge("memory_limit_bytes", "Memory limit of this process").set(memory_limit())
         self.open_connections = self.gauge("open_connections", "Open client connections")
@@ -116,6 +126,29 @@ class Metrics:
         self.key_cpu_seconds.labels(key).inc(seconds)
         if self.key_joules is not None and joules is not None:
             self.key_joules.labels(key).inc(joules)
+
+    def observe_shadow(
+        self, moved: float | None, same_first: bool, seconds: float, first_seconds: float | None
+    ) -> None:
+        """Count a comparison of two models. `first_seconds`: None if the first model found scores in the cache."""
+        if moved is not None:
+            self.shadow_moved_pairs.observe(moved)
+        self.shadow_same_first.inc(same_first)
+        if first_seconds is not None:
+            self.shadow_seconds.observe(seconds)
+            self.shadowed_seconds.observe(first_seconds)
+
+    def shadow_summary(self) -> dict[str, Any]:
+        """The comparisons since the start, as JSON."""
+        results = {result: int(count) for result, count in self._by_label("shadow_requests", "result").items()}
+        moved = self._average("shadow_moved_pairs")
+        return {
+            "requests": results,
+            "average_tau": None if moved is None else round(1 - 2 * moved, 6),
+            "same_first_share": _ratio(self._value("shadow_same_first_total"), results.get("compared", 0)),
+            "average_seconds": self._average("shadow_seconds"),
+            "average_seconds_of_first_model": self._average("shadowed_seconds"),
+        }
 
     def summary(self) -> dict[str, Any]:
         """The metrics as JSON: sums, averages and rates since the start."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from app.telemetry.drift import Drift
 from app.telemetry.metrics import Metrics
 from app.types import Ranking
 
@@ -14,13 +15,19 @@ COMPARED = 100
 class Quality:
     """Sees the ranking of each request."""
 
-    def __init__(self, metrics: Metrics, relevant_score: float) -> None:
+    def __init__(self, metrics: Metrics, relevant_score: float, drift: Drift) -> None:
         self._metrics = metrics
+        self._drift = drift
         self._relevant_score = relevant_score
+
+    def begin(self, model: str) -> None:
+        """The scores are those of this model from now on."""
+        self._drift.begin(model)
 
     def see(self, ranking: Ranking, top_score: float) -> None:
         """Count a ranking. `top_score` is the highest score of a document, from 0 to 1."""
         self._metrics.top_score.observe(top_score)
+        self._drift.see(top_score)
         if top_score < self._relevant_score:
             self._metrics.irrelevant.inc()
         if len(ranking.logits) > 1:

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.sources import EnvSettingsSource
 
 from app.config_keys import keys_in, keys_of
-from app.config_names import PREFIX, SCRIPT_VARIABLES, is_service_variable
+from app.config_names import PREFIX, RAY_VARIABLES, SCRIPT_VARIABLES, is_service_variable
 from app.config_types import (
     DEVICE_DEFAULTS,
     Capacity,
@@ -39,8 +39,7 @@ from app.machine.hardware import cpu_limit
 class Settings(BaseSettings):
     """Validated, frozen settings of one process. Where a field is None, the device or the model decides.
 
-    docs/configuration.md is generated from the class: the string below a field is its description, and a comment
-    between fields is a heading.
+    docs/configuration.md is generated: strings below fields are descriptions, comments between fields are headings.
     """
 
     model_config = SettingsConfigDict(
@@ -113,7 +112,6 @@ class Settings(BaseSettings):
     """What turns logits into scores: `sigmoid`, `model` (the model's own activation) or `none`. `auto` uses a sigmoid,
     so that scores are from 0 to 1, and the model's own activation for `/score` and Weaviate. Requests with
     `raw_scores` get logits in any case."""
-
     backend: Literal["auto", "torch", "openvino", "onnx"] = Field("auto", alias="RERANKER_BACKEND")
     """`openvino`, `onnx` or `torch`. `auto` uses OpenVINO on a CPU and torch on a GPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field("auto", alias="RERANKER_PRECISION")
@@ -222,10 +220,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The arguments, then the environment without the variables of Kubernetes."""
-        environment = cast(EnvSettingsSource, env_settings)
-        variables = environment.env_vars.items()
-        environment.env_vars = {name: value for name, value in variables if not is_service_variable(name, value)}
-        return init_settings, environment
+        env = cast(EnvSettingsSource, env_settings)
+        env.env_vars = {name: value for name, value in env.env_vars.items() if not is_service_variable(name, value)}
+        return init_settings, env
 
     def capacity(self, device: str) -> Capacity:
         """The configured capacity; `device`, such as `cuda:0`, provides the default of what is unset."""
@@ -288,6 +285,10 @@ def traces_exporter() -> str | None:
     asked = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if asked else "none")
     return None if exporter == "none" else exporter
+
+
+def prepare_ray() -> None:  # before Ray is imported
+    os.environ.update(RAY_VARIABLES)
 
 
 def _explain(errors: Iterable[Any]) -> Iterable[str]:

@@ -74,7 +74,7 @@ def test_libraries_stay_in_their_packages(module: str) -> None:
         assert not roots & {"fastapi", "starlette"}
     if not module.startswith(("app.engines", "app.export", "app.first_stage.sentence_embeddings")):
         assert not roots & HEAVY
-    roots_of_settings = ("app.main", "app.__main__", "app.deployment.ray_serve")
+    roots_of_settings = ("app.main", "app.__main__", "app.bulk.cluster", "app.deployment.ray_serve")
     if module not in (*roots_of_settings, "app.engines.load", "app.export.command", "app.evaluation.service"):
         assert "app.config" not in imports(MODULES[module]), (
             "only the composition, the entry points, the engine factory, the export and the evaluation see Settings"

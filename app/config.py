@@ -34,8 +34,7 @@ from app.machine.hardware import cpu_limit
 class Settings(QualitySettings):
     """Validated, frozen settings of one process. Where a field is None, the device or the model decides.
 
-    docs/configuration.md is generated from the class: the string below a field is its description, and a comment
-    between fields is a heading.
+    docs/configuration.md is generated: strings below fields are descriptions, comments between fields are headings.
     """
 
     # Server and logging
@@ -106,7 +105,6 @@ class Settings(QualitySettings):
     """What turns logits into scores: `sigmoid`, `model` (the model's own activation) or `none`. `auto` uses a sigmoid,
     so that scores are from 0 to 1, and the model's own activation for `/score` and Weaviate. Requests with
     `raw_scores` get logits in any case."""
-
     backend: Literal["auto", "torch", "openvino", "onnx"] = Field("auto", alias="RERANKER_BACKEND")
     """`openvino`, `onnx` or `torch`. `auto` uses OpenVINO on a CPU and torch on a GPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field("auto", alias="RERANKER_PRECISION")

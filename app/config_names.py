@@ -18,6 +18,8 @@ SCRIPT_VARIABLES = {
     "RERANKER_PROXY_TIMEOUT": "nginx or HAProxy in front of the replicas: seconds that a response may take (default "
     "`300`).",
 }
+# Set by `reranker bulk --ray`: Ray reports its use to its makers, and starts again when it is used after a shutdown.
+RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
 # Kubernetes adds these variables to every container of a namespace, for each Service. Those of a Service named
 # `reranker`, or `reranker-…`, have our prefix. `…_PORT` may then have the name of a setting, and an address as value.
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)

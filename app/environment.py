@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
-from app.config_names import PREFIX, SCRIPT_VARIABLES, is_service_variable
+from app.config_names import PREFIX, RAY_VARIABLES, SCRIPT_VARIABLES, is_service_variable
 from app.config_quality import QualitySettings
 from app.config_types import check_precision
 from app.errors import StartupError
@@ -48,6 +48,11 @@ def traces_exporter() -> str | None:
     asked = any(os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_"))
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if asked else "none")
     return None if exporter == "none" else exporter
+
+
+def prepare_ray() -> None:
+    """Call it before Ray is imported."""
+    os.environ.update(RAY_VARIABLES)
 
 
 def explain(errors: Iterable[Any]) -> Iterable[str]:

@@ -6,8 +6,9 @@ stop.
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +47,8 @@ def main(
     backend: options.Backend = None,
     precision: options.Precision = None,
     overwrite: options.Overwrite = False,
+    on_ray: options.OnRay = False,
+    actors: options.Actors = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Rank the rows of a large file in this process."""
@@ -64,11 +67,22 @@ def main(
         "fusion_method": fusion_method,
     }
     _check(source, target)
-    job = Job(source, target, _checked(fields), keep or options.KEPT, overwrite)
+    job = _job(on_ray, actors)(source, target, _checked(fields), keep or options.KEPT, overwrite)
     _run(job, {"model": model, "backend": backend, "precision": precision})
     job.print_totals(as_json)
     if job.counts.bad:
         raise typer.Exit(SOME_BAD)
+
+
+def _job(on_ray: bool, actors: int | None) -> Callable[..., Job]:
+    """What makes the job. Raises `BadParameter`."""
+    if on_ray:
+        from app.bulk.cluster import ClusterJob
+
+        return partial(ClusterJob, actors=actors)
+    if actors:
+        raise typer.BadParameter("needs --ray", param_hint="--actors")
+    return Job
 
 
 def _run(job: Job, chosen: dict[str, Any]) -> None:

@@ -52,11 +52,9 @@ class Job:
         from app.main import create_app
 
         source, identity = open_source(self._path, settings.max_body_bytes), identify(self._path)
-        earlier = self._output.earlier(self._overwrite)
-        if earlier:
-            self._before, self.counts = Counts(**asdict(earlier.counts)), earlier.counts
+        earlier = self._earlier()
         async with running(create_app(settings, engine)) as service:
-            identity = {"input": identity} | self._identity(service)
+            identity = {"input": identity} | identity_of(service, self._options, self._kept)
             if earlier:
                 earlier.check(identity, self._output.state)
             start = earlier or Checkpoint(identity, counts=self.counts)
@@ -64,6 +62,13 @@ class Job:
                 self._output.open(start)
                 await self._rank(service, source, start)
         self._output.finish()
+
+    def _earlier(self) -> Checkpoint | None:
+        """The checkpoint to continue from, if there is one. Its counts are those of the job. Raises `CannotResume`."""
+        earlier = self._output.earlier(self._overwrite)
+        if earlier:
+            self._before, self.counts = Counts(**asdict(earlier.counts)), earlier.counts
+        return earlier
 
     async def _rank(self, service: "Service", source: Source, start: Checkpoint) -> None:
         assert service.reranker is not None  # noqa: S101 (the service is running)
@@ -77,29 +82,6 @@ class Job:
         finally:
             self._output.close()
             self.seconds = perf_counter() - started
-
-    def _identity(self, service: "Service") -> dict[str, Any]:
-        """What the output depends on, besides the input."""
-        reranker, defaults = service.reranker, service.defaults
-        assert reranker is not None  # noqa: S101 (the service is running)
-        info = reranker.engine.info
-        return {
-            "version": __version__,
-            "model": {"name": info.model, "fingerprint": info.fingerprint, "calibration": repr(info.score_calibration)},
-            "options": {**self._options, "keep": list(self._kept)},
-            "settings": {
-                "long_documents": reranker.long_documents,
-                "instruction": reranker.instruction,
-                "activation": defaults.activation,
-                "fusion": service.fusion,
-                "fusion_weight": defaults.fusion_weight,
-                "fusion_method": defaults.fusion_method,
-                "prefilter": defaults.prefilter,
-                "prefilter_top_k": defaults.prefilter_top_k,
-                "max_documents": reranker.limits.max_documents,
-                "max_text_chars": reranker.limits.max_text_chars,
-            },
-        }
 
     def print_totals(self, as_json: bool) -> None:
         """Print the totals of the file, and the speed of this run."""
@@ -122,3 +104,27 @@ class Job:
         print(f"{as_time(seconds)} at {documents / seconds:,.0f} documents/s, {tokens / seconds:,.0f} tokens/s")
         if counts.bad:
             print(f"{counts.bad:,} rows without a ranking: {output.bad} has the line and the reason of each")
+
+
+def identity_of(service: "Service", options: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Any]:
+    """What the output depends on, besides the input."""
+    reranker, defaults = service.reranker, service.defaults
+    assert reranker is not None  # noqa: S101 (the service is running)
+    info = reranker.engine.info
+    return {
+        "version": __version__,
+        "model": {"name": info.model, "fingerprint": info.fingerprint, "calibration": repr(info.score_calibration)},
+        "options": {**options, "keep": list(kept)},
+        "settings": {
+            "long_documents": reranker.long_documents,
+            "instruction": reranker.instruction,
+            "activation": defaults.activation,
+            "fusion": service.fusion,
+            "fusion_weight": defaults.fusion_weight,
+            "fusion_method": defaults.fusion_method,
+            "prefilter": defaults.prefilter,
+            "prefilter_top_k": defaults.prefilter_top_k,
+            "max_documents": reranker.limits.max_documents,
+            "max_text_chars": reranker.limits.max_text_chars,
+        },
+    }

@@ -35,4 +35,10 @@ Model = Annotated[str | None, typer.Option(help="Overrides RERANKER_MODEL")]
 Backend = Annotated[str | None, typer.Option(help="Overrides RERANKER_BACKEND")]
 Precision = Annotated[str | None, typer.Option(help="Overrides RERANKER_PRECISION")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, and replace OUT at the end")]
+OnRay = Annotated[
+    bool, typer.Option("--ray", help="Use the processes of a Ray cluster: that of RAY_ADDRESS, or a local one")
+]
+Actors = Annotated[
+    int | None, typer.Option(min=1, help="With --ray: processes with an engine (default: one per GPU, or one per node)")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the totals as JSON")]

@@ -111,7 +111,7 @@ async def rank_rows(
     try:
         while True:
             while has_more and not window.is_full:
-                read = await asyncio.to_thread(_read, rows)
+                read = await asyncio.to_thread(read_rows, rows)
                 has_more = bool(read)
                 for row in read:
                     window.add(row)
@@ -123,7 +123,7 @@ async def rank_rows(
             now = replace(now, place=row.end)
             report.show(row.done, now.counts)
             if monotonic() >= due:
-                due = _save(output, now)
+                due = save(output, now)
                 scoring.widen_batches()
         now = replace(now, finished=True)
     finally:
@@ -132,7 +132,7 @@ async def rank_rows(
     return now
 
 
-def _save(output: Output, checkpoint: Checkpoint) -> float:
+def save(output: Output, checkpoint: Checkpoint) -> float:
     """Returns when the next checkpoint is due. A slow disk gets fewer of them, because the event loop waits for it."""
     started = monotonic()
     output.save(checkpoint)
@@ -140,7 +140,7 @@ def _save(output: Output, checkpoint: Checkpoint) -> float:
     return now + max(CHECKPOINT_SECONDS, SLOWDOWN * (now - started))
 
 
-def _read(rows: Iterator[Row]) -> list[Row]:
+def read_rows(rows: Iterator[Row]) -> list[Row]:
     """The next rows: a few, because the lines may be long. Empty at the end."""
     found: list[Row] = []
     size = 0

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from typing import Any
 import pytest
 
 from app.bulk.checkpoint import CannotResume
+from app.bulk.cluster import ClusterJob, shares
 from app.bulk.command import ALONE
 from app.bulk.job import Job
 from app.bulk.options import KEPT
 from app.bulk.output import UnwritableOutput
 from app.bulk.rows import UnreadableInput
 from app.config import Settings
-from app.errors import EngineBroken
+from app.errors import EngineBroken, StartupError
 from app.types import Pair
 from benchmarks.texts import WORDS
 from tests.conftest import until
@@ -366,6 +368,7 @@ async def test_an_engine_that_splits_batches_gets_larger_ones(
 MEASURED = """
 import asyncio, json, sys
 from pathlib import Path
+from app.bulk.cluster import ClusterJob, shares
 from app.bulk.command import ALONE
 from app.bulk.job import Job
 from app.config import Settings
@@ -454,6 +457,7 @@ def test_a_killed_run_continues_with_the_same_command(tmp_path: Path) -> None:
         (("{in}", "{in}.out", "--fusion", "magic"), "fusion: should be 'off', 'lexical'"),
         (("{in}.missing", "{in}.out"), "does not exist"),
         (("/dev/null", "{in}.out"), "must be a file"),
+        (("{in}", "{in}.out", "--actors", "2"), "needs --ray"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -461,3 +465,42 @@ def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str) -> N
     found = command(*(argument.replace("{in}", str(source)) for argument in arguments))
     assert found.returncode == 2
     assert message in found.stderr
+
+
+async def test_ray_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    job = ClusterJob(write(tmp_path / "in.jsonl", rows(1)), tmp_path / "out.jsonl", {}, KEPT)
+    with pytest.raises(StartupError, match=r"--ray needs the extra: pip install '\.\[ray\]'"):
+        await job.run(Settings(**ALONE))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "actors", "expected"),
+    [
+        ([{"CPU": 8.0}, {"CPU": 4.0}], {}, None, (2, {"num_cpus": 4.0})),
+        ([{"CPU": 8.0}, {"CPU": 8.0}], {}, 4, (4, {"num_cpus": 4.0})),
+        ([{"CPU": 8.0}], {"threads": 2}, 4, (4, {"num_cpus": 2.0})),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], {}, None, (2, {"num_gpus": 1.0})),
+        ([{"CPU": 8.0, "GPU": 2.0}], {"device": "cpu"}, None, (1, {"num_cpus": 8.0})),
+    ],
+)
+def test_engines_on_ray_share_the_cluster(
+    nodes: list[dict[str, float]], settings: dict[str, Any], actors: int | None, expected: tuple[int, dict[str, float]]
+) -> None:
+    assert shares(nodes, Settings(**settings), actors) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "message"),
+    [
+        ([{"CPU": 4.0}], {"threads": 2}, "--actors: the cluster has room for 2 processes with 2 CPUs each, not for 3"),
+        ([{"CPU": 4.0, "GPU": 1.0}], {}, "--actors: the cluster has 1 GPUs, and each process needs one"),
+        ([{"CPU": 4.0}], {"device": "cuda"}, "--actors: the cluster has 0 GPUs"),
+        ([{}], {}, "No node of the cluster has a CPU"),
+    ],
+)
+def test_engines_that_do_not_fit_into_the_cluster_are_refused(
+    nodes: list[dict[str, float]], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StartupError, match=re.escape(message)):
+        shares(nodes, Settings(**settings), 3)

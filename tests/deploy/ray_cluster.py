@@ -1,0 +1,69 @@
+"""`python -m tests.deploy.ray_cluster`: two nodes of Ray on the loopback, until standard input ends.
+
+Run by the interpreter of Ray's environment. Commands are lines of standard input; each is answered with a line of JSON.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+CPUS = 1
+
+
+class Nodes:
+    """A head and a second node, with one CPU each."""
+
+    def __init__(self) -> None:
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+        self._second = self._cluster.add_node(num_cpus=CPUS)
+        ray.init(address=self._cluster.address, namespace="serve", log_to_driver=False)
+
+    def address(self) -> Any:
+        return self._cluster.address
+
+    def replicas(self) -> Any:
+        """The names of the replicas that Ray has started."""
+        names = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
+        return sorted(name for name in names if "SERVE_REPLICA" in name)
+
+    def running(self) -> Any:
+        """How many replicas get requests."""
+        from ray import serve
+
+        application = serve.status().applications["reranker"]
+        return application.deployments["Reranker"].replica_states.get("RUNNING", 0)
+
+    def kill(self) -> Any:
+        """Kill the process of one replica."""
+        name = self.replicas()[0]
+        ray.kill(ray.get_actor(name))
+        return name
+
+    def remove(self) -> Any:
+        """Kill the processes of the second node."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+        return True
+
+    def stop(self) -> None:
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+def main() -> None:
+    # Ray prints messages about lost nodes, which go to the log.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    nodes = Nodes()
+    try:
+        for line in sys.stdin:
+            print(json.dumps(getattr(nodes, line.strip())()), file=answers, flush=True)
+    finally:
+        nodes.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ from benchmarks.reliability.container import main as container
 from benchmarks.reliability.openloop import main as openloop
 from benchmarks.reliability.plan import main as plan
 from benchmarks.reliability.promises import main as promises
+from benchmarks.reliability.routing import main as routing
 from benchmarks.speed.bulk import main as bulk
 from benchmarks.speed.compare import compare
 from benchmarks.speed.dialects import main as dialects
@@ -32,4 +33,5 @@ cli.command("openloop")(openloop)
 cli.command("plan")(plan)
 cli.command("prefilter")(prefilter)
 cli.command("promises")(promises)
+cli.command("routing")(routing)
 cli()

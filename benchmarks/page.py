@@ -1,8 +1,10 @@
 """The pages that the benchmarks write with `--html`, from the figures that `--json` prints."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from app.engines.models.source import EMBEDDED_MODELS
 from app.machine.hardware import cpu_limit, cpu_name, memory_limit
 from app.pages.charts import Bar, bars
 from app.pages.curves import Curve, curves, key
@@ -27,6 +29,11 @@ METHOD = (
 
 Grid = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """A table: title, headings after the first column, and rows."""
+
+
+def model_name(folder: Path) -> str:
+    """What clients call an embedded model, or the name of the folder."""
+    return next((name for name, embedded in EMBEDDED_MODELS.values() if embedded == folder), folder.name)
 
 
 def _machine() -> dict[str, str]:

@@ -23,9 +23,7 @@ def service(**settings: str) -> Iterator[tuple[str, float]]:
 @contextmanager
 def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Start a service; yields its URL and its process, which logs warnings to `log` (default: to stderr)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"RERANKER_PORT": str(port), "RERANKER_LOG_LEVEL": "warning"} | settings
     process = subprocess.Popen([sys.executable, "-m", "app"], env=environment, stderr=log)
@@ -38,6 +36,12 @@ def service_process(log: IO[str] | None, **settings: str) -> Iterator[tuple[str,
     finally:
         process.terminate()
         process.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def is_ready(url: str) -> bool:

@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel
 from pydantic_core import from_json
 from starlette.routing import Match
@@ -154,6 +154,15 @@ async def delete(id: str, request: Request, collection: Name) -> Deleted:
         return Deleted(collection=collection, deleted=await store.delete(space, [id_in_path(request.scope, id)]))
 
 
+async def refuse(request: Request) -> None:
+    """Names all methods of the path: otherwise the header has only those of its first route."""
+    has_id = "id" in request.path_params
+    raise HTTPException(405, headers={"Allow": "DELETE, GET" if has_id else "DELETE, PUT"})
+
+
+OTHERS = {"HEAD", "OPTIONS", "PATCH", "POST", "TRACE"}
+json_router.api_route(DOCUMENTS_PATH, methods=[*OTHERS, "GET"], include_in_schema=False)(refuse)
+json_router.api_route(DOCUMENTS_PATH + "/{id:path}", methods=[*OTHERS, "PUT"], include_in_schema=False)(refuse)
 router.include_router(lines_router)
 router.include_router(json_router)
 

@@ -128,7 +128,7 @@ def _extremes(heading: str, changes: Sequence[Change], name: str, sign: int) -> 
         ("query", "before", "after", "difference"),
         [
             (
-                tag("a", shortened(change.topic.query, 80), href=f"#{_anchor(sign, number)}"),
+                tag("a", shortened(change.topic.query, 80), dir="auto", href=f"#{_anchor(sign, number)}"),
                 f"{change.before:.4f}",
                 f"{change.after:.4f}",
                 f"{change.gain:+.4f}",
@@ -153,7 +153,6 @@ def _query(change: Change, name: str, anchor: str) -> Markup:
     relevant = [document for document, grade in topic.qrels.items() if grade > 0]
     ranks = [sorted(order[document] for document in relevant if document in order) for order in (before, after)]
     facts = [
-        f"query id {shortened(topic.qid, ID_CHARACTERS)}",
         f"{name} {change.before:.4f} before, {change.after:.4f} after ({change.gain:+.4f})",
         f"relevant documents at rank {_some(ranks[0])} before, {_some(ranks[1])} after",
     ]
@@ -177,7 +176,7 @@ def _query(change: Change, name: str, anchor: str) -> Markup:
     return tag(
         "article",
         tag("h3", shortened(topic.query, QUERY_CHARACTERS), dir="auto"),
-        tag("p", "; ".join(facts), class_="quiet"),
+        tag("p", "query id ", tag("bdi", shortened(topic.qid, ID_CHARACTERS)), "; ", "; ".join(facts), class_="quiet"),
         grid(*lists),
         class_="query",
         id=anchor,

@@ -25,7 +25,7 @@ from app.machine.hardware import cpu_limit
 from app.pages.options import HtmlFile
 from app.pages.page import save
 from benchmarks.load import progress_bar
-from benchmarks.page import Grid, comparison_page
+from benchmarks.page import Grid, comparison_page, model_name
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
 from benchmarks.speed.ceiling import matmul_ceiling
 from benchmarks.speed.contenders import CONTENDERS, Contender, ContenderDied, make_contender, running
@@ -233,7 +233,7 @@ def compare(
         row |= {"start_seconds": starts[row["contender"]], "ndcg_at_10": quality.get(row["contender"])}
     found = {"ceilings_gflops": ceilings, "contenders": rows}
     if html:
-        settings = {"model": folder.name, "workloads": workloads, "clients": clients, "rounds": str(rounds)}
+        settings = {"model": model_name(folder), "workloads": workloads, "clients": clients, "rounds": str(rounds)}
         save(comparison_page(found, settings, grids(rows)), html)
     if as_json:
         print(json.dumps(found, indent=2))

@@ -19,7 +19,7 @@ from app.engines.models.source import EMBEDDED
 from app.pages.options import HtmlFile
 from app.pages.page import save
 from benchmarks.load import Run, documents_per_second, make_bodies, print_table, run
-from benchmarks.page import service_page
+from benchmarks.page import model_name, service_page
 from benchmarks.process import service
 
 # `predict` runs in this process with its defaults.
@@ -152,7 +152,7 @@ def main(
     caption, names = "20 documents of 20-300 words", [str(column["engine"]) for column in figures]
     rows = [[title, *(str(column[name]) for column in figures)] for title, name in ROWS.items()]
     if html:
-        settings = {"model": EMBEDDED.name, "rounds": str(rounds), "requests per round": str(requests)}
+        settings = {"model": model_name(EMBEDDED), "rounds": str(rounds), "requests per round": str(requests)}
         save(service_page(figures, settings, (caption, names, rows)), html)
     if as_json:
         print(json.dumps(figures, indent=2))

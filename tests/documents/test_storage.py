@@ -331,6 +331,28 @@ async def test_a_client_that_leaves_while_it_sends_leaves_whole_documents(
     assert "Unexpected error" not in caplog.text
 
 
+@pytest.mark.parametrize(("path", "methods"), [("", "DELETE, PUT"), ("/a", "DELETE, GET")])
+async def test_other_methods_are_refused_with_those_that_exist(serve: Serve, path: str, methods: str) -> None:
+    async with serve(documents="memory") as client:
+        for method in ("POST", "PATCH", "OPTIONS"):
+            answer = await client.request(method, f"/v1/documents{path}?collection=c")
+            assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+
+
+async def test_the_documented_example_runs(serve: Serve) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "documents.md").read_text()
+    block = page.split("```bash\n")[1].split("```")[0]
+    answer = page.split("The first answer is `")[1].split("`")[0]
+    async with serve(documents="memory") as client:
+        commands = block.replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
+        shell = await asyncio.create_subprocess_shell(f"set -e\n{commands}", stdout=asyncio.subprocess.PIPE)
+        output = (await shell.communicate())[0].decode()
+    assert output.startswith(answer)
+    ranking = json.loads(output.removeprefix(answer))
+    assert {result["id"]: result["index"] for result in ranking["results"]} == {"mars": 0, "saturn": 1}
+    assert ranking["missing"] == ["pluto"]
+
+
 @pytest.mark.parametrize("value", ["memroy", "documents.sqlite", "http://a/b", "redis:/a"])
 def test_a_mistyped_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     from app.environment import load_settings

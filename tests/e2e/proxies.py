@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
+from benchmarks.names import Names
 from tests.conftest import free_port
-from tests.e2e.names import Names
 from tests.e2e.process import ROOT, start, wait_until_ready
 
 # `proxy(folder, replicas, **environment)`: starts the proxy and yields its URL.

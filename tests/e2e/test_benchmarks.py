@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,6 +69,42 @@ def test_a_missing_docker_engine_is_reported_in_one_line() -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Cannot reach a Docker engine: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(
+    not (shutil.which("haproxy") and shutil.which("redis-server")), reason="haproxy or redis-server is not installed"
+)
+def test_the_routing_benchmark_shows_that_equal_queries_find_more_scores_on_one_replica() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "routing",
+        "--queries",
+        "60",
+        "--requests",
+        "450",
+        "--documents",
+        "2",
+    ]
+    result = subprocess.run(
+        [*command, "--shares", "20", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    [row] = figures["rows"]
+    assert (row["entries"], row["share"]) == (24, 0.2)
+    least, equal, shared = (row[name]["hit_rate"] for name in ("least connections", "equal queries", "shared Redis"))
+    assert 0 < least < equal < figures["limit"] <= 1
+    assert least < shared <= figures["limit"]
+
+
+def test_a_benchmark_without_its_programs_is_reported_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "routing"]
+    environment = os.environ | {"PATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "haproxy is not installed: install the Debian package\n"
 
 
 def test_the_models_benchmark_measures_each_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.names import Names
 from tests.conftest import free_port
-from tests.e2e.names import Names
 from tests.e2e.process import MOONS, ROOT, service
 from tests.e2e.proxies import REPLICAS, Load, Replicas, assert_error, haproxy, haproxy_process
 

@@ -15,7 +15,7 @@ CASES = 2000
 
 
 async def test_every_response_matches_the_openapi_document(serve: Serve, tmp_path: Path) -> None:
-    async with serve() as client:
+    async with serve(documents="memory") as client:
         process = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("st"),
             *("--config-file", Path(__file__).with_name("schemathesis.toml"), "run", f"{client.base_url}/openapi.json"),

@@ -118,6 +118,21 @@ async def test_texts_of_the_data_are_never_markup(serve: Serve, tmp_path: Path) 
     assert HOSTILE in article.all("ol")[1].all("li")[0].all("div")[0].text
 
 
+async def test_text_from_right_to_left_does_not_turn_the_words_around_it(serve: Serve, tmp_path: Path) -> None:
+    row = {
+        "qid": "\u202eq",
+        "query": "\u202emoon",
+        "documents": [{"id": "a", "text": "bread"}, {"id": "\u202eb", "text": "\u202e moon \u202emoon"}],
+        "qrels": {"\u202eb": 1},
+    }
+    page, _ = await written(serve, tmp_path, [row])
+    holders = [
+        each for each in page.inside if "\u202e" in each.text and not any("\u202e" in e.text for e in each.inside)
+    ]
+    assert len(holders) == 7
+    assert [each.name for each in holders if each.attributes.get("dir") != "auto" and each.name != "bdi"] == []
+
+
 async def test_long_texts_are_cut(serve: Serve, tmp_path: Path) -> None:
     row = {
         "qid": "i" * 500,

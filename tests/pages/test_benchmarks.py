@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from app.engines.models.source import EMBEDDED
 from benchmarks.load import Run, write
-from benchmarks.page import comparison_page, open_loop_page, service_page
+from benchmarks.page import comparison_page, model_name, open_loop_page, service_page
 from benchmarks.reliability import openloop
 from benchmarks.speed.compare import Cell, figures, grids
 from tests.conftest import Serve
@@ -97,6 +98,10 @@ def test_the_comparison_says_which_machine_and_model_it_was() -> None:
     names = [each.text for each in page.all("dt")]
     assert names == ["model", "processor", "cores", "memory", "ceilings, GFLOP/s", "date"]
     assert page.all("dd")[0].text == "m<"
+
+
+def test_the_embedded_model_has_the_name_that_clients_see() -> None:
+    assert (model_name(EMBEDDED), model_name(Path("/models/mine"))) == ("reranker-minilm-l6-v2", "mine")
 
 
 def test_a_peer_is_drawn_with_another_colour_and_line() -> None:

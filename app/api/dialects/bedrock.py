@@ -241,7 +241,7 @@ class InvokeRequest(RerankRequest):
 @router.post(
     "/model/{model_id:path}/invoke",
     response_model=RerankResponse,
-    responses=error_responses(BedrockErrorBody),
+    responses=error_responses(BedrockErrorBody) | {404: native.NOT_FOUND | {"model": BedrockErrorBody}},
     summary="Rank documents, as InvokeModel of Amazon Bedrock does",
 )
 async def invoke(model_id: str, body: InvokeRequest, request: Request) -> Response:

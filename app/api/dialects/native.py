@@ -1,5 +1,7 @@
 """The native dialect. Clients of Cohere, Jina, vLLM and Infinity use it too; they ignore its extra fields."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from app.api.dialects.native_request import RerankRequest
@@ -12,7 +14,8 @@ from app.telemetry.record import record_of
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
-RESPONSES = ERROR_RESPONSES | {404: {"model": ErrorBody, "description": "The store has none of the ids"}}
+NOT_FOUND: dict[str, Any] = {"model": ErrorBody, "description": "The store has none of the ids"}
+RESPONSES = ERROR_RESPONSES | {404: NOT_FOUND}
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
 # Of OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change the host.
 OTHER_ROUTES = (

@@ -146,7 +146,7 @@ AnyRequest = Annotated[
 @router.post(
     "/rerank",
     response_model=RerankResponse | Ranks | WeaviateResponse | bedrock.BedrockResponse,
-    responses=error_responses(TeiErrorBody, bedrock.BedrockErrorBody),
+    responses=error_responses(TeiErrorBody, bedrock.BedrockErrorBody) | {404: native.NOT_FOUND},
     summary="Rank documents, or texts as text-embeddings-inference does",
 )
 async def rerank(body: AnyRequest, request: Request) -> Response:

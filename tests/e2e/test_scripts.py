@@ -398,7 +398,7 @@ def test_a_rolling_restart_behind_haproxy_needs_no_nginx(tmp_path: Path) -> None
     assert "leaving" not in (tmp_path / "calls").read_text()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", range(3), ids=["high throughput", "cpu", "memory-constrained"])
 def test_the_documented_profiles_start(tmp_path: Path, number: int) -> None:
     made, profile = Checkout(tmp_path), documented_profiles()[number]

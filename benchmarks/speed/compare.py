@@ -202,7 +202,7 @@ def _cell(row: dict[str, Any], name: str, form: Callable[[dict[str, float]], str
     return "-" if cell is None else form(cell) if cell else "died"
 
 
-def compare(
+def main(
     contenders: Annotated[
         str, typer.Option(help="Comma-separated names; ours accept a batch size: openvino-int8:512")
     ] = ",".join(CONTENDERS),

@@ -132,12 +132,15 @@ def make_engine(kind: str, folder: Path) -> Engine:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tolerance"), [("int8", 0.05), ("bf16", 0.02), ("torch", 0.02), ("onnx int8", 0.05)], ids=str
+    ("kind", "count", "tolerance"),
+    # torch has no kernels that are compiled for a shape, and takes the most time
+    [("int8", 63, 0.05), ("bf16", 63, 0.02), ("torch", 21, 0.02), ("onnx int8", 63, 0.05)],
+    ids=str,
 )
-def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, kind: str, tolerance: float) -> None:
+def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, kind: str, count: int, tolerance: float) -> None:
     engine = make_engine(kind, tmp_path)
     words = "the moon and the gravity of the sea causes tides , bread and light of a plant".split()  # noqa: SIM905
-    documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(63)] + ["", "moon", "the sea " * 500]
+    documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(count)] + ["", "moon", "the sea " * 500]
     pairs = engine.encode("what causes tides", documents)
     alone = np.array([engine.score([pair])[0] for pair in pairs])
     crowds = {

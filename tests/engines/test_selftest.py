@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -36,6 +37,24 @@ pytestmark = [
 INT8 = EMBEDDED / "openvino-int8"
 Wrong = Callable[[int, int], bool]
 """Whether a part of so many rows and so wide is computed wrongly."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_once() -> Iterator[None]:
+    """Engines of the same configuration share a compiled model: these tests make about a hundred engines."""
+    compiled: dict[tuple[Any, ...], Any] = {}
+
+    def compile_once(*arguments: Any) -> Any:
+        # Without the manifest and the cache of compiled code, which change nothing that is computed.
+        folder, _, max_length, configuration, threads, _, streams = arguments
+        key = folder, max_length, configuration, threads, streams
+        if key not in compiled:
+            compiled[key] = compile_model(*arguments)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.engines.openvino.compile_model", compile_once)
+        yield
 
 
 class WrongEngine(OpenVinoEngine):

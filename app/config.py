@@ -168,7 +168,7 @@ class Settings(QualitySettings):
     """What the order of the results considers besides the model's score: BM25 of the documents (`lexical`), the `score`
     that the caller sent with each document, or their `order` in the request. `auto` uses what the model declares,
     otherwise `off`. Requests can override it."""
-    fusion_weight: float = Field(0.4, alias="RERANKER_FUSION_WEIGHT", ge=0, le=100, allow_inf_nan=False)
+    fusion_weight: float = Field(0.2, alias="RERANKER_FUSION_WEIGHT", ge=0, le=100, allow_inf_nan=False)
     """Weight of the evidence in `RERANKER_FUSION`; the weight of the model's score is 1."""
     fusion_method: Literal["zscore", "rrf"] = Field("zscore", alias="RERANKER_FUSION_METHOD")
     """How scores are combined: by weighted z-scores, or by weighted reciprocal ranks (`rrf`)."""

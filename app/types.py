@@ -50,7 +50,7 @@ class Fusion:
     """How the model's score and other evidence are combined into an order."""
 
     evidence: Evidence = "off"
-    weight: float = 0.4
+    weight: float = 0.2
     """Weight of the evidence. That of the model is 1."""
     method: FusionMethod = "zscore"
 

@@ -352,6 +352,8 @@ def test_validation_measures_the_gain_over_bm25(corpora: Path) -> None:
     figures = compare(name, topics, Perfect())  # type: ignore[arg-type]
     assert figures.model == 1 > figures.bm25
     assert figures.gain == pytest.approx(1 - figures.bm25)
+    fused = compare(name, topics, Perfect(), fusion_weight=100)  # type: ignore[arg-type]
+    assert abs(fused.model - figures.bm25) < 0.1 < figures.gain, "so much weight leaves the order of BM25"
 
 
 def test_validation_shows_how_much_of_long_documents_is_read(corpora: Path) -> None:

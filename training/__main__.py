@@ -190,6 +190,7 @@ def validate(
     languages: Annotated[bool, typer.Option("--languages", help="Validate on other languages than English")] = False,
     dev_queries: Annotated[int | None, typer.Option(help="Queries per labelled set; default: all", min=1)] = None,
     max_length: Annotated[int, typer.Option(help="Tokens to read of a pair", min=8)] = 512,
+    fusion_weight: Annotated[float, typer.Option(help="Rank with fusion=lexical and this weight", min=0)] = 0,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -202,12 +203,12 @@ def validate(
         judge = Judge(model, pick_device(device), max_length, windows)
         held_out = dict(domains(data, queries, seed, LANGUAGES if languages else VALIDATION))
         print_gains(
-            f"{model}, {'windows of ' if windows else ''}{max_length} tokens",
-            [compare(name, topics, judge) for name, topics in held_out.items()],
+            f"{model}, {'windows of ' if windows else ''}{max_length} tokens, fusion weight {fusion_weight:g}",
+            [compare(name, topics, judge, fusion_weight) for name, topics in held_out.items()],
         )
         if dev:
             sets = dev_sets(dev, dev_queries)
-            print_gains("Labelled sets", [compare(name, topics, judge) for name, topics in sets])
+            print_gains("Labelled sets", [compare(name, topics, judge, fusion_weight) for name, topics in sets])
         topics = [topic for each in held_out.values() for topic in each[: -(-queries // len(held_out))]]
         print_places(long_documents(topics, judge, seed))
 

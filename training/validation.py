@@ -12,6 +12,9 @@ import numpy as np
 from app.evaluation.collection import read_collection
 from app.evaluation.measures import measure
 from app.evaluation.topic import Topic
+from app.first_stage.fusion import fuse
+from app.first_stage.lexical import lexical_scores
+from app.types import Fusion
 from training.candidates import Words
 from training.corpora import Corpus, Question
 from training.judge import Judge
@@ -68,10 +71,10 @@ def topic(corpus: Corpus, question: Question, words: Words) -> Topic:
     )
 
 
-def compare(domain: str, topics: Sequence[Topic], judge: Judge) -> Figures:
-    """nDCG@10 in the order of BM25 and in the order of the model."""
+def compare(domain: str, topics: Sequence[Topic], judge: Judge, fusion_weight: float = 0) -> Figures:
+    """nDCG@10 in the order of BM25 and in the order of the model, which can be fused with BM25 of the candidates."""
     by_bm25 = {each.qid: list(each.documents) for each in topics}
-    return Figures(domain, len(topics), ndcg(topics, by_bm25), ndcg(topics, ranked(topics, judge)))
+    return Figures(domain, len(topics), ndcg(topics, by_bm25), ndcg(topics, ranked(topics, judge, fusion_weight)))
 
 
 def long_documents(topics: Sequence[Topic], judge: Judge, seed: int) -> dict[str, float]:
@@ -86,16 +89,19 @@ def long_documents(topics: Sequence[Topic], judge: Judge, seed: int) -> dict[str
     return found
 
 
-def ranked(topics: Sequence[Topic], judge: Judge) -> dict[str, list[str]]:
+def ranked(topics: Sequence[Topic], judge: Judge, fusion_weight: float = 0) -> dict[str, list[str]]:
     """Document ids of each topic, ranked by the model."""
     logits = iter(judge.logits([(each.query, text) for each in topics for text in each.documents.values()]))
-    scores = {each.qid: list(islice(logits, len(each.documents))) for each in topics}
-    return {
-        each.qid: [
-            name for _, name in sorted(zip(scores[each.qid], each.documents, strict=True), key=lambda pair: -pair[0])
-        ]
-        for each in topics
-    }
+    fusion = Fusion("lexical", fusion_weight)
+    found = {}
+    for each in topics:
+        texts = list(each.documents.values())
+        scores = list(islice(logits, len(texts)))
+        if fusion_weight:
+            scores = fuse(scores, lexical_scores([each.query] * len(texts), texts), fusion)
+        by_score = sorted(zip(scores, each.documents, strict=True), key=lambda pair: -pair[0])
+        found[each.qid] = [name for _, name in by_score]
+    return found
 
 
 def ndcg(topics: Sequence[Topic], rankings: Mapping[str, Sequence[str]]) -> float:

@@ -23,6 +23,8 @@ RAY_VARIABLES = {
     "RAY_AUTH_MODE": "disabled",
     # Processes start slowly while other tests run, and Ray gives its own a lower priority.
     "RAY_worker_niceness": "0",
+    # Workers that Ray starts in advance are not used: those of the service have an environment of their own.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     "PYTHONPATH": str(ROOT),

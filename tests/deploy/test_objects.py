@@ -16,7 +16,7 @@ from tests.deploy.kubernetes import VALIDATE, tools
 pytestmark = pytest.mark.timeout(600)  # the first test may install Helm and the schemas
 
 OLDEST, NEWEST = "1.27.0", "1.37.0"
-EVERYTHING = ("gpu", "hub", "secured", "monitored", "scale-to-zero")
+EVERYTHING = ("gpu", "hub", "secured", "monitored", "keda")
 RENDERED = [(), EVERYTHING, *((name,) for name in SETS)]
 NAMES = ["defaults", "everything", *SETS]
 DIGEST = f"sha256:{'0' * 64}"
@@ -157,6 +157,10 @@ def test_the_network_policy_admits_who_is_named_and_no_others(chart: Chart) -> N
     assert rules("monitored") == ([namespace, prometheus], {53})
     assert rules("secured") == ([controller], {53})
     assert rules(networkPolicy__from=[]) == ([], {53})
+    interceptor = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+    assert rules("scale-to-zero") == ([namespace, prometheus, interceptor], {53})
+    assert rules("scale-to-zero", networkPolicy__from=[]) == ([prometheus, interceptor], {53})
+    assert interceptor not in rules("keda")[0]
     redis = {"ports": [{"port": 6379, "protocol": "TCP"}]}
     assert rules(networkPolicy__egress=[redis]) == ([namespace], {53, 6379})
 

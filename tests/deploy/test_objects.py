@@ -1,6 +1,7 @@
 """What the Helm chart creates is valid for Kubernetes, for each set of values."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -107,6 +108,28 @@ def test_an_image_is_named_by_its_tag_or_its_digest(chart: Chart) -> None:
     assert container(chart.render())["image"] == f"{IMAGE}:{__version__}"
     assert container(chart.render(image__tag="cuda"))["image"] == f"{IMAGE}:cuda"
     assert container(chart.render(image__tag="cuda", image__digest=DIGEST))["image"] == f"{IMAGE}@{DIGEST}"
+
+
+def test_the_notes_say_how_to_try_the_release_and_who_is_admitted(chart: Chart) -> None:
+    def notes(*sets: str) -> str:
+        found = chart.run("install reranker --namespace prod --dry-run=client", *sets)
+        assert found.returncode == 0, found.stderr
+        return found.stdout.partition("NOTES:\n")[2]
+
+    things = chart.render()
+    name, [port] = things["Service"]["metadata"]["name"], things["Service"]["spec"]["ports"]
+    assert f"port-forward service/{name} 8000:{port['port']}\n" in notes()
+    assert "Authentication is off" in notes()
+    assert "Authentication is off" not in notes("secured")
+    admitted = {
+        sets: re.findall(r"networkPolicy\.(\w+)", notes(*sets)) for sets in ((), ("secured",), ("scale-to-zero",))
+    }
+    assert admitted == {
+        (): ["from", "from"],
+        ("secured",): ["from", "ingressFrom", "from"],
+        ("scale-to-zero",): ["from", "metricsFrom", "scalerFrom", "from"],
+    }
+    assert "no pods by networkPolicy.from" in notes("secured")
 
 
 def test_gpu_pods_do_not_start_without_a_gpu(chart: Chart) -> None:

@@ -1,6 +1,7 @@
 """`python -m tests.deploy.ray_cluster`: two nodes of Ray on the loopback, until standard input ends.
 
-Run by the interpreter of Ray's environment. Commands are lines of standard input; each is answered with a line of JSON.
+Run by the interpreter of Ray's environment. Prints a line of JSON when they run, and one for each command, a line of
+standard input.
 """
 
 import json
@@ -55,6 +56,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     nodes = Nodes()
+    print(json.dumps("started"), file=answers, flush=True)
     try:
         for line in sys.stdin:
             print(json.dumps(getattr(nodes, line.strip())()), file=answers, flush=True)

@@ -123,6 +123,32 @@ def test_images_use_existing_settings_and_files(file: str) -> None:
     assert 'ENTRYPOINT ["entrypoint.sh"]' in text
 
 
+def test_images_are_built_from_stages_that_there_are() -> None:
+    script = ROOT / "docker/build.sh"
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    targets = re.findall(r"build --target (\w+)", script.read_text())
+    assert targets == ["slim", "runtime"]
+    assert set(targets) <= set(stages)
+    refused = subprocess.run([script, "gpu"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "docker/build.sh [slim] [runtime] [cuda]" in refused.stderr
+
+
+@pytest.mark.parametrize("slim", [False, True])
+def test_images_lose_only_what_they_never_use(tmp_path: Path, slim: bool) -> None:
+    kept = ["torch/testing/test/a.py", "sklearn/utils/tests/a.py", "openvino/libs/libopenvino_ir_frontend.so.1"]
+    kept += ["app/testset/a.py", "openvino/libs/libopenvino_intel_cpu_plugin.so"]
+    for_exports = ["openvino/libs/libopenvino_pytorch_frontend.so.1", "setuptools/a.py"]
+    unused = ["numpy/tests/a.py", "torch/include/a.h", "torch/lib/a.a", "openvino/libs/libopenvino_intel_gpu_plugin.so"]
+    packages = tmp_path / "lib/python3.11/site-packages"
+    for name in [*kept, *for_exports, *unused]:
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).touch()
+    subprocess.run([ROOT / "docker/strip.sh", tmp_path, *(["slim"] if slim else [])], check=True)
+    left = {str(file.relative_to(packages)) for file in packages.rglob("*") if file.is_file()}
+    assert left == {*kept, *([] if slim else for_exports)}
+
+
 @pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.gpu.yaml", "docker-compose.gpus.yaml"])
 def test_compose_files_follow_the_compose_specification(file: str) -> None:
     command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / file)]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from app.api.dialects import native
 from app.api.paths import HEALTH_PATHS
@@ -104,6 +105,18 @@ def anchors(file: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_signs_for_more_machines_are_those_of_autoscaling_and_alerts() -> None:
+    text = page("deploy")
+    scaling = yaml.safe_load((ROOT / "deploy/helm/reranker/values.yaml").read_text())["autoscaling"]["keda"]
+    assert f"`reranker_pending_pairs` stays above {scaling['pendingPairs']} per replica" in text
+    [group] = yaml.safe_load((ROOT / "docker/monitoring/alerts.yml").read_text())["groups"]
+    rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    [percent] = re.findall(r"over (\d+) % of the requests are rejected", text)
+    assert rules["RerankerSuccessRateLow"].endswith(f"< {1 - int(percent) / 100}\n")
+    [query] = re.findall(r"```text\n(sum\(rate.+)\n```", text)
+    assert re.findall(r"\w+{.+?}", rules["RerankerQueueFull"]) == re.findall(r"\w+{.+?}", query)
 
 
 def test_every_set_of_values_of_the_chart_is_documented() -> None:

@@ -144,7 +144,8 @@ def _check(row: "Done", now: Checkpoint, known: str) -> None:
         first, other = json.loads(known)["model"], json.loads(row.identity)["model"]
         raise StartupError(
             f"Two processes have different engines: {first} and {other}. Install the same versions on all nodes, and "
-            "set RERANKER_PRECISION, which is measured on each machine"
+            "set RERANKER_PRECISION, RERANKER_BATCH_TOKENS, RERANKER_STREAMS and RERANKER_PART_TOKENS, which are "
+            "measured on each machine"
         )
     if row.end.number <= now.place.number:
         raise RuntimeError(f"Ray returned row {row.end.number} after row {now.place.number}")

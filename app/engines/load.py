@@ -14,6 +14,7 @@ from app.engines.models.artefact import MANIFEST, Backend, Manifest, Precision, 
 from app.engines.models.source import ModelSource, digest, locate_model
 from app.engines.models.store import exported_folder, failed_exports, find_or_export
 from app.engines.protocol import Engine
+from app.engines.schedule import Schedule
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.errors import NotStored, StartupError
 from app.machine.hardware import cpu_features, cpu_name, has_gpu
@@ -28,6 +29,9 @@ def load_engine(settings: Settings) -> Engine:
     """Load the model on the engine that the settings name, or else on the best one. Raises `StartupError`."""
     source = locate_model(settings.model, settings.revision, settings.template)
     candidates = list(_candidates(source, settings))
+    if settings.precision != "auto" and len(settings.schedule(splits=True)) == len(Schedule.model_fields):
+        # Nothing is left to the measurement, which is not the same on each machine: equal CPUs then compute equally.
+        candidates = [replace(candidate, is_measured=False) for candidate in candidates]
     store = settings.store
     file = TuningFile(store / "schedules", *_identity(source, settings))
     engine = tune(candidates, lambda engine: settings.schedule(engine.info.splits), file)

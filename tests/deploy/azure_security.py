@@ -1,12 +1,9 @@
 """`python -m tests.deploy.azure_security`: check the Bicep files with checkov, in an environment of its own."""
 
-import os
-import subprocess
 import sys
 
 from tests.deploy.azure import FOLDER
-from tests.deploy.security import CHECKOV
-from tests.environments import environment
+from tests.deploy.security import scan
 
 # Checks that the files fail on purpose.
 ANSWERED = {
@@ -19,13 +16,5 @@ ANSWERED = {
 }
 
 
-def main() -> int:
-    checkov = environment("checkov", (CHECKOV,)) / "bin" / "checkov"
-    options = ["--directory", FOLDER, "--framework", "bicep", "--compact", "--quiet", "--skip-download"]
-    # A package of checkov warns at import.
-    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
-    return subprocess.run([checkov, *options, "--skip-check", ",".join(ANSWERED)], env=quiet, check=False).returncode
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(scan(FOLDER, "bicep", ANSWERED))

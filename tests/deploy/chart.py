@@ -39,9 +39,9 @@ class Chart:
         assert len({thing["kind"] for thing in things}) == len(things)
         return {thing["kind"]: thing for thing in things}
 
-    def refusal(self, **values: object) -> str:
+    def refusal(self, *sets: str, **values: object) -> str:
         """Why it is not rendered."""
-        found = self.run("template reranker", **values)
+        found = self.run("template reranker", *sets, **values)
         assert found.returncode != 0
         return found.stderr
 

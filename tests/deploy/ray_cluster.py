@@ -1,6 +1,7 @@
 """`python -m tests.deploy.ray_cluster`: two nodes of Ray on the loopback, until standard input ends.
 
-Run by the interpreter of Ray's environment. Commands are lines of standard input; each is answered with a line of JSON.
+Run by the interpreter of Ray's environment. Prints a line of JSON when they run, and one for each command, a line of
+standard input.
 """
 
 import json
@@ -11,11 +12,12 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-CPUS = 1
+# For three replicas both nodes are needed.
+CPUS = 2
 
 
 class Nodes:
-    """A head and a second node, with one CPU each."""
+    """A head and a second node."""
 
     def __init__(self) -> None:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
@@ -25,21 +27,17 @@ class Nodes:
     def address(self) -> Any:
         return self._cluster.address
 
-    def replicas(self) -> Any:
-        """The names of the replicas that Ray has started."""
-        names = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
-        return sorted(name for name in names if "SERVE_REPLICA" in name)
-
     def running(self) -> Any:
-        """How many replicas get requests."""
-        from ray import serve
+        """The names of the replicas that get requests."""
+        from ray.serve.context import _get_global_client
 
-        application = serve.status().applications["reranker"]
-        return application.deployments["Reranker"].replica_states.get("RUNNING", 0)
+        details = _get_global_client().get_serve_details()
+        replicas = details["applications"]["reranker"]["deployments"]["Reranker"]["replicas"]
+        return sorted(replica["actor_name"] for replica in replicas if replica["state"] == "RUNNING")
 
     def kill(self) -> Any:
         """Kill the process of one replica."""
-        name = self.replicas()[0]
+        name = self.running()[0]
         ray.kill(ray.get_actor(name))
         return name
 
@@ -58,6 +56,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     nodes = Nodes()
+    print(json.dumps("started"), file=answers, flush=True)
     try:
         for line in sys.stdin:
             print(json.dumps(getattr(nodes, line.strip())()), file=answers, flush=True)

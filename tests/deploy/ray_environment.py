@@ -16,6 +16,7 @@ from tests.environments import environment
 
 ROOT = Path(__file__).parents[2]
 RAY = "ray[data,serve]==2.60.0"
+STARTS = 3
 RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray listens on the loopback only where it expects a single machine.
@@ -23,6 +24,8 @@ RAY_VARIABLES = {
     "RAY_AUTH_MODE": "disabled",
     # Processes start slowly while other tests run, and Ray gives its own a lower priority.
     "RAY_worker_niceness": "0",
+    # Workers that Ray starts in advance are not used: those of the service have an environment of their own.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     "PYTHONPATH": str(ROOT),
@@ -67,20 +70,29 @@ class Nodes:
 @contextmanager
 def cluster(log: Path, **settings: object) -> Iterator[Nodes]:
     """Start two nodes; `settings` reach their processes. Nothing is left afterwards."""
-    command = [programs() / "python", "-m", "tests.deploy.ray_cluster"]
-    with (
-        log.open("wb") as file,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=variables(**settings),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-        ) as process,
-    ):
+    with _started(log, variables(**settings)) as process:
         yield Nodes(process)
         assert process.stdin
         process.stdin.close()
         assert process.wait(60) == 0, log.read_text()
+
+
+def _started(log: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """Ray gives up after 30 s, which may be too short on a busy machine."""
+    command = [programs() / "python", "-m", "tests.deploy.ray_cluster"]
+    for _ in range(STARTS):
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
+        assert process.stdout
+        if process.stdout.readline():
+            return process
+        process.communicate()
+    raise AssertionError(log.read_text())

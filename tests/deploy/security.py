@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -23,6 +24,17 @@ ANSWERED = {
 }
 
 
+def scan(folder: Path | str, framework: str, answered: Iterable[str]) -> int:
+    """The exit status of checkov, which prints what it finds."""
+    # As a module: the program names its interpreter by a path, which changes with the folder of the checkout.
+    checkov = [environment("checkov", (CHECKOV,)) / "bin" / "python", "-m", "checkov.main"]
+    options = ["--directory", folder, "--framework", framework, "--compact", "--quiet", "--skip-download"]
+    # A package of checkov warns at import.
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
+    command = [*checkov, *options, "--skip-check", ",".join(answered)]
+    return subprocess.run(command, env=quiet, check=False).returncode
+
+
 def main() -> int:
     chart = Chart(find_helm())
     with tempfile.TemporaryDirectory() as folder:
@@ -31,13 +43,7 @@ def main() -> int:
             values = {} if "secured" in sets else {"apiKeys__values": ["key"]}
             things = chart.render(*sets, image__digest=DIGEST, **values)
             (Path(folder) / f"{name}.yaml").write_text(yaml.safe_dump_all(things.values()))
-        checkov = environment("checkov", (CHECKOV,)) / "bin" / "checkov"
-        options = ["--directory", folder, "--framework", "kubernetes", "--compact", "--quiet", "--skip-download"]
-        # A package of checkov warns at import.
-        quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
-        return subprocess.run(
-            [checkov, *options, "--skip-check", ",".join(ANSWERED)], env=quiet, check=False
-        ).returncode
+        return scan(folder, "kubernetes", ANSWERED)
 
 
 if __name__ == "__main__":

@@ -346,6 +346,29 @@ def test_times_in_the_page_are_computed_from_measured_figures() -> None:
         assert ratio in (f"{35.10 / took:.0f}", f"{35.10 / took:.1f}")
 
 
+def test_the_arithmetic_of_the_page_is_right() -> None:
+    page = " ".join((DOCS / "azure.md").read_text().split())
+    found = re.findall(r"((?:[(\d][\d.()]* [+/×] )+[\d.()]+) = ([\d.]*\d)", page)
+    assert len(found) > 10
+    for expression, result in found:
+        decimals = len(result.partition(".")[2])
+        value = eval(expression.replace("×", "*"))  # noqa: S307  # digits and operators of our own page
+        assert f"{value:.{decimals}f}" == result, expression
+
+
+def test_every_price_has_a_source() -> None:
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$",
+        (DOCS / "azure.md").read_text().partition("| what | US dollars |")[2].partition("\n\n")[0],
+        re.MULTILINE,
+    )[1:]
+    assert len(rows) > 7
+    assert [what for what, price, source in rows if price.startswith("class: ") == ("](http" in source)] == []
+    assert [
+        what for what, price, _ in rows if price.startswith("class: ") and re.search(r"\$|\d (an|a|per) ", price)
+    ] == []
+
+
 def test_the_page_names_every_module(files: Files) -> None:
     page = (DOCS / "azure.md").read_text()
     modules = [Path(name).stem for name in files if name.startswith("modules/")]

@@ -1,6 +1,7 @@
 """What the Helm chart creates is valid for Kubernetes, for each set of values."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.deploy.kubernetes import VALIDATE, tools
 pytestmark = pytest.mark.timeout(600)  # the first test may install Helm and the schemas
 
 OLDEST, NEWEST = "1.27.0", "1.37.0"
-EVERYTHING = ("gpu", "hub", "secured", "monitored", "scale-to-zero")
+EVERYTHING = ("gpu", "hub", "secured", "monitored", "keda")
 RENDERED = [(), EVERYTHING, *((name,) for name in SETS)]
 NAMES = ["defaults", "everything", *SETS]
 DIGEST = f"sha256:{'0' * 64}"
@@ -109,6 +110,28 @@ def test_an_image_is_named_by_its_tag_or_its_digest(chart: Chart) -> None:
     assert container(chart.render(image__tag="cuda", image__digest=DIGEST))["image"] == f"{IMAGE}@{DIGEST}"
 
 
+def test_the_notes_say_how_to_try_the_release_and_who_is_admitted(chart: Chart) -> None:
+    def notes(*sets: str) -> str:
+        found = chart.run("install reranker --namespace prod --dry-run=client", *sets)
+        assert found.returncode == 0, found.stderr
+        return found.stdout.partition("NOTES:\n")[2]
+
+    things = chart.render()
+    name, [port] = things["Service"]["metadata"]["name"], things["Service"]["spec"]["ports"]
+    assert f"port-forward service/{name} 8000:{port['port']}\n" in notes()
+    assert "Authentication is off" in notes()
+    assert "Authentication is off" not in notes("secured")
+    admitted = {
+        sets: re.findall(r"networkPolicy\.(\w+)", notes(*sets)) for sets in ((), ("secured",), ("scale-to-zero",))
+    }
+    assert admitted == {
+        (): ["from", "from"],
+        ("secured",): ["from", "ingressFrom", "from"],
+        ("scale-to-zero",): ["from", "metricsFrom", "scalerFrom", "from"],
+    }
+    assert "no pods by networkPolicy.from" in notes("secured")
+
+
 def test_gpu_pods_do_not_start_without_a_gpu(chart: Chart) -> None:
     assert environment_of(container(chart.render("gpu")))["RERANKER_DEVICE"] == "cuda"
 
@@ -157,6 +180,10 @@ def test_the_network_policy_admits_who_is_named_and_no_others(chart: Chart) -> N
     assert rules("monitored") == ([namespace, prometheus], {53})
     assert rules("secured") == ([controller], {53})
     assert rules(networkPolicy__from=[]) == ([], {53})
+    interceptor = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+    assert rules("scale-to-zero") == ([namespace, prometheus, interceptor], {53})
+    assert rules("scale-to-zero", networkPolicy__from=[]) == ([prometheus, interceptor], {53})
+    assert interceptor not in rules("keda")[0]
     redis = {"ports": [{"port": 6379, "protocol": "TCP"}]}
     assert rules(networkPolicy__egress=[redis]) == ([namespace], {53, 6379})
 

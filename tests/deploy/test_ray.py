@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -39,7 +39,7 @@ CLIENTS = 4
 
 
 def configuration(folder: Path, port: int) -> Path:
-    """The file of the repository on the loopback, for two replicas that start and stop soon."""
+    """The file of the repository on the loopback, for replicas that start and stop soon."""
     found = yaml.safe_load(CONFIGURATION.read_text())
     found |= {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port}}
     [application] = found["applications"]
@@ -47,8 +47,8 @@ def configuration(folder: Path, port: int) -> Path:
     [deployment] = application["deployments"]
     deployment["ray_actor_options"]["num_cpus"] = 1
     deployment["autoscaling_config"] |= {
-        "max_replicas": 2,
-        "target_ongoing_requests": 2,
+        "max_replicas": 3,
+        "target_ongoing_requests": 1,
         "upscale_delay_s": 0.5,
         "downscale_delay_s": 1,
         "metrics_interval_s": 0.5,
@@ -91,7 +91,7 @@ async def answers(client: httpx.AsyncClient) -> bool:
 
 
 async def until(nodes: Nodes, condition: Callable[[Any], bool]) -> None:
-    """Wait for a number of running replicas. The timeout of the test limits the wait."""
+    """Wait for a condition on the running replicas. The timeout of the test limits the wait."""
     while not condition(await asyncio.to_thread(nodes.ask, "running")):  # noqa: ASYNC110 (another process)
         await asyncio.sleep(0.2)
 
@@ -104,15 +104,29 @@ class Load:
         self._numbers = count()
         self.statuses: Counter[int] = Counter()
 
-    async def send(self) -> httpx.Response:
+    def request(self, documents: int) -> dict[str, Any]:
         number = next(self._numbers)
-        documents = [f"{number} {index} the moon causes the tides of the sea " * 12 for index in range(20)]
-        return await self._client.post("/rerank/query", json={"query": f"tides {number}", "documents": documents})
+        texts = [f"{number} {index} the moon causes the tides of the sea " * 12 for index in range(documents)]
+        return {"query": f"tides {number}", "documents": texts}
+
+    async def send(self) -> httpx.Response:
+        return await self._client.post("/rerank/query", json=self.request(20))
+
+    async def send_slowly(self) -> httpx.Response:
+        """Occupies a replica, but not the CPUs: other replicas start meanwhile."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            body = json.dumps(self.request(1)).encode()
+            yield body[:1]
+            await asyncio.sleep(0.5)
+            yield body[1:]
+
+        return await self._client.post("/rerank/query", content=parts(), headers={"content-type": "application/json"})
 
     async def repeat(self) -> None:
         while True:
             try:
-                self.statuses[(await self.send()).status_code] += 1
+                self.statuses[(await self.send_slowly()).status_code] += 1
             except httpx.TransportError:
                 self.statuses[0] += 1
 
@@ -133,54 +147,37 @@ class Load:
             await asyncio.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with cluster(tmp_path_factory.mktemp("ray") / "cluster.log") as nodes:
+        yield nodes
+
+
 def test_the_file_has_only_known_settings() -> None:
     [application] = yaml.safe_load(CONFIGURATION.read_text())["applications"]
     assert set(application["runtime_env"]["env_vars"]) <= set(environment_names())
 
 
-async def test_replicas_follow_the_load_and_a_lost_one_loses_only_its_requests(tmp_path: Path) -> None:
-    with cluster(tmp_path / "cluster.log") as nodes:
-        async with serving(nodes, tmp_path) as client:
-            ranking = (await client.post("/rerank/query", json=MOONS)).json()
-            assert ranking["results"][0]["index"] == 2
-            load = Load(client)
-            found = await asyncio.gather(*(load.send() for _ in range(12)))
-            refused = [answer for answer in found if answer.status_code != httpx.codes.OK]
-            assert Counter(answer.status_code for answer in found) == {200: 4, 429: 8}
-            assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-            assert all("Queue is full" in answer.json()["message"] for answer in refused)
-
-            async with load.running(CLIENTS):
-                await until(nodes, lambda running: running == 2)
-                await asyncio.to_thread(nodes.ask, "kill")
-                await load.finish(20)
-                await until(nodes, lambda running: running == 2)
-                await asyncio.to_thread(nodes.ask, "remove")
-                await load.finish(20)
-            lost = load.statuses.total() - load.statuses[200]
-            assert lost <= 2 * CLIENTS, load.statuses
-            await until(nodes, lambda running: running == 1)
-
-
-def bulk(python: Path | str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def bulk(python: Path | str, *arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [python, "-c", "from app.cli import cli; cli()", "bulk", *map(str, arguments)],
         cwd=ROOT,
-        env=variables(**SETTINGS, RAY_ADDRESS="local"),
+        env=variables(**SETTINGS, **more),
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_a_file_is_ranked_on_ray_as_without_it(tmp_path: Path) -> None:
+def test_a_file_is_ranked_on_ray_as_without_it(nodes: Nodes, tmp_path: Path) -> None:
     # Ray moves blocks of 256 KiB: there are several for each process.
     lines: list[Any] = [{**row, "unused": "x" * 16_000} for row in rows(96, documents=2)]
     lines[2:2] = ["not json", "", {"query": "", "documents": ["a"]}]
     source, expected, found = write(tmp_path / "in.jsonl", lines), tmp_path / "expected.jsonl", tmp_path / "found.jsonl"
     whole = bulk(sys.executable, source, expected, "--top-k", 2)
     assert whole.returncode == 3, whole.stderr
-    ranked = bulk(programs() / "python", source, found, "--top-k", 2, "--ray", "--actors", 2, "--json")
+    options = "--top-k", 2, "--ray", "--actors", 2, "--json"
+    ranked = bulk(programs() / "python", source, found, *options, RAY_ADDRESS=nodes.ask("address"))
     assert ranked.returncode == 3, ranked.stderr
     assert found.read_bytes() == expected.read_bytes()
     assert bad_rows(found) == bad_rows(expected)
@@ -192,3 +189,27 @@ def test_a_file_is_ranked_on_ray_as_without_it(tmp_path: Path) -> None:
 
 def bad_rows(target: Path) -> list[dict[str, Any]]:
     return read(target.with_name(f"{target.name}.bad.jsonl"))
+
+
+async def test_replicas_follow_the_load_and_a_lost_one_loses_only_its_requests(nodes: Nodes, tmp_path: Path) -> None:
+    async with serving(nodes, tmp_path) as client:
+        ranking = (await client.post("/rerank/query", json=MOONS)).json()
+        assert ranking["results"][0]["index"] == 2
+        load = Load(client)
+        found = await asyncio.gather(*(load.send() for _ in range(12)))
+        refused = [answer for answer in found if answer.status_code != httpx.codes.OK]
+        assert Counter(answer.status_code for answer in found) == {200: 4, 429: 8}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert all("Queue is full" in answer.json()["message"] for answer in refused)
+
+        async with load.running(CLIENTS):
+            await until(nodes, lambda running: len(running) == 3)
+            killed = await asyncio.to_thread(nodes.ask, "kill")
+            await until(nodes, lambda running: len(running) == 3 and killed not in running)
+            await asyncio.to_thread(nodes.ask, "remove")
+            # The node that is left has room for two.
+            await until(nodes, lambda running: len(running) == 2)
+            await load.finish(20)
+        lost = load.statuses.total() - load.statuses[200]
+        assert lost <= 2 * CLIENTS, load.statuses
+        await until(nodes, lambda running: len(running) == 1)

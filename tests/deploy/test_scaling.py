@@ -94,12 +94,20 @@ def test_zero_pods_are_woken_by_a_trigger_that_needs_no_pod(chart: Chart) -> Non
     assert target["port"] == service["spec"]["ports"][0]["port"]
     sources = things["NetworkPolicy"]["spec"]["ingress"][0]["from"]
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}} in sources
+    # It would not see the requests of the chart's ingress.
+    assert "does not see them, so none starts the first pod" in chart.refusal("scale-to-zero", ingress__enabled=True)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("hpa", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")])
 def test_the_autoscaler_scales_the_deployment(chart: Chart, name: str, kind: str) -> None:
     things = chart.render(name)
     assert things[kind]["spec"]["scaleTargetRef"]["name"] == things["Deployment"]["metadata"]["name"]
+
+
+def test_the_alerts_find_the_metrics_of_a_release_with_another_name(chart: Chart) -> None:
+    [endpoint] = chart.render("monitored", nameOverride="ranking")["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "reranker"}]
+    assert 'up{job="reranker"}' in (ROOT / "docker/monitoring/alerts.yml").read_text()
 
 
 def test_prometheus_gets_a_key_for_protected_metrics(chart: Chart) -> None:

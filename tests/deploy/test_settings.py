@@ -89,6 +89,10 @@ def test_wrong_settings_are_refused_before_the_installation(chart: Chart, values
             {"settings__RERANKER_PROTECT_METRICS": True, "serviceMonitor__enabled": True},
             "RERANKER_PROTECT_METRICS needs serviceMonitor.keySecret.name",
         ),
+        (
+            {"settings__RERANKER_PROTECT_METRICS": "Yes", "serviceMonitor__enabled": True},
+            "RERANKER_PROTECT_METRICS needs serviceMonitor.keySecret.name",
+        ),
         ({"autoscaling": {"mode": "cpu", "minReplicas": 9}}, "autoscaling.minReplicas (9) is larger than"),
         ({"autoscaling": {"mode": "cpu", "minReplicas": 0}}, "autoscaling.minReplicas=0 needs autoscaling.mode=keda"),
         ({"autoscaling__mode": "keda"}, "autoscaling.keda.prometheusAddress is empty"),
@@ -219,6 +223,17 @@ def test_the_model(chart: Chart, sets: Any, values: Any, model: Any, monkeypatch
     if model and model.startswith("/models"):
         [mount] = [mount for mount in container(things)["volumeMounts"] if mount["name"] == "model"]
         assert (mount["mountPath"], mount["readOnly"]) == ("/models", True)
+
+
+def test_a_download_goes_through_the_proxy_and_trusts_the_certificates_of_the_service(chart: Chart) -> None:
+    """And reaches the Hub even if the service never does."""
+    network = {name for name in docs.LIBRARY_VARIABLES if name.startswith(("HF_", "SSL_")) or name.endswith("_PROXY")}
+    network -= {"HF_TOKEN", "HF_HUB_OFFLINE"}
+    settings = dict.fromkeys([*network, "https_proxy", "all_proxy", "no_proxy"], "value") | {"HF_HUB_OFFLINE": 1}
+    things = chart.render("download", settings=settings)
+    [init] = pod(things)["initContainers"]
+    assert set(environment_of(init)) == {*settings, "MODEL", "REVISION", "HF_TOKEN_PATH"} - {"HF_HUB_OFFLINE"}
+    assert environment_of(container(things))["HF_HUB_OFFLINE"] == "1"
 
 
 @pytest.fixture

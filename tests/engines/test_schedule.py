@@ -4,10 +4,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from app.config import Settings
 from app.engines import schedule
+from app.engines.load import load_engine
 from app.engines.schedule import MEASURE_SECONDS, Schedule, arrange
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.types import Pair
@@ -89,6 +92,18 @@ def test_what_is_asked_for_is_not_measured(tmp_path: Path) -> None:
     arrange(engine, {"batch_tokens": 64})
     assert engine.schedule == Schedule(batch_tokens=64)
     assert engine.batches == []
+
+
+def test_settings_that_leave_nothing_to_measure_choose_the_same_arithmetic_on_a_busy_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores of replicas, and of the processes of `reranker bulk --ray`, are comparable."""
+    settings = Settings(precision="int8", export_dir=tmp_path, batch_tokens=1024, streams=1, part_tokens=384, threads=1)
+    chosen = set()
+    for speeds in ((100.0, 1.0, 1.0, 1.0), (1.0, 100.0, 1.0, 1.0)):
+        monkeypatch.setattr("app.engines.tuning.speed_of", Mock(side_effect=speeds))
+        chosen.add(load_engine(settings).info.fingerprint)
+    assert len(chosen) == 1
 
 
 def test_a_slow_engine_is_not_measured(tmp_path: Path) -> None:

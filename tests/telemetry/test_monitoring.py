@@ -69,6 +69,18 @@ async def test_alerts_and_dashboard_ask_for_metrics_that_exist(serve: Serve, eng
     assert {name for name in asked if name not in there and name.removesuffix("_total") not in there} == set()
 
 
+def test_grafana_finds_the_dashboard_and_prometheus() -> None:
+    services = yaml.safe_load((MONITORING.parents[1] / "docker-compose.yaml").read_text())["services"]
+    source, target, _ = services["grafana"]["volumes"][0].split(":")
+    grafana = MONITORING.parents[1] / source
+    [provider] = yaml.safe_load((grafana / "dashboards/dashboards.yml").read_text())["providers"]
+    inside = Path(provider["options"]["path"]).relative_to(target)
+    assert [file.name for file in (grafana / inside).glob("*.json")] == ["reranker.json"]
+    [prometheus] = yaml.safe_load((grafana / "datasources/prometheus.yml").read_text())["datasources"]
+    assert prometheus["url"].split("//")[1].split(":")[0] in services
+    assert {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]} == {prometheus["uid"]}
+
+
 def test_panels_do_not_overlap() -> None:
     cells = [
         (x, y)

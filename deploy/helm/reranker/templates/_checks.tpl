@@ -10,8 +10,8 @@
 {{- if and .Values.apiKeys.values .Values.apiKeys.existingSecret }}
 {{- fail "apiKeys.values and apiKeys.existingSecret are both set: keep one of them" }}
 {{- end }}
-{{- $protected := dig "RERANKER_PROTECT_METRICS" false .Values.settings | toString }}
-{{- if and .Values.serviceMonitor.enabled (has $protected (list "true" "1")) (not .Values.serviceMonitor.keySecret.name) }}
+{{- $protected := dig "RERANKER_PROTECT_METRICS" false .Values.settings | toString | lower }}
+{{- if and .Values.serviceMonitor.enabled (has $protected (list "true" "1" "yes" "on" "t" "y")) (not .Values.serviceMonitor.keySecret.name) }}
 {{- fail "RERANKER_PROTECT_METRICS needs serviceMonitor.keySecret.name: a Secret with an API key for Prometheus" }}
 {{- end }}
 {{- $scaling := .Values.autoscaling }}
@@ -31,6 +31,11 @@
 {{- end }}
 {{- if and (lt (int $scaling.minReplicas) 1) (not $scaling.keda.triggers) }}
 {{- fail "autoscaling.minReplicas=0 needs autoscaling.keda.triggers: no pod is left that has metrics, so a proxy in front must start the first one" }}
+{{- end }}
+{{- range $scaling.keda.triggers }}
+{{- if and $.Values.ingress.enabled (lt (int $scaling.minReplicas) 1) (eq .type "external-push") }}
+{{- fail "ingress.enabled sends requests to the Service, where KEDA's HTTP add-on does not see them, so none starts the first pod: set ingress.enabled=false and let your own ingress send them to the interceptor of the add-on" }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -60,6 +60,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- add $delay $timeout 10 }}
 {{- end }}
 
+{{- define "reranker.toZero" -}}
+{{- if and (eq .Values.autoscaling.mode "keda") (lt (int .Values.autoscaling.minReplicas) 1) }}true{{ end }}
+{{- end }}
+
 {{- define "reranker.fromHub" -}}
 {{- if has .Values.model.source (list "hub" "download") }}true{{ end }}
 {{- end }}

@@ -2,7 +2,7 @@
 {{- define "reranker.environment" -}}
 {{- $settings := .Values.settings }}
 {{- range $name, $value := $settings }}
-{{- if not (kindIs "invalid" $value) }}
+{{- if not (or (kindIs "invalid" $value) (and (eq $name "HF_HUB_OFFLINE") (eq $.Values.model.source "download"))) }}
 - name: {{ $name }}
   value: {{ include "reranker.text" $value | quote }}
 {{- end }}

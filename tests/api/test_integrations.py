@@ -4,10 +4,18 @@ import json
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
+from app.serving.activation import activate
+from app.types import Activation
 from tests.api.test_dialects import BEST_FIRST, DOCUMENTS, QUERY
 from tests.conftest import Serve
+from tests.fakes import FakeEngine
+
+JAVA_DOUBLE = 18
+"""Longer numbers are no `Double` for json-smart, which OpenSearch and others in Java use."""
 
 
 async def post(client: httpx.AsyncClient, path: str, body: Any, **headers: str) -> Any:
@@ -49,3 +57,14 @@ async def test_weaviate_nvidia_reads_logits_and_errors(serve: Serve) -> None:
     assert all(type(item["logit"]) is float for item in rankings)
     assert refused.status_code == 422
     assert refused.json()["detail"] == [{"msg": "passages: at least one is required"}]
+
+
+@pytest.mark.parametrize("asked", ["sigmoid", "model", "none"])
+def test_scores_are_short_enough_for_java(engine: FakeEngine, asked: Activation) -> None:
+    logits = np.linspace(-30, 30, 6001, dtype=np.float32)
+    scores = activate(logits.tolist(), asked, engine)
+    numbers = TypeAdapter(list[float]).dump_json(scores).decode().strip("[]").split(",")
+    assert max(map(len, numbers)) <= JAVA_DOUBLE
+    assert all("." in number or "e" in number for number in numbers)  # others are integers
+    exact = logits if asked == "none" else 1 / (1 + np.exp(-logits.astype(np.float64)))
+    np.testing.assert_allclose(np.array(numbers, np.float64), exact, rtol=1e-6, atol=1e-14)

@@ -18,6 +18,7 @@ from tests.conftest import Serve
 from tools import docs
 
 ROOT = Path(__file__).parent.parent
+JSON = {"content-type": "application/json"}
 README = (ROOT / "README.md").read_text()
 PAGES = sorted(["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md"]) + sorted(
     str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")
@@ -91,6 +92,21 @@ def test_documented_profiles_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert name in environment_names()
                 patch.setenv(name, value)
             Settings()
+
+
+async def test_the_examples_of_the_comparison_run(serve: Serve) -> None:
+    bodies = re.findall(r"curl -s (\S+) .*? -d '(\{[^']+\})'", page("compare"), re.DOTALL)
+    async with serve() as client:
+        for url, body in bodies:
+            answer = await client.post(url.removeprefix("http://127.0.0.1:8000"), content=body, headers=JSON)
+            assert (answer.status_code, "x-reranker-warning" in answer.headers) == (200, False), answer.text
+    assert len(bodies) == 3
+
+
+def test_every_feature_in_the_comparison_links_to_an_example() -> None:
+    cells = re.findall(r"^\| [A-Z][^|]* \| ([^|]+) \|", page("compare"), re.MULTILINE)
+    assert len(cells) == 16
+    assert [cell for cell in cells if "](" not in cell] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

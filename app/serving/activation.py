@@ -8,6 +8,10 @@ from app.engines.padding import ACTIVATIONS
 from app.engines.protocol import Engine, EngineInfo
 from app.types import Activation
 
+# A float32 as a float64 has up to 17 digits, of which nine mean something. Parsers of JSON for Java that keep them all
+# (json-smart, which OpenSearch uses) return a BigDecimal instead of a Double for more than 18 characters.
+DECIMALS = 14
+
 
 def activation_name(asked: Activation, info: EngineInfo) -> str:
     """The name of the function: `sigmoid`, `identity`, or the activation that the model declares."""
@@ -15,9 +19,9 @@ def activation_name(asked: Activation, info: EngineInfo) -> str:
 
 
 def activate(logits: Sequence[float], asked: Activation, engine: Engine) -> list[float]:
-    """The scores, in float32."""
+    """The scores, computed in float32."""
     name = activation_name(asked, engine.info)
-    if name == engine.info.activation:
-        return engine.activate(logits)
-    scores: list[float] = ACTIVATIONS[name](np.array(logits, np.float32)).tolist()
-    return scores
+    own = name == engine.info.activation
+    scores = engine.activate(logits) if own else ACTIVATIONS[name](np.array(logits, np.float32))
+    rounded: list[float] = np.round(np.asarray(scores, np.float64), DECIMALS).tolist()
+    return rounded

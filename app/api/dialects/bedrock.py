@@ -14,7 +14,7 @@ from app.api.dialects.vllm import NoLimit, TokenLimit
 from app.api.documents import TEXT_FIELDS, AnyDocument, Document, check_rendering
 from app.api.errors import INTERNAL, error_responses
 from app.api.fields import Query, RequestBody, Text, lift
-from app.api.json_route import JsonRoute
+from app.api.json_route import JsonRoute, as_json
 from app.api.ranking import answer, rank
 from app.api.texts import as_list
 from app.errors import InvalidRequest
@@ -66,8 +66,7 @@ class BedrockRoute(JsonRoute):
         async def handle(request: Request) -> Response:
             signed = request.headers.get("authorization", "").startswith(SIGNATURES)
             if signed and "content-type" not in request.headers:
-                headers = [*request.scope["headers"], (b"content-type", b"application/json")]
-                request = Request({**request.scope, "headers": headers}, request.receive)
+                request = as_json(request)
             return await handler(request)
 
         return handle

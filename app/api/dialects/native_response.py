@@ -23,12 +23,12 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
     "results": [
         {
             "index": 1,
-            "relevance_score": 0.5483255386352539,
+            "relevance_score": 0.54832553863525,
             "document": {"text": "Saturn has 146 confirmed moons, more than any other planet in the Solar System."},
         },
         {
             "index": 0,
-            "relevance_score": 0.23840360343456268,
+            "relevance_score": 0.23840360343456,
             "document": {"text": "Mars has two small moons, Phobos and Deimos, discovered in 1877."},
         },
     ],

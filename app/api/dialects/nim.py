@@ -1,6 +1,6 @@
-"""NVIDIA NIM's `/v1/ranking`: logits, best first."""
+"""NVIDIA NIM's `/v1/ranking`, and the path of NVIDIA's hosted API: logits, best first."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, BeforeValidator, FailFast, Field, model_validator
@@ -11,6 +11,7 @@ from app.api.fields import Query, RequestBody, Text, Usage
 from app.api.json_route import JsonRoute
 from app.api.ranking import answer, rank, usage
 from app.api.texts import as_list, media, unwrap_and_repair
+from app.telemetry.record import ErrorBodyOf, Problem
 from app.types import MAX_DOCUMENTS, LongDocuments, RerankQuery
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
@@ -80,9 +81,44 @@ class NimResponse(BaseModel):
     usage: Usage
 
 
+class HostedDetail(BaseModel):
+    """What is wrong with a request."""
+
+    msg: str
+
+
+class HostedErrorBody(BaseModel):
+    """An error of NVIDIA's hosted API. Weaviate reads the list."""
+
+    message: str
+    detail: list[HostedDetail]
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """Serialise an error."""
+        return cls(message=problem.message, detail=[HostedDetail(msg=problem.message)])
+
+
+class HostedRoute(JsonRoute):
+    """Answers errors as NVIDIA's hosted API does."""
+
+    def error_body(self, content: Any) -> ErrorBodyOf | None:  # noqa: ARG002 (JsonRoute's signature)
+        return HostedErrorBody.of
+
+
 @router.post("/v1/ranking", response_model=NimResponse, responses=ERROR_RESPONSES, summary="Rank passages, as NIM does")
 async def ranking(body: NimRequest, request: Request) -> Response:
     """Order `passages` by their relevance to `query`."""
     ranked, _ = await rank(request, body)
     rankings = [NimRank(index=index, logit=ranked.logits[index]) for index in ranked.order()]
     return answer(ranked, NimResponse(rankings=rankings, usage=usage(ranked)), body)
+
+
+router.add_api_route(
+    "/v1/retrieval/nvidia/reranking",
+    ranking,
+    methods=["POST"],
+    response_model=NimResponse,
+    include_in_schema=False,
+    route_class_override=HostedRoute,
+)

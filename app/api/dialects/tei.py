@@ -3,6 +3,7 @@
 A body with `texts` is TEI's, one with `property` Weaviate's, one with `sources` Bedrock's.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,7 @@ from app.api.dialects.native_request import RerankRequest
 from app.api.dialects.native_response import RerankResponse
 from app.api.errors import DIALECT_TAG, error_responses
 from app.api.fields import Query, RequestBody, Texts
-from app.api.json_route import JsonRoute
+from app.api.json_route import JsonRoute, as_json
 from app.api.ranking import answer, rank
 from app.telemetry.record import ErrorBodyOf, Problem
 from app.types import Ranking, RerankQuery
@@ -55,13 +56,26 @@ def _error_body(problem: Problem) -> TeiErrorBody:
 
 
 class TeiRoute(JsonRoute):
-    """Answers errors in the dialect of the body."""
+    """Answers errors in the dialect of the body, and knows that Weaviate does not send the type of its body."""
 
     def error_body(self, content: Any) -> ErrorBodyOf | None:
         dialect = _dialect(content)
         if dialect == BEDROCK:
             return bedrock.BedrockErrorBody.of
         return None if dialect == NATIVE else _error_body
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """The handler of the JSON route, also for a body without a type.
+
+        Browsers send `Origin` with a POST, so a page of another origin still cannot reach a service on its machine.
+        """
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            typed = "content-type" in request.headers or "origin" in request.headers
+            return await handler(request if typed else as_json(request))
+
+        return handle
 
 
 router = APIRouter(tags=["rerank"], route_class=TeiRoute)

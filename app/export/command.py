@@ -23,7 +23,7 @@ from app.config_types import PRECISIONS
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Parity, Precision, scratch_folder
 from app.engines.models.folders import storing_in
 from app.engines.models.shared_weights import is_half, share
-from app.engines.models.size import EXPORT_BYTES, check_fits, parameters
+from app.engines.models.size import EXPORT_BYTES, check_fits
 from app.engines.models.source import locate_model
 from app.engines.models.store import NOT_STORED, UNUSABLE_MODEL
 from app.engines.probes import make_probes
@@ -97,10 +97,6 @@ def export_model(
         raise StartupError(f"{output} exists already. Choose another folder, or replace it with --force")
     source = locate_model(model, revision, template)
     texts = Texts.read(calibration, evaluation)
-    remedy = "Export it on a machine with more memory (reranker export), or use a smaller model"
-    if source.is_local:
-        # Before the libraries are imported, which takes seconds.
-        check_fits(source.name, parameters(Path(source.location)), EXPORT_BYTES, "Exporting", remedy)
     from app.engines.torch import TorchEngine
     from app.export.conversion import FLOAT_LAYERS
 
@@ -109,6 +105,7 @@ def export_model(
         engine = TorchEngine(
             source, "cpu", max_length, threads, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
         )
+        remedy = "Export it on a machine with more memory (reranker export), or use a smaller model"
         check_fits(source.name, engine.parameters, EXPORT_BYTES, "Exporting", remedy)
         return engine
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import free_port
+from tests.conftest import NO_CERTIFICATES, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -42,13 +42,14 @@ def start(port: int, *before: str, **settings: object) -> subprocess.Popen[str]:
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
+    with httpx.Client(verify=NO_CERTIFICATES) as client:
+        while process.poll() is None:
+            try:
+                if client.get(f"{url}/health/ready").status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
     raise AssertionError(process.communicate()[1])
 
 

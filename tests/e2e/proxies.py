@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from benchmarks.names import Names
-from tests.conftest import free_port
+from tests.conftest import NO_CERTIFICATES, free_port
 from tests.e2e.process import ROOT, start, wait_until_ready
 
 # `proxy(folder, replicas, **environment)`: starts the proxy and yields its URL.
@@ -21,6 +21,8 @@ Proxy = Callable[..., AbstractContextManager[str]]
 REPLICAS = 3
 # No one reads the logs, and a full pipe would block the service.
 QUIET = {"RERANKER_LOG_LEVEL": "warning"}
+# Seconds between two requests of a client: replicas that start need the cores too.
+PAUSE = 0.05
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def _running(
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/live").status_code == 200
+        return httpx.get(f"{url}/health/live", verify=NO_CERTIFICATES).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -108,7 +110,7 @@ class Load:
         await asyncio.gather(*self._clients)
 
     async def _ask(self) -> None:
-        async with httpx.AsyncClient(base_url=self._url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=self._url, timeout=60, verify=NO_CERTIFICATES) as client:
             while self._going:
                 self._number += 1
                 body = {"query": f"moons {self._number}", "documents": [f"moon {self._number} {n}" for n in range(10)]}
@@ -116,6 +118,7 @@ class Load:
                     self.statuses[(await client.post("/rerank", json=body)).status_code] += 1
                 except httpx.TransportError as error:
                     self.statuses[repr(error)] += 1
+                await asyncio.sleep(PAUSE)
 
 
 class Replicas:

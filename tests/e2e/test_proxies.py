@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,8 +29,15 @@ def proxy(request: pytest.FixtureRequest) -> Proxy:
     return started
 
 
-def test_a_request_passes_the_proxy_with_its_id(proxy: Proxy, tmp_path: Path) -> None:
-    with service() as (replica, _), proxy(tmp_path, [replica]) as url:
+@pytest.fixture(scope="module")
+def replica() -> Iterator[str]:
+    """A replica with the default settings, on all addresses."""
+    with service(RERANKER_HOST="::" if socket.has_dualstack_ipv6() else "127.0.0.1") as (url, _):
+        yield url
+
+
+def test_a_request_passes_the_proxy_with_its_id(proxy: Proxy, replica: str, tmp_path: Path) -> None:
+    with proxy(tmp_path, [replica]) as url:
         response = httpx.post(f"{url}/rerank", json=MOONS, headers={"X-Request-Id": "from-far-away"})
         assert response.json()["results"][0]["index"] == 2
         assert response.headers["x-request-id"] == "from-far-away"
@@ -40,16 +47,15 @@ def test_a_request_passes_the_proxy_with_its_id(proxy: Proxy, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the system has no IPv6")
-def test_ipv6_clients_and_replicas_are_served(proxy: Proxy, tmp_path: Path) -> None:
-    with service(RERANKER_HOST="::") as (replica, _):
-        port = replica.rsplit(":", 1)[1]
-        with proxy(tmp_path, [f"[::1]:{port}"], LISTEN="::") as url:  # nginx needs no LISTEN
-            for address in (url, url.replace("127.0.0.1", "[::1]")):
-                assert httpx.post(f"{address}/rerank", json=MOONS).json()["results"][0]["index"] == 2
+def test_ipv6_clients_and_replicas_are_served(proxy: Proxy, replica: str, tmp_path: Path) -> None:
+    port = replica.rsplit(":", 1)[1]
+    with proxy(tmp_path, [f"[::1]:{port}"], LISTEN="::") as url:  # nginx needs no LISTEN
+        for address in (url, url.replace("127.0.0.1", "[::1]")):
+            assert httpx.post(f"{address}/rerank", json=MOONS).json()["results"][0]["index"] == 2
 
 
-def test_an_invalid_request_id_is_replaced(proxy: Proxy, tmp_path: Path) -> None:
-    with service() as (replica, _), proxy(tmp_path, [replica]) as url:
+def test_an_invalid_request_id_is_replaced(proxy: Proxy, replica: str, tmp_path: Path) -> None:
+    with proxy(tmp_path, [replica]) as url:
         for wrong in ('a"b', "a b", "x" * 129, "ä"):
             response = httpx.post(f"{url}/rerank", json=MOONS, headers={"X-Request-Id": wrong.encode()})
             assert response.headers["x-request-id"] == response.json()["id"] != wrong
@@ -112,10 +118,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_with_a_certificate_the_proxy_serves_https_and_http(proxy: Proxy, tmp_path: Path, certificate: Path) -> None:
+def test_with_a_certificate_the_proxy_serves_https_and_http(
+    proxy: Proxy, replica: str, tmp_path: Path, certificate: Path
+) -> None:
     tls = {"TLS_DIR": certificate, "TLS_PORT": free_port()}
     trust = ssl.create_default_context(cafile=certificate / "tls.crt")
-    with service() as (replica, _), proxy(tmp_path, [replica], **tls) as url:
+    with proxy(tmp_path, [replica], **tls) as url:
         response = httpx.post(f"https://127.0.0.1:{tls['TLS_PORT']}/rerank", json=MOONS, verify=trust)
         assert response.json()["results"][0]["index"] == 2
         assert response.headers["x-frame-options"] == "DENY"
@@ -159,9 +167,9 @@ async def test_a_rolling_restart_loses_no_request(proxy: Proxy, replicas: Replic
     assert load.statuses[200] > 100
 
 
-def test_a_response_is_sent_in_one_piece() -> None:
+def test_a_response_is_sent_in_one_piece(replica: str) -> None:
     """A proxy that got the headers then has the body too, even if the replica is killed."""
-    with service() as (replica, _), socket.create_connection(address(replica), timeout=30) as connection:
+    with socket.create_connection(address(replica), timeout=30) as connection:
         for _ in range(50):
             connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
             head, _, body = connection.recv(65_536).partition(b"\r\n\r\n")

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import free_port
+from tests.conftest import NO_CERTIFICATES, free_port
 from tests.e2e.process import MOONS, ROOT, service, start, wait_until_ready
 from tests.models import make_model
 
@@ -89,13 +89,17 @@ httpx.post(sys.argv[1] + "/rerank", json={"query": "tides " + sys.argv[2], "docu
 def test_killed_clients_leave_no_request_behind() -> None:
     with service(RERANKER_MAX_PARALLEL=2) as (url, _):
         clients = [subprocess.Popen([sys.executable, "-c", CLIENT, url, str(number)]) for number in range(5)]
-        while httpx.get(f"{url}/health").json()["waiting"] < 3:
+        while httpx.get(f"{url}/health", verify=NO_CERTIFICATES).json()["waiting"] < 3:
             time.sleep(0.02)
         for client in clients:
             client.kill()
             client.wait()
         deadline = time.monotonic() + 30
-        while (health := httpx.get(f"{url}/health").json())["active"] or health["waiting"] or health["pending_pairs"]:
+        while (
+            (health := httpx.get(f"{url}/health", verify=NO_CERTIFICATES).json())["active"]
+            or health["waiting"]
+            or health["pending_pairs"]
+        ):
             assert time.monotonic() < deadline, health
             time.sleep(0.02)
         assert best(httpx.post(f"{url}/rerank", json=MOONS, timeout=60)) == 2
@@ -108,7 +112,7 @@ def test_sigterm_under_load_loses_no_accepted_request() -> None:
         def stop_in_the_middle() -> None:
             """Send SIGTERM once all requests are admitted: later ones may be rejected."""
             while sum(seen.get("in", [0])) < 60:
-                lines = httpx.get(f"{url}/metrics").text.splitlines()
+                lines = httpx.get(f"{url}/metrics", verify=NO_CERTIFICATES).text.splitlines()
                 counted = (
                     "reranker_waiting_requests",
                     "reranker_active_requests",
@@ -142,7 +146,7 @@ def test_requests_unfinished_after_the_shutdown_timeout_get_a_503() -> None:
             )
         )
         client.start()
-        while not httpx.get(f"{url}/health").json()["active"]:
+        while not httpx.get(f"{url}/health", verify=NO_CERTIFICATES).json()["active"]:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -168,7 +172,7 @@ def test_after_sigterm_new_connections_are_served_for_the_shutdown_delay() -> No
         kept = httpx.Client(timeout=10)
         assert kept.post(f"{url}/rerank", json=MOONS).status_code == 200
         process.send_signal(signal.SIGTERM)
-        while httpx.get(f"{url}/health/ready").status_code == 200:
+        while httpx.get(f"{url}/health/ready", verify=NO_CERTIFICATES).status_code == 200:
             time.sleep(0.01)
         clients = [
             threading.Thread(target=connect_every_20_ms, args=("/rerank",), kwargs={"json": numbered(1)}),
@@ -191,7 +195,7 @@ def test_after_sigterm_new_connections_are_served_for_the_shutdown_delay() -> No
 def test_a_second_sigterm_ends_the_shutdown_delay() -> None:
     with service(RERANKER_SHUTDOWN_DELAY=600) as (url, process):
         process.send_signal(signal.SIGTERM)
-        while httpx.get(f"{url}/health/ready").status_code == 200:
+        while httpx.get(f"{url}/health/ready", verify=NO_CERTIFICATES).status_code == 200:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -268,7 +272,7 @@ def test_it_responds_and_can_be_stopped_while_loading() -> None:
     try:
         while True:
             try:
-                ready = httpx.get(f"http://127.0.0.1:{port}/health/ready")
+                ready = httpx.get(f"http://127.0.0.1:{port}/health/ready", verify=NO_CERTIFICATES)
                 break
             except httpx.TransportError:
                 time.sleep(0.01)

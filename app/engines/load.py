@@ -121,6 +121,10 @@ def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
         return
     if settings.device not in ("auto", "cpu") and backend == "openvino":
         raise StartupError(f"RERANKER_BACKEND=openvino runs on the CPU, not on RERANKER_DEVICE={settings.device}")
+    if backend == "onnx" and find_spec("onnxruntime"):
+        from app.engines.onnx import check_device
+
+        check_device(settings.device)  # an export takes minutes
     exports = list(_exports(source, backend, settings))
     has_fallback = settings.backend == "auto" and settings.precision != "int8" and find_spec("torch") is not None
     try:
@@ -200,10 +204,6 @@ def _ways_to_load(export: _Export, window: int, settings: Settings) -> Iterator[
 
 
 def _load_onnx_export(export: _Export, settings: Settings) -> Engine:
-    if find_spec("onnxruntime"):
-        from app.engines.onnx import check_device
-
-        check_device(settings.device)  # an export takes minutes
     return _load_onnx(export.folder(), settings.max_length, settings.threads, settings.device)
 
 

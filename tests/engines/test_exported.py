@@ -481,8 +481,9 @@ def test_an_export_that_failed_for_a_passing_reason_is_tried_again(
             with pytest.raises(StartupError, match=rf"tiny cannot be exported for openvino fp32: {reason}$"):
                 find_or_export(source, "openvino", "fp32", store)
     assert failed_exports(source, store) == (f"tiny cannot be exported for openvino fp32: {reason}",)
-    find_or_export(source, "openvino", "fp32", store)
-    assert failed_exports(source, store) == ()
+    if "signal" in reason:  # once is enough
+        find_or_export(source, "openvino", "fp32", store)
+        assert failed_exports(source, store) == ()
 
 
 def test_an_unusable_model_is_rejected_without_a_fallback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -560,6 +561,7 @@ def test_impossible_combinations_are_rejected(tmp_path: Path, settings: dict[str
     model = str(make_model(tmp_path / "tiny"))
     with pytest.raises(StartupError, match=message):
         load_engine(Settings(model=model, export_dir=tmp_path / "store", **settings))
+    assert not (tmp_path / "store").exists(), "exported before the refusal, which takes minutes"
 
 
 @pytest.mark.parametrize(

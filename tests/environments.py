@@ -20,8 +20,9 @@ def environment(name: str, requirements: Sequence[str], alone: Sequence[str] = (
     with FileLock(folder.with_suffix(".lock")):
         if not stamp.exists() or stamp.read_text() != wanted:
             venv.create(folder, clear=True, with_pip=True)
-            pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-            for packages in (requirements, ["--no-deps", "--no-compile", *alone] if alone else []):
+            # Most of the installed modules are never imported.
+            pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+            for packages in (requirements, ["--no-deps", *alone] if alone else []):
                 if packages:
                     subprocess.run([*pip, *packages], check=True, capture_output=True, text=True)
             stamp.write_text(wanted)

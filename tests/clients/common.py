@@ -2,7 +2,9 @@
 
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 Ranked = list[tuple[int | None, float, str | None]]
@@ -27,14 +29,30 @@ def error_of(rank: Rank, query: str, documents: Sequence[str]) -> str | None:
 
 
 def main(clients: dict[str, Make]) -> None:
-    """Read the task from stdin and write the report to stdout."""
+    """Read the task from stdin, and write a report for each client to stdout."""
     task: dict[str, Any] = json.load(sys.stdin)
-    make, query, documents = clients[task["client"]], task["query"], task["documents"]
-    report = {
+    query, documents = task["query"], task["documents"]
+
+    def overload(make: Make) -> str | None:
+        return error_of(make(task["full_url"], 1), query, documents)
+
+    reports: dict[str, dict[str, Any]] = {}
+    # Some clients wait and try again, as long as the full service says, which is longer each time: all wait together.
+    with ThreadPoolExecutor(len(clients)) as threads:
+        overloads = {name: threads.submit(overload, make) for name, make in clients.items()}
+        for name, make in clients.items():
+            try:
+                reports[name] = report(make, task) | {"overload": overloads[name].result()}
+            except Exception:
+                reports[name] = {"failed": traceback.format_exc()}
+    print("\n" + json.dumps(reports))
+
+
+def report(make: Make, task: dict[str, Any]) -> dict[str, Any]:
+    query, documents = task["query"], task["documents"]
+    return {
         "ranked": make(task["url"], len(documents))(query, documents),
         "best": make(task["url"], 1)(query, documents),
         "error": error_of(make(task["url"], 1), "", documents),
         "unauthorized": error_of(make(task["closed_url"], 1), query, documents),
-        "overload": error_of(make(task["full_url"], 1), query, documents),
     }
-    print("\n" + json.dumps(report))

@@ -7,6 +7,7 @@ from benchmarks.reliability.openloop import main as openloop
 from benchmarks.reliability.plan import main as plan
 from benchmarks.reliability.promises import main as promises
 from benchmarks.reliability.routing import main as routing
+from benchmarks.speed.budget import main as budget
 from benchmarks.speed.bulk import main as bulk
 from benchmarks.speed.compare import compare
 from benchmarks.speed.dialects import main as dialects
@@ -20,6 +21,7 @@ from benchmarks.speed.service import main as service
 
 cli = typer.Typer(help="Measure the service on this machine.", no_args_is_help=True, add_completion=False)
 cli.command("service")(service)
+cli.command("budget")(budget)
 cli.command("bulk")(bulk)
 cli.command("compare")(compare)
 cli.command("container")(container)

@@ -135,6 +135,9 @@ def rerank(
     prefilter: Annotated[
         str | None, typer.Option(help="First stage for large files: off, lexical, embedding or hybrid")
     ] = None,
+    budget_ms: Annotated[
+        int | None, typer.Option(min=0, help="Milliseconds that it should take: reads as many lines as fit")
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -158,9 +161,8 @@ def rerank(
         raise typer.BadParameter("no documents: every line is empty", param_hint="FILE")
     with Client(url, api_key) as client:
         documents = list(lines.values())
-        ranking = _or_exit(
-            lambda: client.rerank(query, documents, top_k=top_k, return_documents=True, prefilter=prefilter)
-        )
+        options = {"return_documents": True, "prefilter": prefilter, "budget_ms": budget_ms}
+        ranking = _or_exit(lambda: client.rerank(query, documents, top_k=top_k, **options))
     if as_json:
         print(ranking.model_dump_json(indent=2, exclude_none=True))
         return

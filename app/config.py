@@ -147,6 +147,9 @@ class Settings(QualitySettings):
     """Consecutive reloads without a score. After that, the process exits with status 1."""
     request_timeout: float = Field(0.0, alias="RERANKER_REQUEST_TIMEOUT", ge=0, allow_inf_nan=False)
     """Seconds that a request without `timeout_ms` may take. `0` means no limit."""
+    budget_ms: int | None = Field(None, alias="RERANKER_BUDGET_MS", ge=1, le=86_400_000)
+    """Milliseconds that a request should take: the model reads as many documents as fit, the best of the first stage
+    first ([API](api.md#latency-budget)). Requests can override it with `budget_ms`. If unset, all are read."""
     shutdown_delay: float = Field(0.0, alias="RERANKER_SHUTDOWN_DELAY", ge=0, le=600, allow_inf_nan=False)
     """Seconds to accept and serve requests after SIGTERM, while `/health/ready` is 503. Set it if a load balancer needs
     time to notice, as in Kubernetes: see [deploy](deploy.md#in-kubernetes)."""

@@ -30,6 +30,7 @@ from app.serving.announcement import (
     warn_about_threads,
 )
 from app.serving.batcher import Batcher
+from app.serving.budget import Pace
 from app.serving.cache import ScoreCache
 from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
@@ -38,7 +39,7 @@ from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.cost import INFERENCE, Ledger
 from app.telemetry.metrics import Metrics
-from app.types import SpanBounds
+from app.types import SpanBounds, first_stage_method
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -97,7 +98,8 @@ async def _serve(plan: Plan) -> None:
                 stack.push_async_callback(service.documents.close)
                 await service.documents.open()
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
-            prefilter = await load_prefilter(settings.prefilter_model, settings.prefilter, tokenizers)
+            method = first_stage_method(settings.prefilter) if settings.budget_ms else settings.prefilter
+            prefilter = await load_prefilter(settings.prefilter_model, method, tokenizers)
             parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
             await supervisor.run(partial(_run_engine, plan, parts))
     except StartupError as error:
@@ -116,12 +118,13 @@ async def _run_engine(plan: Plan, parts: Parts) -> None:
     started = perf_counter()
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(running_threads(1, INFERENCE))
-        engine = await _load(plan, threads)
+        engine, speed = await _load(plan, threads)
         if engine.info.batches_at_once > 1:
             threads = stack.enter_context(running_threads(engine.info.batches_at_once, INFERENCE))
         budget = settings.batch_tokens or engine.schedule.batch_tokens
         ledger = Ledger(service.metrics, energy_meter(gpu_of(engine.info)))
-        batcher = Batcher(engine, threads, budget, service.metrics, settings.inference_timeout, ledger)
+        timeout = settings.inference_timeout
+        batcher = Batcher(engine, threads, budget, service.metrics, timeout, ledger, Pace(speed))
         probe = await asyncio.get_running_loop().run_in_executor(parts.tokenizers, engine.encode, "probe", ["probe"])
         reranker = service.reranker or _assemble(plan, parts, engine, batcher)
         reranker.take_engine(engine, batcher)
@@ -136,13 +139,12 @@ async def _run_engine(plan: Plan, parts: Parts) -> None:
         )
 
 
-async def _load(plan: Plan, thread: Executor) -> Engine:
-    """The given engine, or that of the settings, warmed up. Raises `StartupError` or `EngineBroken`."""
+async def _load(plan: Plan, thread: Executor) -> tuple[Engine, float]:
+    """The given engine, or that of the settings, warmed up, and its speed. Raises `StartupError` or `EngineBroken`."""
 
-    def load() -> Engine:
+    def load() -> tuple[Engine, float]:
         engine = plan.engine or load_engine(plan.settings)
-        engine.warm_up()
-        return engine
+        return engine, engine.warm_up()
 
     loading = asyncio.get_running_loop().run_in_executor(thread, load)
     try:

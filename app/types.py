@@ -42,6 +42,19 @@ class Limits:
     timeout: float = 0.0
 
 
+def first_stage_method(chosen: Method) -> Method:
+    """How the first stage orders documents if it must."""
+    return "hybrid" if chosen == "off" else chosen
+
+
+class Budget(NamedTuple):
+    """How long the answer to a request should take, in seconds."""
+
+    seconds: float
+    spent: float = 0.0
+    """Seconds between the arrival of the request and the beginning of the ranking."""
+
+
 OnOverload = Literal["error", "lexical"]
 
 
@@ -95,6 +108,8 @@ class RerankQuery:
     prefilter: Method = "off"
     """How the first stage selects documents for the model, if there are more than `prefilter_top_k`."""
     prefilter_top_k: int = 100
+    budget: Budget | None = None
+    """The model reads as many documents as fit. None: no limit."""
     fusion: Fusion = Fusion()
     cut: frozenset[int] = frozenset()
     """Documents of which only the first characters are here."""
@@ -111,6 +126,16 @@ class RerankQuery:
         """Whether the model reads only some of the documents. Never so if each document has its own query."""
         is_large = len(self.documents) > self.prefilter_top_k
         return is_large and self.prefilter != "off" and isinstance(self.query, str)
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether the model reads only what fits. Never so if each document has its own query."""
+        return self.budget is not None and isinstance(self.query, str)
+
+    @property
+    def depth(self) -> int:
+        """Documents that the first stage passes on."""
+        return self.prefilter_top_k if self.is_prefiltered else len(self.documents)
 
     @property
     def evidence(self) -> Evidence:
@@ -170,6 +195,17 @@ class Spans:
     """The code of the error that prevented the scoring."""
 
 
+class BudgetUse(NamedTuple):
+    """What became of a budget."""
+
+    budget: float
+    read: int
+    """Documents with a score of the model, or from the cache."""
+    of: int
+    predicted: float | None
+    """Seconds. None if the request failed before its plan was made."""
+
+
 @dataclass(slots=True)
 class Ranking:
     """The scored documents, in request order."""
@@ -200,6 +236,8 @@ class Ranking:
     """The fused score of each scored document. Empty if only the logits decide the order."""
     evidence: Evidence = "off"
     """What the fused scores combine the logits with."""
+    budget: BudgetUse | None = None
+    """None if the request had none."""
     spans: Spans | None = None
     """None if none were wanted."""
 

@@ -7,6 +7,7 @@ import typer
 
 COMMANDS = {
     "service": "speed.service",
+    "budget": "speed.budget",
     "bulk": "speed.bulk",
     "compare": "speed.compare",
     "container": "reliability.container",

@@ -10,11 +10,12 @@ A call that fails raises `RerankError`.
 """
 
 from reranker_client.client import AsyncClient, Client, RerankError
-from reranker_client.models import BadLine, Document, Info, Meta, Ranking, Result, Span, Stored, Usage, Window
+from reranker_client.models import BadLine, Budget, Document, Info, Meta, Ranking, Result, Span, Stored, Usage, Window
 
 __all__ = [
     "AsyncClient",
     "BadLine",
+    "Budget",
     "Client",
     "Document",
     "Info",

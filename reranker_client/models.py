@@ -55,6 +55,15 @@ class Usage(Answer):
     total_tokens: int
 
 
+class Budget(Answer):
+    """What was read within a latency budget. Times are in milliseconds."""
+
+    budget_ms: float
+    read: int
+    of: int
+    predicted_ms: float | None = None
+
+
 class Meta(Answer):
     """How the request was handled. Times are in milliseconds."""
 
@@ -64,6 +73,7 @@ class Meta(Answer):
     prefiltered: int = 0
     truncated: int
     fusion: str = "off"
+    budget: Budget | None = None
     timings_ms: dict[str, float]
 
 

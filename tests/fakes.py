@@ -55,6 +55,8 @@ class FakeEngine:
         self.lines = 10**9
         """Number of lines that fit into the window. With 1, each line of a longer document is a window."""
         self.seconds_per_token = 0.0
+        self.tokens_per_second = 0.0
+        """The speed at the warm-up; 0 if it is unknown."""
         self.cleared = 0
         self.entered = 0
         """Number of batches that reached the engine, scored or not."""
@@ -105,8 +107,8 @@ class FakeEngine:
     def activate(self, logits: Sequence[float]) -> list[float]:
         return [float(1 / (1 + np.exp(-logit))) for logit in logits]
 
-    def warm_up(self) -> None:
-        pass
+    def warm_up(self) -> float:
+        return self.tokens_per_second
 
     def clear_memory(self) -> None:
         self.cleared += 1

@@ -36,6 +36,10 @@ async def test_the_client_ranks(serve: Serve, engine: FakeEngine) -> None:
             few = client.rerank(QUERY, ["bread", "tides"], prefilter="lexical", prefilter_top_k=1)
             assert [(result.index, result.prefiltered) for result in few] == [(1, False), (0, True)]
             assert few.meta.prefiltered == 1
+            assert ranking.meta.budget is None
+            within = client.rerank(QUERY, DOCUMENTS, budget_ms=60_000).meta.budget
+            assert within is not None
+            assert (within.budget_ms, within.read, within.of) == (60_000, 2, 2)
             assert client.info().model_id == "fake"
             assert ranking[0] == best
             with pytest.raises(TypeError, match="must be a list"):

@@ -105,6 +105,16 @@ class RequestBody(BaseModel):
         Field(ge=1, description="How many documents the model reads after the first stage (RERANKER_PREFILTER_TOP_K)"),
     ] = None
 
+    budget_ms: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=MAX_TIMEOUT_MS,
+            description="Milliseconds that the answer should take: the model reads as many documents as fit, the best "
+            "of the first stage first, and at least one. 0: read all of them. Default: RERANKER_BUDGET_MS",
+        ),
+    ] = None
+
     fusion: Annotated[
         Literal["off", "lexical", "score", "order"] | bool | None,
         WrapValidator(partial(_one_message, "should be 'off', 'lexical', 'score', 'order', true or false")),

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from dataclasses import replace
+from time import perf_counter
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -13,7 +14,7 @@ from app.api.unsupported import warnings
 from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest, RequestError
 from app.telemetry.record import RequestRecord, record_of
-from app.types import Fusion, Method, Ranking, RerankQuery
+from app.types import Budget, Fusion, Method, Ranking, RerankQuery
 
 TIMING_HEADERS = ("x-total-time", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-compute-tokens")
 DEGRADED_HEADER = "x-reranker-degraded"
@@ -50,6 +51,8 @@ async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInf
     _record(record, body, query, service.defaults.log_texts)
     reranker = service.usable_reranker()
     asked = with_options(query, body, service, timeout_of(request, body))
+    if asked.budget:
+        asked = replace(asked, budget=asked.budget._replace(spent=perf_counter() - record.arrived))
     ranking = await reranker.rerank(asked)
     record.set_ranking(asked, ranking)
     return ranking, reranker.engine.info
@@ -75,6 +78,7 @@ def with_options(query: RerankQuery, body: RequestBody, service: Service, timeou
         priority=body.priority if defaults.priorities else 0,
         prefilter=method,
         prefilter_top_k=top_k,
+        budget=_budget(body, defaults),
         fusion=_fusion(body, query, service),
         instruction=body.instruction or None,
         activation=service.activation(query.activation),
@@ -90,6 +94,12 @@ def _first_stage(body: RequestBody, defaults: Defaults) -> tuple[Method, int]:
         method = "off" if not asked else "hybrid" if method == "off" else method
     number = asked if type(asked) is int else None
     return method, body.prefilter_top_k or number or defaults.prefilter_top_k
+
+
+def _budget(body: RequestBody, defaults: Defaults) -> Budget | None:
+    """The budget of the request, or else of the operator; 0 means no budget."""
+    chosen = defaults.budget_ms if body.budget_ms is None else body.budget_ms
+    return Budget(chosen / 1000) if chosen else None
 
 
 def _fusion(body: RequestBody, query: RerankQuery, service: Service) -> Fusion:

@@ -36,6 +36,7 @@ class Defaults:
     on_overload: OnOverload
     prefilter: Method
     prefilter_top_k: int
+    budget_ms: int | None
     activation: Literal["auto"] | Activation
     fusion: Literal["auto"] | Evidence
     fusion_weight: float

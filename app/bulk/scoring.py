@@ -118,7 +118,7 @@ class Scoring:
 
         query = with_options(request.to_query(), request, self._service, None)
         spans = query.spans and replace(query.spans, required=True)
-        query = replace(query, on_overload="error", priority=row.end.number, spans=spans)
+        query = replace(query, on_overload="error", budget=None, priority=row.end.number, spans=spans)
         tries = 0
         while True:
             try:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from app.engines.models.artefact import Manifest
 from app.engines.models.source import digest
-from app.engines.padding import warm_up_pairs
+from app.engines.padding import timed, warm_up_pairs
 from app.engines.protocol import EngineInfo
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
@@ -73,6 +73,8 @@ class ExportedEngine(ABC):
         activated: list[float] = self._manifest.scores(np.array(logits, np.float32)).tolist()
         return activated
 
-    def warm_up(self) -> None:
-        for pair in warm_up_pairs(self._manifest.pad_token_id, self._max_length):
+    def warm_up(self) -> float:
+        pairs = warm_up_pairs(self._manifest.pad_token_id, self._max_length)
+        for pair in pairs:
             self.score([pair])
+        return timed(self.score, pairs)

@@ -1,6 +1,7 @@
 """Pairs padded to arrays, the shapes of such batches, and the activations of logits."""
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,13 @@ def warm_up_pairs(token_id: int, max_length: int) -> list[Pair]:
     """Pairs of a few lengths. The first batch of a shape takes two to three times as long as the next one."""
     rows = [np.full(min(length, max_length), token_id, np.int32) for length in (16, 64, 128, 256)]
     return [Pair(ids, ids * 0, truncated=False) for ids in rows]
+
+
+def timed(score: Callable[[Sequence[Pair]], object], pairs: Sequence[Pair]) -> float:
+    """Tokens per second of a batch that is scored now."""
+    started = perf_counter()
+    score(pairs)
+    return sum(pair.length for pair in pairs) / (perf_counter() - started)
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -160,8 +160,11 @@ class Engine(Protocol):
         """The relevance scores, in float32: the model's own activation, of calibrated logits if the export has them."""
         ...
 
-    def warm_up(self) -> None:
-        """Run a few small batches. The first batch of a shape is slow."""
+    def warm_up(self) -> float:
+        """Run a few small batches. The first batch of a shape is slow.
+
+        Returns the tokens per second of the last one, or 0 if that is unknown.
+        """
         ...
 
     def clear_memory(self) -> None:

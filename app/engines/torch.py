@@ -14,7 +14,7 @@ from app.engines.forward import TENSOR_NAMES, Forward, Library, Padded, compile_
 from app.engines.models.artefact import shipped_probes
 from app.engines.models.source import ModelSource, digest
 from app.engines.packing import alike, pack
-from app.engines.padding import Shape, common_shapes
+from app.engines.padding import Shape, common_shapes, timed
 from app.engines.preprocessing import PROBE, OwnPreprocessing
 from app.engines.prompts import default_prompt, pair_tokenizer
 from app.engines.protocol import EngineInfo
@@ -147,9 +147,11 @@ class TorchEngine:
     def activate(self, logits: Sequence[float]) -> list[float]:
         return self._model.activation_fn(torch.tensor(logits, dtype=torch.float32)).tolist()  # type: ignore[no-any-return]
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> float:
         for rows, length in WARM_UP_SHAPES:
-            self.score([self._probe(min(length, self.info.max_length))] * rows)
+            pairs = [self._probe(min(length, self.info.max_length))] * rows
+            self.score(pairs)
+        return timed(self.score, pairs)
 
     def clear_memory(self) -> None:
         clear_memory(self._device)

@@ -38,7 +38,7 @@ OVERRIDES: dict[str, Any] = {
 # With a cache, repeated queries would be faster than the model.
 NO_CACHE: dict[str, Any] = {"prediction_cache": False}
 # Every document gets the model's logit, and these alone decide the order.
-MODEL_ALONE: dict[str, Any] = {"fusion": "off", "prefilter": "off", "raw_scores": True}
+MODEL_ALONE: dict[str, Any] = {"fusion": "off", "prefilter": "off", "budget_ms": 0, "raw_scores": True}
 # Long enough for a thousand long documents on a slow machine.
 TIMEOUT_SECONDS = 600
 errors = Console(stderr=True)

@@ -14,10 +14,11 @@ from concurrent.futures import Executor
 from functools import partial
 from operator import attrgetter
 from time import monotonic, perf_counter
-from typing import NamedTuple
 
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
+from app.serving.budget import Pace
+from app.serving.inference import Scored, score
 from app.serving.queues import MAX_PADDING, Queue, Work, take_batch
 from app.telemetry.cost import Ledger, current_bill
 from app.telemetry.metrics import Metrics
@@ -26,7 +27,6 @@ from app.types import Pair
 log = logging.getLogger(__name__)
 
 STOPPED = "The engine stopped before this request was scored"
-DOES_NOT_FIT = "The device has too little memory for a pair of this length"
 # One in this many batches serves the requests in turn; the others serve the request with the least work left.
 TURN_EVERY = 4
 # A batch may exceed the budget by this factor if it finishes a request. Otherwise the last few pairs would wait for
@@ -54,6 +54,7 @@ class Batcher:
         metrics: Metrics,
         timeout: float | None = None,
         ledger: Ledger | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """An inference counts as hung after `timeout` seconds; None means never."""
         self.token_budget = token_budget
@@ -62,6 +63,7 @@ class Batcher:
         """Consecutive failed batches."""
         self.speed = 0.0
         """Tokens per second of a busy engine, padding included; 0 before its first batch."""
+        self.pace = pace or Pace()
         self._engine = engine
         self._threads = threads
         self._metrics = metrics
@@ -100,6 +102,10 @@ class Batcher:
         if not self.speed:
             return None
         return (self._running + sum(queue.tokens for queue in self._queues)) / self.speed
+
+    def tokens_ahead(self, priority: int = 0) -> int:
+        """Tokens that are running, or waiting with the same priority or a more urgent one."""
+        return self._running + sum(queue.tokens for queue in self._queues if queue.priority <= priority)
 
     @property
     def pending(self) -> int:
@@ -217,7 +223,7 @@ class Batcher:
         if isinstance(error, EngineBroken):
             raise EngineBroken(str(error), self.scored)
 
-    def _account(self, pairs: Sequence[Pair], scored: "Scored", seconds: float) -> None:
+    def _account(self, pairs: Sequence[Pair], scored: Scored, seconds: float) -> None:
         if scored.did_not_fit:
             self._shrink(scored.did_not_fit)
         if all(isinstance(logit, OutOfMemory) for logit in scored.logits):
@@ -231,6 +237,7 @@ class Batcher:
         if self._fitting % TRY_LARGER_EVERY == 0:
             self.token_budget = min(self._most, 2 * self.token_budget)
         self._metrics.observe_batch(sum(lengths), padded, seconds)
+        self.pace.see_batch(sum(lengths), seconds, perf_counter())
         speed = padded * self._engine.info.batches_at_once / seconds
         self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
 
@@ -249,40 +256,6 @@ class Batcher:
                 fail_waiting([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
             elif not work.future.done():
                 work.future.set_result(logit)
-
-
-class Scored(NamedTuple):
-    """The outcome of a batch."""
-
-    logits: list[float | OutOfMemory]
-    """One for each pair, or the error of a pair that does not fit the memory even alone."""
-    did_not_fit: int = 0
-    """Padded tokens of the smallest batch of several pairs that ran out of memory; 0 if none did."""
-
-
-def score(engine: Engine, pairs: Sequence[Pair], too_long: float = math.inf) -> Scored:
-    """Logits of a batch; runs on an inference thread. A batch that runs out of memory is retried in halves.
-
-    Pairs of `too_long` tokens or more are known not to fit, even alone.
-    """
-    if min(pair.length for pair in pairs) >= too_long:
-        return Scored([OutOfMemory(DOES_NOT_FIT)] * len(pairs))
-    try:
-        return Scored([*engine.score(pairs)])
-    except OutOfMemory as error:
-        problem = OutOfMemory(*error.args)
-    # Outside the handler, because the exception's traceback would keep the failed batch in memory.
-    engine.clear_memory()
-    if len(pairs) == 1:
-        return Scored([problem])
-    log.warning("Out of memory with %d pairs: retrying in halves", len(pairs))
-    middle = len(pairs) // 2
-    first = score(engine, pairs[:middle], too_long)
-    unfit = [pair.length for pair, logit in zip(pairs, first.logits, strict=False) if isinstance(logit, OutOfMemory)]
-    second = score(engine, pairs[middle:], min([*unfit, too_long]))
-    smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
-    tokens = engine.padded_tokens([pair.length for pair in pairs])
-    return Scored(first.logits + second.logits, min([*smaller, tokens]))
 
 
 def _tokens(works: Sequence[Work]) -> int:

@@ -4,7 +4,9 @@ import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
+from app.serving.budget import ReadingPlan
 from app.serving.folding import ScoredPassage, by_position
 from app.types import Choice, LongDocuments, Pair, Passage, RerankQuery, Score, Timings
 
@@ -34,6 +36,9 @@ class Progress:
     """On the event loop's clock."""
     choice: Choice | None = None
     """The first stage's answer, once it has run."""
+    plan: ReadingPlan | None = None
+    """What fits into the budget; None before that is known, or without a budget."""
+    started: float = field(default_factory=perf_counter)
     keyed: KeyedPassages = field(default_factory=KeyedPassages)
     """Windows replace the long documents that they are part of."""
     known: dict[bytes, Score] = field(default_factory=dict)
@@ -67,6 +72,11 @@ class Progress:
         if evidence == "order":
             return by_position(len(self.query.documents))
         return self.query.retrieval_scores or () if evidence == "score" else ()
+
+    def spent(self) -> float:
+        """Seconds since the request arrived."""
+        before = self.query.budget.spent if self.query.budget else 0.0
+        return before + perf_counter() - self.started
 
     def remaining(self) -> float:
         """Seconds until the deadline."""

@@ -4,6 +4,7 @@ from app.engines.protocol import Engine
 from app.serving.activation import activate
 from app.serving.folding import best_passages, fused_scores, place_unscored
 from app.serving.progress import Progress
+from app.serving.reading import budget_use
 from app.types import Ranking
 
 
@@ -30,4 +31,5 @@ def rank(progress: Progress, engine: Engine) -> Ranking:
         prefiltered=frozenset(documents).difference(choice.kept) if choice else frozenset(),
         fused=fused,
         evidence=progress.query.evidence if fused else "off",
+        budget=budget_use(progress, len(best)),
     )

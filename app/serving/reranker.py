@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,18 @@ from app.first_stage.prefilter import Prefilter
 from app.machine.threads import on_thread
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
-from app.serving.cache import Flight, ScoreCache
+from app.serving.cache import ScoreCache
 from app.serving.checks import check_instruction, check_query, check_untruncated, cut_long_documents
 from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
 from app.serving.ranking import rank
+from app.serving.reading import Work, leave_out_most, plan, plan_known
+from app.serving.scoring import score_pairs
 from app.serving.spans import SpanFinder
 from app.serving.tokenizing import encode_passages, find_windows
 from app.serving.windows import put_windows
 from app.telemetry.metrics import Metrics
-from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, Score, SpanBounds
+from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, SpanBounds, first_stage_method
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -99,6 +100,8 @@ class Reranker:
             if query.on_overload == "error":
                 raise
             ranking = await self._degrade(progress, error)
+        if ranking.budget:
+            self._metrics.observe_budget(ranking.budget, progress.spent())
         if query.spans:
             await self._spans.add(ranking, progress, self._score_passages, self.engine)
         ranking.timings.total = perf_counter() - started
@@ -136,15 +139,45 @@ class Reranker:
     async def _complete(self, progress: Progress) -> None:
         """Get the score of every document that the first stage keeps."""
         query = progress.query
-        if query.is_prefiltered:
-            async with self._slot(query) as progress.timings.queue:
-                await self._look_up(progress, await self._prefilter(progress))
-                await self._score(progress, await self._prepare(progress))
+        if query.is_prefiltered or query.is_budgeted:
+            await self._score_chosen(progress)
         else:
             await self._score_passages(progress, query.passages())
         check_untruncated(query, progress.long_documents, progress.scored_passages())
         if query.evidence == "lexical":
             await self._compare_words(progress)
+
+    async def _score_chosen(self, progress: Progress) -> None:
+        """Get the scores of the documents that the first stage keeps, and of these as many as the budget allows."""
+        query = progress.query
+        if not query.is_prefiltered:
+            await self._look_up(progress, query.passages())
+            if progress.is_complete():
+                progress.plan = plan_known(progress)
+                return
+        async with self._slot(query) as progress.timings.queue:
+            kept = await self._prefilter(progress)
+            if query.is_prefiltered:
+                await self._look_up(progress, kept)
+            else:
+                progress.known |= self.cache.find(progress.keyed.keys)
+            if query.is_budgeted:
+                await self._score_budgeted(progress)
+            else:
+                await self._score(progress, await self._prepare(progress))
+
+    async def _score_budgeted(self, progress: Progress) -> None:
+        """Get the scores of the documents that fit into the budget."""
+        pace = self.batcher.pace
+        leave_out_most(progress, pace, self._work(progress), self.engine.info.max_length)
+        pairs = plan(progress, await self._prepare(progress), pace, self._work(progress))
+        started = perf_counter()
+        await self._score(progress, pairs)
+        if pairs and progress.plan:
+            pace.see_request(progress.plan.stages[0].seconds, perf_counter() - started)
+
+    def _work(self, progress: Progress) -> Work:
+        return Work(self.batcher.tokens_ahead(progress.query.priority), self.cache.joinable)
 
     async def _score_passages(self, progress: Progress, passages: Sequence[Passage]) -> None:
         """Get the score of every passage. Requests for known scores need no slot."""
@@ -166,10 +199,10 @@ class Reranker:
         choice = await on_thread(
             self._tokenizers,
             self._first_stage.choose,
-            query.prefilter,
+            first_stage_method(query.prefilter),
             passages[0].query,
             query.documents,
-            query.prefilter_top_k,
+            query.depth,
         )
         progress.choice = choice
         progress.timings.prefilter = perf_counter() - started
@@ -209,7 +242,10 @@ class Reranker:
             query.max_tokens_per_doc,
             self._instruction_of(query),
         )
-        progress.timings.tokenize += perf_counter() - started
+        seconds = perf_counter() - started
+        progress.timings.tokenize += seconds
+        if query.is_budgeted:
+            self.batcher.pace.see_texts(passages.values(), pairs, seconds)
         check_untruncated(query, progress.long_documents, zip(passages.values(), pairs, strict=True))
         return dict(zip(passages, pairs, strict=True))
 
@@ -232,44 +268,8 @@ class Reranker:
         return put_windows(query, progress.keyed.passages, spans) if spans else []
 
     async def _score(self, progress: Progress, pairs: Mapping[bytes, Pair]) -> None:
-        """Have the model score these pairs. A pair that it is scoring for another request is not sent again."""
-        if not pairs:
-            return
-        started = perf_counter()
-        self._check_deadline(progress, pairs)
-        submit = partial(self.batcher.submit, priority=progress.query.priority)
-        flights, new = self.cache.claim(list(pairs), list(pairs.values()), submit)
-        try:
-            await asyncio.wait({flight.future for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
-            progress.timings.inference += perf_counter() - started
-            for flight in flights:
-                if flight.future.done():
-                    flight.future.result()  # raises if this pair failed
-        finally:
-            self._collect(progress, pairs, flights, new)
-
-    def _check_deadline(self, progress: Progress, pairs: Mapping[bytes, Pair]) -> None:
-        """Raise `DeadlineExceeded` at once if even an idle engine could not score these pairs in time."""
-        needed = self.batcher.seconds_for([pair for key, pair in pairs.items() if not self.cache.joinable(key)])
-        if needed > progress.remaining():
-            raise DeadlineExceeded(
-                f"The deadline cannot be met: scoring {len(pairs)} pairs takes about {needed:.2g} s, "
-                f"{max(0.0, progress.remaining()):.2g} s are left"
-            )
-
-    def _collect(self, progress: Progress, pairs: Mapping[bytes, Pair], flights: Sequence[Flight], new: int) -> None:
-        """Keep the scores that have landed, even after a failure, and release the flights."""
-        landed = {
-            key: Score(flight.future.result(), pair.length, pair.truncated)
-            for (key, pair), flight in zip(pairs.items(), flights, strict=True)
-            if flight.landed
-        }
-        progress.known |= landed
-        progress.scored = min(new, len(landed))
-        if progress.scored and self._shared_cache:
-            self._shared_cache.put(landed)
-        if unwanted := self.cache.release(flights):
-            self.batcher.withdraw(unwanted)
+        if pairs:
+            await score_pairs(progress, pairs, self.cache, self.batcher, self._shared_cache)
 
     async def _compare_words(self, progress: Progress) -> None:
         """Compute the BM25 score of each document."""

@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 
 from app.machine.hardware import memory_limit
-from app.types import Ranking
+from app.types import BudgetUse, Ranking
 
 # A creation time for each counter would double the page, and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -54,6 +54,8 @@ class Metrics:
         )
         self.prefiltered = self._counter("prefiltered_documents", "Documents that the first stage left out")
         self.prefilter_seconds = self._histogram("prefilter_seconds", "Time of the first stage, if a request has one")
+        self.budget_documents = self._counter("budget_documents", "Documents of requests with a budget", ["result"])
+        self.budget_requests = self._counter("budget_requests", "Ranked requests with a budget", ["result"])
         self.request_seconds = self._histogram("request_seconds", "Time from admission to scores, of ranked requests")
         self.queue_seconds = self._histogram("queue_seconds", "Time waiting for a slot, of ranked requests")
         self.tokenize_seconds = self._histogram("tokenize_seconds", "Time of tokenization, of ranked requests")
@@ -114,6 +116,12 @@ class Metrics:
         self.queue_seconds.observe(ranking.timings.queue)
         self.tokenize_seconds.observe(ranking.timings.tokenize)
         self.request_seconds.observe(ranking.timings.total)
+
+    def observe_budget(self, use: BudgetUse, seconds: float) -> None:
+        """Count a request with a budget that was ranked `seconds` after its arrival."""
+        self.budget_documents.labels("read").inc(use.read)
+        self.budget_documents.labels("left_out").inc(use.of - use.read)
+        self.budget_requests.labels("in_time" if seconds <= use.budget else "overrun").inc()
 
     def count_joules(self) -> None:
         """The machine has counters of energy: count that too."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -45,6 +45,7 @@ class RequestRecord:
     ranking: Ranking | None = None
     error_body: ErrorBodyOf | None = None
     """How the dialect of the request writes errors; None for the service's own format."""
+    arrived: float = field(default_factory=time.perf_counter)
     ranked_at: int = 0
     """When the ranking was complete, in nanoseconds since the epoch."""
 

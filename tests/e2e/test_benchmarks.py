@@ -57,6 +57,25 @@ def test_compare_measures_every_contender(tmp_path: Path) -> None:
     assert throughput[1][1] == f"{service['cells']['short, 1']['documents_per_second']:.3g}"
 
 
+def test_budgets_and_depths_are_compared(tmp_path: Path) -> None:
+    file = tmp_path / "labelled.jsonl"
+    documents = [f"Bread number {number} is baked." for number in range(9)] + ["The gravity of the moon causes tides."]
+    row = {"query": "what causes tides", "documents": documents, "qrels": [0] * 9 + [1]}
+    file.write_text("\n".join([json.dumps(row)] * 3))
+    command = [sys.executable, "-m", "benchmarks", "budget", str(file), "--depths", "2", "--budgets", "60000"]
+    result = subprocess.run(
+        [*command, "--clients", "1,2", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["queries"] == 3
+    rows = figures["rows"]
+    ways = [(1, "depth 2", 2.0), (1, "60000 ms", 10.0), (2, "depth 2", 2.0), (2, "60000 ms", 10.0)]
+    assert [(row["clients"], row["way"], row["read"]) for row in rows] == ways
+    assert all(row["ndcg_at_10"] == 1 for row in rows)
+    assert [row["overrun"] for row in rows] == [None, 0, None, 0]
+
+
 def test_a_missing_docker_engine_is_reported_in_one_line() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "container"],

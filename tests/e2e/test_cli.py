@@ -45,6 +45,16 @@ def test_lines_are_ranked(url: str, tmp_path: Path) -> None:
     assert (rows[0][5], rows[0][8]) == ("5", "Saturn")  # the line number counts empty lines
 
 
+def test_a_budget_is_passed_on(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "passages.txt"
+    file.write_text("\n".join(f"{number} moons of a planet" for number in range(50)))
+    found = run("rerank", "--query", str(MOONS["query"]), "--budget-ms", "1", "--json", "--url", url, str(file))
+    assert found.returncode == 0, found.stderr
+    budget = json.loads(found.stdout)["meta"]["budget"]
+    assert (budget["budget_ms"], budget["of"]) == (1, 50)
+    assert 1 <= budget["read"] < 50
+
+
 def test_brackets_and_quotes_are_text(url: str) -> None:
     lines = ['"Mars," he said, "has two moons."', "the path [/usr/bin] is here", "see [1] and [a] moons [i]"]
     found = run("rerank", "-q", "moons of Mars", "--url", url, "-", stdin="\n".join(lines))

@@ -13,7 +13,7 @@ from app.api.fields import Usage
 from app.api.ranking import usage
 from app.telemetry.cost import Bill
 from app.telemetry.record import RequestRecord, milliseconds
-from app.types import Evidence, Ranking
+from app.types import BudgetUse, Evidence, Ranking
 
 EXAMPLE_RESPONSE: dict[str, Any] = {
     "id": "3f0e2f6d5f0b4c0f9a52c6a1d3c4b5e6",
@@ -112,6 +112,23 @@ class Cost(BaseModel):
         return cls(tokens=bill.tokens, cpu_ms=bill.cpu_ns / 1e6, joules=joules)
 
 
+class BudgetMeta(BaseModel):
+    """What the model read within a latency budget."""
+
+    budget_ms: float
+    read: Annotated[int, Field(description="Documents that the model scored, now or before")]
+    of: Annotated[int, Field(description="Documents in the request")]
+    predicted_ms: Annotated[
+        float | None, Field(description="How long the request would take, by the plan; from its arrival")
+    ] = None
+
+    @classmethod
+    def of_use(cls, use: BudgetUse) -> Self:
+        """In the units of the answer."""
+        predicted = None if use.predicted is None else milliseconds(use.predicted)
+        return cls(budget_ms=milliseconds(use.budget), read=use.read, of=use.of, predicted_ms=predicted)
+
+
 class BilledUnits(BaseModel):
     """For clients that count Cohere's units."""
 
@@ -129,6 +146,7 @@ class Meta(BaseModel):
     repaired: Annotated[int, Field(description="Documents in which U+FFFD replaces broken characters")] = 0
     degraded: Literal[False] | str = False
     fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
+    budget: Annotated[BudgetMeta | None, Field(description="With `budget_ms`")] = None
     spans: Annotated[SpansMeta | None, Field(description="With `max_spans` or `relevant_spans`")] = None
     timings_ms: TimingsMs
     cost: Cost | None = None
@@ -174,6 +192,7 @@ class RerankResponse(BaseModel):
                 repaired=sum(document.was_repaired for document in request.documents),
                 degraded=ranking.degraded or False,
                 fusion=ranking.evidence,
+                budget=BudgetMeta.of_use(ranking.budget) if ranking.budget else None,
                 spans=SpansMeta.of(ranking.spans) if ranking.spans else None,
                 timings_ms=TimingsMs(
                     queue=milliseconds(timings.queue),

@@ -14,11 +14,11 @@ from concurrent.futures import Executor
 from functools import partial
 from operator import attrgetter
 from time import monotonic, perf_counter
-from typing import NamedTuple
 
 from app.engines.protocol import Engine
 from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.serving.queues import MAX_PADDING, Queue, Work, take_batch
+from app.serving.scoring import Scored, score
 from app.telemetry.cost import Ledger, current_bill
 from app.telemetry.metrics import Metrics
 from app.types import Pair
@@ -26,7 +26,6 @@ from app.types import Pair
 log = logging.getLogger(__name__)
 
 STOPPED = "The engine stopped before this request was scored"
-DOES_NOT_FIT = "The device has too little memory for a pair of this length"
 # One in this many batches serves the requests in turn; the others serve the request with the least work left.
 TURN_EVERY = 4
 # A batch may exceed the budget by this factor if it finishes a request. Otherwise the last few pairs would wait for
@@ -217,7 +216,7 @@ class Batcher:
         if isinstance(error, EngineBroken):
             raise EngineBroken(str(error), self.scored)
 
-    def _account(self, pairs: Sequence[Pair], scored: "Scored", seconds: float) -> None:
+    def _account(self, pairs: Sequence[Pair], scored: Scored, seconds: float) -> None:
         if scored.did_not_fit:
             self._shrink(scored.did_not_fit)
         if all(isinstance(logit, OutOfMemory) for logit in scored.logits):
@@ -249,40 +248,6 @@ class Batcher:
                 fail_waiting([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
             elif not work.future.done():
                 work.future.set_result(logit)
-
-
-class Scored(NamedTuple):
-    """The outcome of a batch."""
-
-    logits: list[float | OutOfMemory]
-    """One for each pair, or the error of a pair that does not fit the memory even alone."""
-    did_not_fit: int = 0
-    """Padded tokens of the smallest batch of several pairs that ran out of memory; 0 if none did."""
-
-
-def score(engine: Engine, pairs: Sequence[Pair], too_long: float = math.inf) -> Scored:
-    """Logits of a batch; runs on an inference thread. A batch that runs out of memory is retried in halves.
-
-    Pairs of `too_long` tokens or more are known not to fit, even alone.
-    """
-    if min(pair.length for pair in pairs) >= too_long:
-        return Scored([OutOfMemory(DOES_NOT_FIT)] * len(pairs))
-    try:
-        return Scored([*engine.score(pairs)])
-    except OutOfMemory as error:
-        problem = OutOfMemory(*error.args)
-    # Outside the handler, because the exception's traceback would keep the failed batch in memory.
-    engine.clear_memory()
-    if len(pairs) == 1:
-        return Scored([problem])
-    log.warning("Out of memory with %d pairs: retrying in halves", len(pairs))
-    middle = len(pairs) // 2
-    first = score(engine, pairs[:middle], too_long)
-    unfit = [pair.length for pair, logit in zip(pairs, first.logits, strict=False) if isinstance(logit, OutOfMemory)]
-    second = score(engine, pairs[middle:], min([*unfit, too_long]))
-    smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
-    tokens = engine.padded_tokens([pair.length for pair in pairs])
-    return Scored(first.logits + second.logits, min([*smaller, tokens]))
 
 
 def _tokens(works: Sequence[Work]) -> int:

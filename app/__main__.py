@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from app.config import Settings
-from app.engines.models.source import check_folder, locate_model
+from app.engines.models.source import check_folder, locate_model, of_model
 from app.environment import load_settings, service_variables, unknown_variables
 from app.errors import StartupError
 from app.telemetry.logs import configure_logging
@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> int:
 def _check(settings: Settings) -> int:
     """Check what needs neither a model, the Hub, a device nor another service."""
     try:
-        locate_model(settings.model, settings.revision)
+        for name, own in settings.each().items():
+            with of_model(name):
+                locate_model(own.model, own.revision)
         if settings.prefilter_model:
             check_folder("RERANKER_PREFILTER_MODEL", settings.prefilter_model)
     except StartupError as error:

@@ -18,6 +18,7 @@ from app.config_types import (
     DocumentPlace,
     Host,
     LogLevel,
+    Models,
     Network,
     Networks,
     OverloadStatus,
@@ -25,8 +26,10 @@ from app.config_types import (
     RootPath,
     WebOrigins,
     expanded,
+    named_sources,
     networks,
     split,
+    with_revision,
 )
 from app.machine.hardware import cpu_limit
 
@@ -84,6 +87,9 @@ class Settings(QualitySettings):
     is used; `embedded:multilingual` is the other embedded one."""
     revision: str | None = Field(None, alias="RERANKER_REVISION")
     """Commit, tag or branch of a Hub model. If unset, the newest in the local cache, or else on the Hub, is used."""
+    models: Models | None = Field(None, alias="RERANKER_MODELS")
+    """Several models in one process: `NAME=SOURCE,NAME=SOURCE`, where a source is what `RERANKER_MODEL` may be, or
+    `ID@REVISION`. Requests choose by `model`; the first is the default. See [models](models.md#several-models)."""
     template: str | None = Field(None, alias="RERANKER_TEMPLATE")
     """The text that the model was trained to read, with `{query}`, `{document}` and, if it takes one, `{instruction}`
     (`\\n` is a new line). Or `qwen3-reranker`, `mxbai-rerank-v2` or `none`. If unset, it comes from the model. See
@@ -222,6 +228,16 @@ class Settings(QualitySettings):
         """The configured capacity; `device`, such as `cuda:0`, provides the default of what is unset."""
         asked = {name: getattr(self, name) for name in Capacity.__slots__ if getattr(self, name) is not None}
         return replace(DEVICE_DEFAULTS[device.split(":", maxsplit=1)[0]], **asked)
+
+    def each(self) -> "dict[str, Settings]":
+        """The settings of each model by its name. A single model has none: the name is then empty."""
+        if self.models is None:
+            return {"": self}
+        sources = {name: with_revision(source) for name, source in named_sources(self.models).items()}
+        return {
+            name: self.model_copy(update={"model": source, "revision": revision, "models": None})
+            for name, (source, revision) in sources.items()
+        }
 
     def keys(self) -> list[str]:
         """All API keys, from the variable and from the file. Raises `StartupError` if one of them is set but empty."""

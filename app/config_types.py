@@ -13,6 +13,8 @@ from app.errors import StartupError
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PATH_PREFIX = re.compile(r"(/(?!\.+(/|$))[\w.~-]+)+", re.ASCII)
 MAX_PREFIX_CHARS = 200
+# Goes into URLs and into the labels of metrics.
+MODEL_NAME = re.compile(r"(?=.{1,100}$)\w[\w.:-]*(/\w[\w.:-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,34 @@ DEVICE_DEFAULTS = {
 def split(values: str) -> list[str]:
     """Comma-separated values; empty ones are dropped."""
     return [value.strip() for value in values.split(",") if value.strip()]
+
+
+def named_sources(values: str) -> dict[str, str]:
+    """The comma-separated `NAME=SOURCE`, by name. Raises `ValueError`."""
+    named: dict[str, str] = {}
+    for value in split(values):
+        name, _, source = (part.strip() for part in value.partition("="))
+        if not MODEL_NAME.fullmatch(name) or not source:
+            raise ValueError(f"{value!r} is not NAME=SOURCE, with a name of letters, digits and . _ : / -")
+        if name.lower() in map(str.lower, named):
+            raise ValueError(f"the name {name!r} is there twice")
+        named[name] = source
+    if not named:
+        raise ValueError("must be NAME=SOURCE, NAME=SOURCE")
+    return named
+
+
+def _models(value: str) -> str:
+    named_sources(value)
+    return value
+
+
+def with_revision(source: str) -> tuple[str, str | None]:
+    """The source, and the revision after an `@`. A folder may have an `@` in its name."""
+    if "@" not in source or Path(source).expanduser().exists():
+        return source, None
+    location, _, revision = source.rpartition("@")
+    return location, revision
 
 
 def _known_device(value: str) -> str:
@@ -136,6 +166,7 @@ def check_precision(backend: str, precision: str) -> None:
 
 Device = Annotated[str, AfterValidator(_known_device)]
 Host = Annotated[str, AfterValidator(_address)]
+Models = Annotated[str, AfterValidator(_models)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
 OverloadStatus = Annotated[Literal[429, 503], BeforeValidator(_as_status)]
 DocumentPlace = Annotated[SecretStr | None, AfterValidator(_document_place)]

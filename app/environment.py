@@ -12,6 +12,13 @@ from app.config_quality import QualitySettings
 from app.config_types import check_precision
 from app.errors import StartupError
 
+# Settings of one model, and what to do instead if there are several.
+ONE_MODEL = {
+    "revision": "write ID@REVISION in RERANKER_MODELS",
+    "template": "export the model with its template (reranker export --template)",
+    "instruction": "send `instruction` in the requests",
+}
+
 
 def environment_names() -> list[str]:
     """The environment variable of every setting, in the order of the fields; those of `QualitySettings` are last."""
@@ -27,7 +34,21 @@ def load_settings(**overrides: Any) -> Settings:
         raise StartupError("\n".join(explain(error.errors()))) from None
     settings.keys()
     check_precision(settings.backend, settings.precision)
+    _check_models(settings)
     return settings
+
+
+def _check_models(settings: Settings) -> None:
+    """Raises `StartupError` if a setting of one model is there together with several models."""
+    if settings.models is None:
+        return
+    if settings.model is not None:
+        raise StartupError("RERANKER_MODELS and RERANKER_MODEL are both set: unset one of them")
+    for name, remedy in ONE_MODEL.items():
+        if getattr(settings, name) is not None:
+            raise StartupError(
+                f"RERANKER_{name.upper()} applies to a single model, and RERANKER_MODELS is set: {remedy}"
+            )
 
 
 def service_variables(names: Iterable[str] = os.environ) -> list[str]:

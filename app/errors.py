@@ -4,7 +4,8 @@ RerankerError
 ├── RequestError        the caller must change the request
 │   ├── InvalidRequest  the request is invalid
 │   ├── TooLarge        a document count, text or body exceeds its limit
-│   └── NotFound        a stored document, or the store itself, does not exist
+│   ├── NotFound        a stored document, or the store itself, does not exist
+│   └── UnknownModel    no model has the name in the request
 ├── Unauthorized        the API key is missing or unknown
 ├── BodyTimeout         the body did not arrive in time
 ├── UnsupportedMedia    the body is compressed
@@ -28,9 +29,12 @@ RerankerError
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+# Of a name in a message.
+SHOWN_CHARS = 60
 FULL = "Free some space, or set another folder"
 REMEDIES = {
     errno.ENOSPC: FULL,
@@ -70,6 +74,18 @@ class Unauthorized(RerankerError):
     """The API key is missing or unknown."""
 
     code = "unauthorized"
+
+
+class UnknownModel(RequestError):
+    """No model has the name in the request."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        """`known`: the names of all models."""
+        shown = name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}…"
+        plural = "models" if len(known) > 1 else "model"
+        super().__init__(f"there is no model {shown!r}; the service has the {plural} {', '.join(known)}", "model")
 
 
 class TooLarge(RequestError):

@@ -1,10 +1,10 @@
-"""The life of the application: load the engine, serve with it until it breaks, and load it again."""
+"""The life of the application: load the engine of each model, serve with it until it breaks, and load it again."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -14,9 +14,9 @@ from fastapi import FastAPI
 
 from app.api.service import Service
 from app.config import Settings
-from app.engines.load import load_engine
-from app.engines.protocol import Engine
-from app.errors import EngineBroken, StartupError
+from app.engines.models.source import locate_model, of_model
+from app.engines.protocol import Engine, EngineInfo
+from app.errors import EngineBroken, RerankerError, StartupError
 from app.first_stage.prefilter import Prefilter, load_prefilter
 from app.machine.energy import energy_meter
 from app.machine.garbage import freeze_loaded_objects
@@ -35,6 +35,7 @@ from app.serving.cache import ScoreCache
 from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.loops import clear_memory_regularly, run_until_broken
+from app.serving.model import Model
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.cost import INFERENCE, Ledger
@@ -58,17 +59,32 @@ class Plan:
     settings: Settings
     service: Service
     engine: Engine | None
-    """None: the settings' model is loaded."""
+    """None: the settings' models are loaded."""
+    load: Callable[[Settings], Engine]
+    """Loads the model of these settings."""
     tracing: "Tracing | None"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parts:
-    """What is kept when the engine is reloaded."""
+    """What all models share, and what is kept when an engine is reloaded."""
 
     tokenizers: Executor
     prefilter: Prefilter
     shared_cache: "SharedCache | None"
+    first_loads: asyncio.Lock
+    """The first loads measure the machine, one after the other."""
+    common: "Common | None" = None
+    """None until the first engine is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all models share, and what depends on the device."""
+
+    admission: Admission
+    cache: ScoreCache
+    ledger: Ledger
 
 
 @asynccontextmanager
@@ -90,8 +106,11 @@ async def lifespan(plan: Plan, _: FastAPI) -> AsyncIterator[None]:
 async def _serve(plan: Plan) -> None:
     """Run until cancelled. A final failure is logged and ends the process through the lifecycle."""
     settings, service = plan.settings, plan.service
-    supervisor = Supervisor(settings.max_reloads, service.lifecycle, service.metrics)
     try:
+        own = settings.each()
+        for name, each in own.items() if plan.engine is None else ():
+            with of_model(name):
+                locate_model(each.model, each.revision)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(service.observer.running())
             if service.documents:
@@ -100,8 +119,9 @@ async def _serve(plan: Plan) -> None:
             tokenizers = stack.enter_context(running_threads(settings.tokenizer_workers, "tokenizer"))
             method = first_stage_method(settings.prefilter) if settings.budget_ms else settings.prefilter
             prefilter = await load_prefilter(settings.prefilter_model, method, tokenizers)
-            parts = Parts(tokenizers, prefilter, await _shared_cache(settings, stack, service.metrics))
-            await supervisor.run(partial(_run_engine, plan, parts))
+            shared_cache = await _shared_cache(settings, stack, service.metrics)
+            parts = Parts(tokenizers, prefilter, shared_cache, asyncio.Lock())
+            await run_until_broken(*(_run_model(plan, parts, model, own[model.own_name]) for model in service.models))
     except StartupError as error:
         log.debug("Start failed", exc_info=True)
         log.error("Cannot start: %s", error)
@@ -112,26 +132,47 @@ async def _serve(plan: Plan) -> None:
     service.lifecycle.fail()
 
 
-async def _run_engine(plan: Plan, parts: Parts) -> None:
+async def _run_model(plan: Plan, parts: Parts, model: Model, settings: Settings) -> None:
+    """Serve with a model. Raises what ends the process: a failure to load it at the start, or that of the last model.
+
+    `settings`: those of this model.
+    """
+    service = plan.service
+    supervisor = Supervisor(settings.max_reloads, model, service.metrics)
+    try:
+        await supervisor.run(partial(_run_engine, plan, parts, model, settings))
+    except Exception as error:
+        if model.reranker is None or not service.models.has_other(model):
+            raise
+        unexpected = not isinstance(error, RerankerError)
+        log.error("Giving up on model %s, the others go on: %s", model.name, error, exc_info=unexpected)
+        model.give_up()
+
+
+async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings) -> None:
     """Load an engine and serve with it until it breaks. Raises `StartupError` or `EngineBroken`."""
-    settings, service = plan.settings, plan.service
-    started = perf_counter()
+    service = plan.service
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(running_threads(1, INFERENCE))
-        engine, speed = await _load(plan, threads)
+        async with parts.first_loads if model.reranker is None else nullcontext():
+            started = perf_counter()
+            engine, speed = await _load(plan, model, settings, threads)
         if engine.info.batches_at_once > 1:
             threads = stack.enter_context(running_threads(engine.info.batches_at_once, INFERENCE))
         budget = settings.batch_tokens or engine.schedule.batch_tokens
-        ledger = Ledger(service.metrics, energy_meter(gpu_of(engine.info)))
-        timeout = settings.inference_timeout
-        batcher = Batcher(engine, threads, budget, service.metrics, timeout, ledger, Pace(speed))
+        common = parts.common = parts.common or _common(plan, engine.info)
+        timeout, pace, line = settings.inference_timeout, Pace(speed), model.line
+        batcher = Batcher(engine, threads, budget, service.metrics, timeout, common.ledger, pace, line)
         probe = await asyncio.get_running_loop().run_in_executor(parts.tokenizers, engine.encode, "probe", ["probe"])
-        reranker = service.reranker or _assemble(plan, parts, engine, batcher)
-        reranker.take_engine(engine, batcher)
+        is_first = model.reranker is None
+        reranker = model.reranker or _assemble(plan, parts, common, model, engine, batcher)
+        model.take(reranker, engine, batcher)
         freeze_loaded_objects()
-        service.lifecycle.ready()
-        service.observer.ready(engine.info)
+        if model is service.models.first:
+            service.observer.ready(engine.info)
         _announce(settings, engine, perf_counter() - started)
+        if is_first and service.models.were_loaded():
+            _announce_service(plan)
         await run_until_broken(
             batcher.run(),
             watch(batcher, *probe),
@@ -139,29 +180,42 @@ async def _run_engine(plan: Plan, parts: Parts) -> None:
         )
 
 
-async def _load(plan: Plan, thread: Executor) -> tuple[Engine, float]:
+async def _load(plan: Plan, model: Model, settings: Settings, thread: Executor) -> tuple[Engine, float]:
     """The given engine, or that of the settings, warmed up, and its speed. Raises `StartupError` or `EngineBroken`."""
 
     def load() -> tuple[Engine, float]:
-        engine = plan.engine or load_engine(plan.settings)
+        with of_model(model.own_name):
+            engine = plan.engine or plan.load(settings)
         return engine, engine.warm_up()
 
     loading = asyncio.get_running_loop().run_in_executor(thread, load)
     try:
-        return await asyncio.wait_for(loading, RELOAD_SECONDS if plan.service.reranker else None)
+        return await asyncio.wait_for(loading, RELOAD_SECONDS if model.reranker else None)
     except TimeoutError:
         raise EngineBroken(f"Reloading took more than {RELOAD_SECONDS} s.") from None
 
 
-def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Reranker:
-    """Complete the service, once: it outlives its engines."""
-    settings, service, info = plan.settings, plan.service, engine.info
-    capacity = settings.capacity(info.device)
-    service.reranker = reranker = Reranker(
+def _common(plan: Plan, info: EngineInfo) -> Common:
+    settings, service = plan.settings, plan.service
+    capacity, names = settings.capacity(info.device), [model.own_name for model in service.models]
+    service.gpu = gpu_of(info)
+    if info.device.startswith("cuda"):
+        watch_gpu(service.metrics, service.gpu)
+    return Common(
+        Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout, names),
+        ScoreCache(info.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache),
+        Ledger(service.metrics, energy_meter(service.gpu)),
+    )
+
+
+def _assemble(plan: Plan, parts: Parts, common: Common, model: Model, engine: Engine, batcher: Batcher) -> Reranker:
+    """Make the reranker of a model, once: it outlives its engines."""
+    settings, service = plan.settings, plan.service
+    reranker = Reranker(
         engine=engine,
         tokenizers=parts.tokenizers,
-        cache=ScoreCache(info.fingerprint, settings.cache_max_entries, settings.cache_ttl, settings.prediction_cache),
-        admission=Admission(capacity.max_parallel, capacity.max_queue, settings.queue_timeout),
+        cache=common.cache.beside(engine.info.fingerprint),
+        admission=common.admission,
         batcher=batcher,
         metrics=service.metrics,
         limits=service.limits,
@@ -170,11 +224,10 @@ def _assemble(plan: Plan, parts: Parts, engine: Engine, batcher: Batcher) -> Rer
         long_documents=None if settings.long_documents == "auto" else settings.long_documents,
         shared_cache=parts.shared_cache,
         instruction=settings.instruction,
+        name=model.own_name,
     )
-    watch_reranker(service.metrics, reranker)
-    if info.device.startswith("cuda"):
-        service.gpu = gpu_of(info)
-        watch_gpu(service.metrics, service.gpu)
+    if model is service.models.first:
+        watch_reranker(service.metrics, reranker, service.models)
     return reranker
 
 
@@ -191,9 +244,15 @@ async def _shared_cache(settings: Settings, stack: AsyncExitStack, metrics: Metr
 
 def _announce(settings: Settings, engine: Engine, seconds: float) -> None:
     warn_about_length(settings.max_length, engine.info)
-    warn_about_threads(settings.threads)
     announce_engine(engine, seconds)
     announce_activation(settings.activation, engine.info)
-    announce_address(settings.host, settings.port, settings.docs, bool(settings.keys()))
+
+
+def _announce_service(plan: Plan) -> None:
+    """All models are loaded."""
+    settings = plan.settings
+    plan.service.lifecycle.ready()
+    warn_about_threads(settings.threads)
     if settings.log_texts:
         log.warning("The queries of all requests are written to this log (RERANKER_LOG_TEXTS)")
+    announce_address(settings.host, settings.port, settings.docs, bool(settings.keys()))

@@ -1,6 +1,7 @@
 """Composition: builds the application from the settings. `app/lifespan.py` runs it."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,12 @@ from app.api.ranking import EXPOSED_HEADERS
 from app.api.service import Defaults, Service
 from app.config import Settings
 from app.documents.store import open_store
-from app.engines.load import described
+from app.engines.load import described, load_engine
 from app.engines.protocol import Engine
 from app.environment import load_settings, traces_exporter
 from app.lifespan import Plan, lifespan
 from app.serving.lifecycle import Lifecycle
+from app.serving.models import Models
 from app.serving.observer import Observer
 from app.serving.shadow import Shadow
 from app.telemetry.drift import Drift
@@ -45,8 +47,13 @@ log = logging.getLogger(__name__)
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
-    """The service as an ASGI application. Without an engine the settings' model is loaded once the application runs."""
+def create_app(
+    settings: Settings | None = None, engine: Engine | None = None, load: Callable[[Settings], Engine] = load_engine
+) -> FastAPI:
+    """The service as an ASGI application. Without an engine, the models are loaded once the application runs.
+
+    `load` loads the model of its settings.
+    """
     settings = settings or load_settings()
     service, tracing = _service(settings), open_tracing(traces_exporter())
     # The offline variant serves the documentation pages without a network.
@@ -56,7 +63,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         version=__version__,
         summary="Ranks passages by their relevance to a query.",
         redirect_slashes=False,
-        lifespan=partial(lifespan, Plan(settings, service, engine, tracing)),
+        lifespan=partial(lifespan, Plan(settings, service, engine, load, tracing)),
         telemetry=tracing.telemetry if tracing else NO_TELEMETRY,
     )
     app.state.service = service
@@ -74,9 +81,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
 
 def _service(settings: Settings) -> Service:
-    metrics = Metrics()
+    metrics, lifecycle = Metrics(), Lifecycle()
     service = Service(
-        lifecycle=Lifecycle(),
+        lifecycle=lifecycle,
+        models=Models([name for name in settings.each() if name], lifecycle),
         metrics=metrics,
         bodies=Bodies(settings.max_body_bytes, settings.max_buffered_bytes, settings.body_timeout),
         limits=Limits(settings.max_documents, settings.max_text_chars, settings.request_timeout),

@@ -2,7 +2,7 @@
 # Entry point of the container: serve, healthcheck (is the service ready?), or any other command.
 set -eu
 # Use the model that was exported when the image was built, if there is one.
-if [ -z "${RERANKER_MODEL:-}" ] && [ -f /opt/model/manifest.json ]; then
+if [ -z "${RERANKER_MODEL:-}${RERANKER_MODELS:-}" ] && [ -f /opt/model/manifest.json ]; then
   export RERANKER_MODEL=/opt/model
 fi
 # Kubernetes sets RERANKER_PORT to an address if a Service is named reranker. The service ignores that, too.

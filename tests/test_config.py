@@ -9,6 +9,7 @@ import pytest
 from app.config import Settings
 from app.environment import load_settings, unknown_variables
 from app.errors import StartupError
+from app.evaluation.service import own_settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -202,3 +203,57 @@ def test_a_user_without_a_home_folder_is_told_what_to_set() -> None:
         "RERANKER_EXPORT_DIR='~/.cache/reranker': this user has no home folder. Set HOME, or set RERANKER_EXPORT_DIR "
         "to a folder\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ("embedded", "'embedded' is not NAME=SOURCE, with a name of letters, digits and . _ : / -"),
+        ("a=", "'a=' is not NAME=SOURCE"),
+        ("a b=embedded", "'a b=embedded' is not NAME=SOURCE"),
+        ("a=embedded,A=x/y", "the name 'A' is there twice"),
+        (",", "must be NAME=SOURCE, NAME=SOURCE"),
+    ],
+)
+def test_a_list_of_models_that_is_wrong_is_reported(monkeypatch: pytest.MonkeyPatch, models: str, message: str) -> None:
+    monkeypatch.setenv("RERANKER_MODELS", models)
+    with pytest.raises(StartupError, match=re.escape(f"RERANKER_MODELS={models!r} is not valid: {message}")):
+        load_settings()
+
+
+def test_each_model_has_its_source_and_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "at@home"
+    folder.mkdir()
+    monkeypatch.setenv("RERANKER_MODELS", f"e=embedded, org/b = BAAI/bge@v1.0, c=BAAI/bge,f={folder}")
+    each = load_settings().each()
+    assert {name: (own.model, own.revision) for name, own in each.items()} == {
+        "e": ("embedded", None),
+        "org/b": ("BAAI/bge", "v1.0"),
+        "c": ("BAAI/bge", None),
+        "f": (str(folder), None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("RERANKER_MODEL", "RERANKER_MODELS and RERANKER_MODEL are both set: unset one of them"),
+        ("RERANKER_REVISION", "write ID@REVISION in RERANKER_MODELS"),
+        ("RERANKER_TEMPLATE", "export the model with its template"),
+        ("RERANKER_INSTRUCTION", "send `instruction` in the requests"),
+    ],
+)
+def test_settings_of_one_model_are_refused_with_several(
+    monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.setenv("RERANKER_MODELS", "a=embedded")
+    monkeypatch.setenv(name, "none")
+    with pytest.raises(StartupError, match=re.escape(message)):
+        load_settings()
+
+
+def test_a_command_for_one_model_asks_for_it_or_takes_the_chosen_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANKER_MODELS", "a=embedded,b=embedded:multilingual")
+    with pytest.raises(StartupError, match="choose one with --model"):
+        own_settings({"model": None})
+    assert own_settings({"model": "embedded:multilingual"}).model == "embedded:multilingual"

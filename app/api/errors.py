@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.InvalidRequest: (422, "invalid"),
     errors.Unauthorized: (401, "unauthorized"),
+    errors.UnknownModel: (404, "invalid"),
     errors.TooLarge: (413, "too_large"),
     errors.NotFound: (404, "not_found"),
     errors.BodyTimeout: (408, "body_timeout"),
@@ -46,7 +47,7 @@ DIALECT_TAG = "dialect:"
 NOT_AN_OBJECT = "must be an object"
 INTERNAL = (500, "failed")
 # What gRPC calls a status. Google and Pinecone name their errors so; other statuses are INVALID_ARGUMENT or INTERNAL.
-GRPC_NAMES = {429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
+GRPC_NAMES = {404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
 
 
 class ErrorDetail(BaseModel):
@@ -69,6 +70,7 @@ class ErrorBody(BaseModel):
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is not JSON"},
     401: {"model": ErrorBody, "description": "The API key is missing or wrong"},
+    404: {"model": ErrorBody, "description": "No model has this name, if the service has several (RERANKER_MODELS)"},
     408: {"model": ErrorBody, "description": "The body did not arrive in time"},
     413: {"model": ErrorBody, "description": "Too large: body, number of documents, or a text"},
     415: {"model": ErrorBody, "description": "The body is compressed, or its `Content-Type` is not JSON"},

@@ -60,7 +60,9 @@ class RequestBody(BaseModel):
     different: ClassVar[dict[str, str]] = {}
     """Fields of other services that do something else here, and what."""
 
-    model: Annotated[Text | None, Field(description="Accepted and logged; the service has one model")] = None
+    model: Annotated[
+        Text | None, Field(description="With RERANKER_MODELS: which model ranks; default: the first. Else logged")
+    ] = None
     user: Annotated[Text | None, Field(description="Accepted and logged")] = None
     timeout_ms: Annotated[
         int | None,
@@ -171,6 +173,11 @@ class RequestBody(BaseModel):
             if field.startswith(ours):
                 return name + field.removeprefix(ours)
         return field
+
+    @property
+    def model_name(self) -> str | None:
+        """The name of the model, without what a dialect puts around it."""
+        return self.model
 
     @property
     def is_plain(self) -> bool:

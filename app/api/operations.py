@@ -13,7 +13,9 @@ from app import __version__
 from app.api.errors import ErrorBody, shorten
 from app.api.paths import LIVE_PATHS, READY_PATHS, STATUS_PATHS
 from app.api.service import Service, service_of
+from app.errors import UnknownModel
 from app.serving.activation import activation_name
+from app.serving.model import Model
 from app.serving.reranker import Reranker
 
 router = APIRouter(tags=["operations"])
@@ -50,7 +52,7 @@ async def health(request: Request) -> JSONResponse:
         admission = reranker.admission
         body |= reranker.engine.info.summary() | {
             "long_documents": reranker.long_documents,
-            "fusion": service.fusion,
+            "fusion": service.fusion_of(reranker),
             "active": admission.active,
             "waiting": admission.waiting,
             "max_parallel": admission.max_parallel,
@@ -62,6 +64,8 @@ async def health(request: Request) -> JSONResponse:
         }
         if service.gpu and (figures := service.gpu.read()):
             body["gpu"] = {"name": reranker.engine.info.device_name, **figures._asdict()}
+    if service.models.are_several:
+        body["models"] = [_state(model) for model in service.models]
     return JSONResponse(body, 200 if problem is None else 503)
 
 
@@ -80,39 +84,63 @@ async def ready(request: Request) -> JSONResponse:
 
 @router.get("/info", summary="Model, engine and limits", responses={503: {"description": "Still loading"}})
 async def info(request: Request) -> JSONResponse:
-    """In the format of text-embeddings-inference, with additional fields."""
+    """In the format of text-embeddings-inference, with additional fields: of the first model, if there are several."""
     service = service_of(request.app)
     if (reranker := service.reranker) is None:
         return JSONResponse({"status": service.problem}, 503)
-    about, admission = reranker.engine.info, reranker.admission
+    admission = reranker.admission
+    body = {
+        "max_client_batch_size": reranker.limits.max_documents,
+        "max_concurrent_requests": admission.max_parallel + admission.max_queue,
+        "version": __version__,
+        "max_text_chars": reranker.limits.max_text_chars,
+    } | _description(service, service.models.first)
+    if service.models.are_several:
+        body["models"] = [_state(model) | _description(service, model) for model in service.models]
+    if service.observer.shadow:
+        body["shadow"] = service.observer.shadow.summary()
+    return JSONResponse(body)
+
+
+def _description(service: Service, model: Model) -> dict[str, Any]:
+    """What `/info` says of one model."""
+    reranker, about = model.reranker, model.info
+    if reranker is None or about is None:
+        return {}
     labels = {str(index): label for index, label in about.labels.items()}
-    return JSONResponse(
-        {
-            "model_id": about.model,
-            "model_sha": about.revision,
-            "model_dtype": about.precision,
-            "model_type": {
-                "reranker": {"id2label": labels, "label2id": {label: int(index) for index, label in labels.items()}}
-            },
-            "max_input_length": about.max_length,
-            "max_client_batch_size": reranker.limits.max_documents,
-            "max_concurrent_requests": admission.max_parallel + admission.max_queue,
-            "version": __version__,
-            "activation": activation_name(service.activation("sigmoid"), about),
-            "model_activation": about.activation,
-            "score_calibration": about.score_calibration and about.score_calibration.model_dump(),
-            "packed": about.packed,
-            "template": about.template.text if about.template else None,
-            "instruction": reranker.instruction,
-            "max_batch_tokens": reranker.batcher.token_budget,
-            "max_text_chars": reranker.limits.max_text_chars,
+    return {
+        "model_id": about.model,
+        "model_sha": about.revision,
+        "model_dtype": about.precision,
+        "model_type": {
+            "reranker": {"id2label": labels, "label2id": {label: int(index) for index, label in labels.items()}}
+        },
+        "max_input_length": about.max_length,
+        "activation": activation_name(service.activation("sigmoid"), about),
+        "model_activation": about.activation,
+        "score_calibration": about.score_calibration and about.score_calibration.model_dump(),
+        "packed": about.packed,
+        "template": about.template.text if about.template else None,
+        "instruction": reranker.instruction,
+        "max_batch_tokens": reranker.batcher.token_budget,
+        "self_test": self_test_summary(reranker),
+        "failed_exports": list(about.failed_exports),
+        **reranker.engine.info.summary(),
+        "long_documents": reranker.long_documents,
+        "fusion": service.fusion_of(reranker),
+    }
+
+
+def _state(model: Model) -> dict[str, Any]:
+    """What `/health` says of one of several models. `model` is the engine's name for it."""
+    about: dict[str, Any] = {"name": model.name, "status": model.status, "reason": model.problem}
+    if (reranker := model.reranker) is not None:
+        about |= reranker.engine.info.summary() | {
+            "pending_pairs": reranker.batcher.pending,
+            "tokens_per_second": round(reranker.batcher.speed),
             "self_test": self_test_summary(reranker),
-            "failed_exports": list(about.failed_exports),
         }
-        | about.summary()
-        | {"long_documents": reranker.long_documents, "fusion": service.fusion}
-        | ({"shadow": service.observer.shadow.summary()} if service.observer.shadow else {})
-    )
+    return about
 
 
 def self_test_summary(reranker: Reranker) -> dict[str, Any] | None:
@@ -121,43 +149,45 @@ def self_test_summary(reranker: Reranker) -> dict[str, Any] | None:
     return test.summary() if test else None
 
 
-@router.get("/v1/models", summary="The model, in OpenAI's format", responses={503: {"description": "Still loading"}})
-@router.get("/models", summary="The model, at Infinity's path", responses={503: {"description": "Still loading"}})
+@router.get("/v1/models", summary="The models, in OpenAI's format", responses={503: {"description": "Still loading"}})
+@router.get("/models", summary="The models, at Infinity's path", responses={503: {"description": "Still loading"}})
 async def models(request: Request) -> JSONResponse:
-    """A list with one model."""
+    """A list of the models: usually one."""
     service = service_of(request.app)
     if service.reranker is None:
         return JSONResponse({"status": service.problem}, 503)
-    return JSONResponse({"object": "list", "data": [_model(service, service.reranker)]})
+    return JSONResponse({"object": "list", "data": [_model(service, model) for model in service.models if model.info]})
 
 
 @router.get("/openai/v1/models/{name:path}", include_in_schema=False)
 @router.get("/v3/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}", include_in_schema=False)
 async def model(name: str, request: Request) -> JSONResponse:
-    """The model, if that is its name. The name may be written without its organisation."""
+    """The model of this name. The name may be written without its organisation."""
     service = service_of(request.app)
     if service.reranker is None:
         return JSONResponse({"status": service.problem}, 503)
-    known = service.reranker.engine.info.model
-    if name.lower() not in (known.lower(), known.lower().rsplit("/", 1)[-1]):
-        raise HTTPException(404, f"There is no model {shorten(name)}: the service has {shorten(known)}")
-    return JSONResponse(_model(service, service.reranker))
+    try:
+        found = service.models.named(name)
+    except UnknownModel:
+        known = ", ".join(shorten(model.name) for model in service.models)
+        raise HTTPException(404, f"There is no model {shorten(name)}: the service has {known}") from None
+    return JSONResponse(_model(service, found))
 
 
-def _model(service: Service, reranker: Reranker) -> dict[str, Any]:
+def _model(service: Service, model: Model) -> dict[str, Any]:
     """In the format of OpenAI, with the fields that Xinference's client reads."""
-    name = reranker.engine.info.model
+    name, window = model.name, model.info.max_length if model.info else None
     started = int(time.time() - service.metrics.uptime)
     openai = {"id": name, "object": "model", "created": started, "owned_by": "reranker"}
-    return openai | {"model_type": "rerank", "model_name": name, "max_model_len": reranker.engine.info.max_length}
+    return openai | {"model_type": "rerank", "model_name": name, "max_model_len": window}
 
 
 @router.get("/meta", include_in_schema=False)
 async def meta(request: Request) -> JSONResponse:
     """What Weaviate asks a reranker for."""
-    reranker = service_of(request.app).reranker
-    return JSONResponse({"model": reranker.engine.info.model if reranker else None, "version": __version__})
+    first = service_of(request.app).models.first
+    return JSONResponse({"model": first.name or None, "version": __version__})
 
 
 @router.get("/metrics", summary="Metrics", response_class=Response, responses={422: {"model": ErrorBody}})

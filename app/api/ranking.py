@@ -13,6 +13,7 @@ from app.api.service import Defaults, Service, service_of
 from app.api.unsupported import warnings
 from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest, RequestError
+from app.serving.reranker import Reranker
 from app.telemetry.record import RequestRecord, record_of
 from app.types import Budget, Fusion, Method, Ranking, RerankQuery
 
@@ -46,16 +47,17 @@ async def rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInfo
 
 async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInfo]:
     service, record = service_of(request.app), record_of(request.scope)
+    model = service.models.choose(body.model_name)
     # On a thread, slow Python code does not block the event loop.
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     _record(record, body, query, service.defaults.log_texts)
-    reranker = service.usable_reranker()
-    asked = with_options(query, body, service, timeout_of(request, body))
+    reranker = service.usable_reranker(model)
+    asked = with_options(query, body, service, reranker, timeout_of(request, body))
     if asked.budget:
         asked = replace(asked, budget=asked.budget._replace(spent=perf_counter() - record.arrived))
     ranking = await reranker.rerank(asked)
-    record.set_ranking(asked, ranking)
-    return ranking, reranker.engine.info
+    record.set_ranking(asked if model is service.models.first else None, ranking)
+    return ranking, model.info or reranker.engine.info
 
 
 def _record(record: RequestRecord, body: RequestBody, query: RerankQuery, log_texts: bool) -> None:
@@ -67,7 +69,9 @@ def _record(record: RequestRecord, body: RequestBody, query: RerankQuery, log_te
         record.query = first[:LOGGED_TEXT_CHARS]
 
 
-def with_options(query: RerankQuery, body: RequestBody, service: Service, timeout: float | None) -> RerankQuery:
+def with_options(
+    query: RerankQuery, body: RequestBody, service: Service, reranker: Reranker, timeout: float | None
+) -> RerankQuery:
     """The query with the options that all dialects have. `timeout` is in seconds. Raises `InvalidRequest`."""
     defaults = service.defaults
     method, top_k = _first_stage(body, defaults)
@@ -79,7 +83,7 @@ def with_options(query: RerankQuery, body: RequestBody, service: Service, timeou
         prefilter=method,
         prefilter_top_k=top_k,
         budget=_budget(body, defaults),
-        fusion=_fusion(body, query, service),
+        fusion=_fusion(body, query, service, reranker),
         instruction=body.instruction or None,
         activation=service.activation(query.activation),
     )
@@ -102,9 +106,9 @@ def _budget(body: RequestBody, defaults: Defaults) -> Budget | None:
     return Budget(chosen / 1000) if chosen else None
 
 
-def _fusion(body: RequestBody, query: RerankQuery, service: Service) -> Fusion:
+def _fusion(body: RequestBody, query: RerankQuery, service: Service, reranker: Reranker) -> Fusion:
     """The fields of the body in place of the defaults. `fusion` may be a switch. Raises `InvalidRequest`."""
-    asked, evidence, defaults = body.fusion, service.fusion, service.defaults
+    asked, evidence, defaults = body.fusion, service.fusion_of(reranker), service.defaults
     if isinstance(asked, str):
         evidence = asked
     elif asked is not None:

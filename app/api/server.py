@@ -68,13 +68,13 @@ class Server(uvicorn.Server):
         if seconds < 0 and self._lifecycle.phase is Phase.LEAVING:
             return False
         self._lifecycle.drain()
-        reranker = service_of(self._app).reranker
-        if reranker is None or not (left := reranker.admission.active + reranker.admission.waiting):
+        models = service_of(self._app).models
+        if not (left := models.requests_in_progress()):
             return True
         if seconds < self._shutdown_timeout:
             return False
         log.warning("RERANKER_SHUTDOWN_TIMEOUT=%g s is over: %d requests get a 503", self._shutdown_timeout, left)
-        reranker.batcher.close()
+        models.close()
         return True
 
 

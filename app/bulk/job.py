@@ -119,7 +119,7 @@ def identity_of(service: "Service", options: Mapping[str, Any], kept: Sequence[s
             "long_documents": reranker.long_documents,
             "instruction": reranker.instruction,
             "activation": defaults.activation,
-            "fusion": service.fusion,
+            "fusion": service.fusion_of(reranker),
             "fusion_weight": defaults.fusion_weight,
             "fusion_method": defaults.fusion_method,
             "prefilter": defaults.prefilter,

@@ -116,7 +116,9 @@ class Scoring:
         """Rows are served in their order: a batch of the first one is filled with pairs of the next."""
         from app.api.ranking import with_options
 
-        query = with_options(request.to_query(), request, self._service, None)
+        reranker = self._service.reranker
+        assert reranker is not None  # noqa: S101 (the service is running)
+        query = with_options(request.to_query(), request, self._service, reranker, None)
         spans = query.spans and replace(query.spans, required=True)
         query = replace(query, on_overload="error", budget=None, priority=row.end.number, spans=spans)
         tries = 0

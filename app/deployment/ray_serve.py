@@ -10,12 +10,13 @@ from typing import Any
 import ray
 from ray import serve
 
-from app.api.service import RETRY_AFTER, service_of
+from app.api.service import service_of
 from app.config import Settings
 from app.environment import load_settings
 from app.errors import Unavailable
 from app.main import create_app
 from app.serving.lifecycle import Phase
+from app.serving.model import RETRY_AFTER
 from app.telemetry.logs import configure_logging
 
 # Requests that Ray sends to a replica with a full queue. The replica rejects them itself, so the answer is its own. Ray

@@ -50,7 +50,12 @@ def own_settings(chosen: Mapping[str, Any], measured: bool = True) -> Settings:
     `measured`: whether the speed of the model is wanted, without the cache.
     """
     known = {name: value for name, value in chosen.items() if value is not None}
-    return load_settings(**known, **OVERRIDES, **(NO_CACHE if measured else {}))
+    if "model" in known:
+        known["models"] = None
+    settings = load_settings(**known, **OVERRIDES, **(NO_CACHE if measured else {}))
+    if settings.models:
+        raise StartupError("RERANKER_MODELS has several models: choose one with --model, or unset it")
+    return settings
 
 
 def prepare_logging(settings: Settings, level: str = "warning") -> None:

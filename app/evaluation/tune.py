@@ -94,8 +94,8 @@ def main(
     """Compare models, precisions, windows, depths and fusion on your own data."""
     try:
         check_extra()
-        prepare_logging(own_settings({}), "error")
         names: list[str | None] = list(model) if model else [None]
+        prepare_logging(own_settings({"model": names[0]}), "error")
         ways = [way for name in names for way in _ways(name, precision or [], window or [])]
         depths = sorted(set(depth or DEPTHS))
         with errors.status(f"Reading {file} ..."):

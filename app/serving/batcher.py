@@ -20,6 +20,7 @@ from app.errors import EngineBroken, OutOfMemory, ScoringFailed, Unavailable
 from app.serving.budget import Pace
 from app.serving.inference import Scored, score
 from app.serving.queues import MAX_PADDING, Queue, Work, take_batch
+from app.serving.turns import Line, Turn, Turns
 from app.telemetry.cost import Ledger, current_bill
 from app.telemetry.metrics import Metrics
 from app.types import Pair
@@ -55,8 +56,9 @@ class Batcher:
         timeout: float | None = None,
         ledger: Ledger | None = None,
         pace: Pace | None = None,
+        line: Line | None = None,
     ) -> None:
-        """An inference counts as hung after `timeout` seconds; None means never."""
+        """An inference counts as hung after `timeout` seconds; None means never. `line`: None for the only model."""
         self.token_budget = token_budget
         self.alive = True
         self.failures = 0
@@ -64,11 +66,12 @@ class Batcher:
         self.speed = 0.0
         """Tokens per second of a busy engine, padding included; 0 before its first batch."""
         self.pace = pace or Pace()
-        self._engine = engine
+        self.engine = engine
         self._threads = threads
         self._metrics = metrics
         self._timeout = timeout
         self._ledger = ledger or Ledger(metrics)
+        self._line = line or Turns().join()
         # In the order in which requests take turns.
         self._queues: list[Queue] = []
         # Tokens in running batches.
@@ -94,7 +97,7 @@ class Batcher:
         """Seconds that an idle engine needs for these pairs; 0 before its first batch."""
         if not pairs or not self.speed:
             return 0.0
-        return self._engine.padded_tokens([pair.length for pair in pairs]) / self.speed
+        return self.engine.padded_tokens([pair.length for pair in pairs]) / self.speed
 
     @property
     def backlog(self) -> float | None:
@@ -149,27 +152,32 @@ class Batcher:
 
     async def run(self) -> None:
         """Feed the engine until cancelled. However the loop ends, no pair is left waiting."""
-        free = asyncio.Semaphore(self._engine.info.batches_at_once)
         try:
             async with asyncio.TaskGroup() as batches:
                 while True:
-                    await free.acquire()
                     while not self._queues:
                         self._arrived.clear()
                         await self._arrived.wait()
+                    turn = await self._line.take(self.engine.info.batches_at_once)
+                    if not self._queues:  # all pairs were withdrawn meanwhile
+                        turn.end()
+                        continue
                     batch = self._next_batch()
-                    self._running += _tokens(batch)
+                    tokens = _tokens(batch)
+                    turn.begin(tokens)
+                    self._running += tokens
                     scoring = batches.create_task(self._score(batch), name="batch")
-                    scoring.add_done_callback(partial(self._end, batch, free))
+                    scoring.add_done_callback(partial(self._end, batch, turn))
         finally:
             self.close()
+            self._line.close()
 
-    def _end(self, batch: Sequence[Work], free: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
+    def _end(self, batch: Sequence[Work], turn: Turn, _: "asyncio.Task[None]") -> None:
         """Clean up after a batch, even one that was cancelled before it began."""
         # Usually no pair still waits. The pairs of a cancelled batch do, and nothing else would end their wait.
         fail_waiting(batch, Unavailable(STOPPED))
         self._running -= _tokens(batch)
-        free.release()
+        turn.end()
 
     def _next_batch(self) -> list[Work]:
         self._batches += 1
@@ -179,7 +187,7 @@ class Batcher:
             queues = sorted(self._queues, key=attrgetter("priority"))
             self._queues.remove(queues[0])
             self._queues.append(queues[0])
-        max_padding = None if self._engine.info.mixes else MAX_PADDING
+        max_padding = None if self.engine.info.mixes else MAX_PADDING
         chosen = take_batch([queue.lengths for queue in queues], self._budget_for(queues[0]), max_padding)
         # Positions within a queue are in descending order, so taking one does not shift the next.
         batch = [queues[queue].take(position) for queue, position in chosen]
@@ -190,7 +198,7 @@ class Batcher:
         """The token budget of a batch that serves this request."""
         if queue.tokens <= STRETCH * self.token_budget:
             return max(self.token_budget, queue.tokens)
-        if self._engine.info.mixes and queue.tokens > LONG * self.token_budget:
+        if self.engine.info.mixes and queue.tokens > LONG * self.token_budget:
             return self.token_budget // 2
         return self.token_budget
 
@@ -200,7 +208,7 @@ class Batcher:
         try:
             with self._ledger.batch([(work.bill, work.pair.length) for work in batch]):
                 async with asyncio.timeout(self._timeout) as limit:
-                    scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._engine, pairs)
+                    scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self.engine, pairs)
         except Exception as error:
             self._fail(batch, error, hung=limit.expired())
         else:
@@ -214,7 +222,7 @@ class Batcher:
         if hung:
             reason = f"The model gave no answer within {self._timeout:g} s (RERANKER_INFERENCE_TIMEOUT)."
             fail_waiting(batch, ScoringFailed(reason))
-            self._engine.cancel()
+            self.engine.cancel()
             raise EngineBroken(reason, self.scored)
         log.error("Scoring a batch of %d pairs failed", len(batch), exc_info=error)
         fail_waiting(
@@ -231,14 +239,14 @@ class Batcher:
             self.failures += 1
             return
         lengths = [pair.length for pair in pairs]
-        padded = self._engine.padded_tokens(lengths)
+        padded = self.engine.padded_tokens(lengths)
         self.failures, self._last_success = 0, monotonic()
         self._fitting += 1
         if self._fitting % TRY_LARGER_EVERY == 0:
             self.token_budget = min(self._most, 2 * self.token_budget)
         self._metrics.observe_batch(sum(lengths), padded, seconds)
         self.pace.see_batch(sum(lengths), seconds, perf_counter())
-        speed = padded * self._engine.info.batches_at_once / seconds
+        speed = padded * self.engine.info.batches_at_once / seconds
         self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
 
     def _shrink(self, tokens: int) -> None:

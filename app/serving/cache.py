@@ -51,6 +51,12 @@ class ScoreCache:
         self._scores: TTLCache[bytes, Score] = TTLCache(max_entries, ttl, timer)
         self._flights: dict[bytes, Flight] = {}
 
+    def beside(self, fingerprint: str) -> "ScoreCache":
+        """A cache for another model, which shares the room for scores."""
+        other = ScoreCache(fingerprint, 0, 1, self.enabled)
+        other._scores = self._scores
+        return other
+
     def __len__(self) -> int:
         return len(self._scores)
 

@@ -1,4 +1,7 @@
-"""The phase of the process: loading → ready ⇄ reloading → leaving → draining, or failed. Health reads it."""
+"""The phase of the process: loading → ready ⇄ reloading → leaving → draining, or failed. Health reads it.
+
+If there are several models, each has a phase, too: loading → ready ⇄ reloading, or failed.
+"""
 
 from enum import StrEnum
 
@@ -14,11 +17,25 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
+REASONS = {
+    Phase.LOADING: "The model is still loading",
+    Phase.RELOADING: "The engine failed and is being reloaded",
+    Phase.LEAVING: "The service is about to shut down",
+    Phase.DRAINING: "The service is shutting down and accepts no new requests",
+    Phase.FAILED: "The service failed to start",
+}
+
+
 class Lifecycle:
     """Owns the phase. Leaving, draining and failed never return to an earlier phase."""
 
     def __init__(self) -> None:
         self.phase = Phase.LOADING
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is served; None if it is."""
+        return REASONS.get(self.phase)
 
     def ready(self) -> None:
         """Loading has finished."""

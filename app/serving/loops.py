@@ -5,18 +5,17 @@ from collections.abc import Coroutine
 from concurrent.futures import Executor
 from typing import Any
 
-from app.errors import EngineBroken
 from app.serving.reranker import Reranker
 
 
 async def run_until_broken(*loops: Coroutine[Any, Any, None]) -> None:
-    """Run the loops together. Raises a plain `EngineBroken`, without the exception groups of the task group."""
+    """Run the loops together. Raises the plain error, without the exception groups of the task group."""
     broken: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for loop in loops:
                 group.create_task(loop)
-    except* EngineBroken as errors:
+    except* Exception as errors:
         broken = errors
     while isinstance(broken, BaseExceptionGroup):
         broken = broken.exceptions[0]

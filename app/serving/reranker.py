@@ -48,6 +48,7 @@ class Reranker:
         long_documents: LongDocuments | None = None,
         shared_cache: "SharedCache | None" = None,
         instruction: str | None = None,
+        name: str = "",
     ) -> None:
         """`instruction`: what the model should look for, unless a request says it. None for the model's own."""
         self.engine = engine
@@ -63,6 +64,7 @@ class Reranker:
         self._languages = LanguageWatch(metrics)
         self._instruction = instruction
         self._spans = SpanFinder(span_bounds, tokenizers)
+        self._name = name
 
     @property
     def long_documents(self) -> LongDocuments:
@@ -190,7 +192,7 @@ class Reranker:
                 await self._score(progress, await self._prepare(progress))
 
     def _slot(self, query: RerankQuery) -> AbstractAsyncContextManager[float]:
-        return self.admission.slot(query.priority, lambda: self.batcher.backlog)
+        return self.admission.slot(query.priority, lambda: self.batcher.backlog, self._name)
 
     async def _prefilter(self, progress: Progress) -> list[Passage]:
         """The documents that the first stage keeps."""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from app.errors import EngineBroken
-from app.serving.lifecycle import Lifecycle
+from app.serving.model import Model
 from app.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -16,9 +16,9 @@ PAUSE_SECONDS = 2.0
 class Supervisor:
     """Owns the count of consecutive reloads without a score."""
 
-    def __init__(self, max_reloads: int, lifecycle: Lifecycle, metrics: Metrics) -> None:
+    def __init__(self, max_reloads: int, model: Model, metrics: Metrics) -> None:
         self._max_reloads = max_reloads
-        self._lifecycle = lifecycle
+        self._model = model
         self._metrics = metrics
         self._reloads = 0
 
@@ -43,11 +43,13 @@ class Supervisor:
             await self._prepare_reload(reason)
 
     async def _prepare_reload(self, reason: EngineBroken) -> None:
-        self._lifecycle.reload()
+        self._model.lifecycle.reload()
         if self._reloads >= self._max_reloads:
             raise EngineBroken(f"{reason} {self._reloads} reloads did not help (RERANKER_MAX_RELOADS)")
         # The broken engine may take a moment to release its memory.
         await asyncio.sleep(PAUSE_SECONDS * self._reloads)
         self._reloads += 1
         self._metrics.reloads.inc()
-        log.error("%s Reloading the engine (%d of %d)", reason, self._reloads, self._max_reloads)
+        self._model.reloads += 1
+        reason_text = self._model.explain(str(reason))
+        log.error("%s Reloading the engine (%d of %d)", reason_text, self._reloads, self._max_reloads)

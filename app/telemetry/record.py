@@ -41,7 +41,7 @@ class RequestRecord:
     bill: Bill | None = None
     """None until the caller is known."""
     asked: RerankQuery | None = None
-    """What the ranking answers."""
+    """What the ranking answers. None if nobody observes it."""
     ranking: Ranking | None = None
     error_body: ErrorBodyOf | None = None
     """How the dialect of the request writes errors; None for the service's own format."""
@@ -49,7 +49,7 @@ class RequestRecord:
     ranked_at: int = 0
     """When the ranking was complete, in nanoseconds since the epoch."""
 
-    def set_ranking(self, asked: RerankQuery, ranking: Ranking) -> None:
+    def set_ranking(self, asked: RerankQuery | None, ranking: Ranking) -> None:
         self.asked, self.ranking, self.ranked_at = asked, ranking, time.time_ns()
 
     def log_fields(self) -> dict[str, Any]:

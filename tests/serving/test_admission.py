@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -142,3 +143,44 @@ async def test_abandoned_turns_take_no_memory() -> None:
         assert len(admission._turns) < 100
     release.set()
     await patient
+
+
+async def start(
+    admission: Admission, model: str, count: int, served: list[str], release: asyncio.Event
+) -> list[asyncio.Task[None]]:
+    """Start requests to a model, which hold their slot until `release`."""
+
+    async def request() -> None:
+        with suppress(QueueFull):
+            async with admission.slot(model=model):
+                served.append(model)
+                await release.wait()
+
+    tasks = [asyncio.create_task(request()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_free_slots_go_to_the_models_in_turn() -> None:
+    admission = Admission(max_parallel=1, max_queue=100, queue_timeout=30, models=("a", "b"))
+    served, release = list[str](), asyncio.Event()
+    tasks = await start(admission, "a", 10, served, release)
+    tasks += await start(admission, "b", 3, served, release)
+    release.set()
+    await asyncio.gather(*tasks)
+    assert "".join(served) == "aababab" + "a" * 6
+
+
+async def test_a_flood_of_one_model_leaves_places_in_the_queue() -> None:
+    admission = Admission(max_parallel=1, max_queue=8, queue_timeout=30, models=("a", "b"))
+    served, release = list[str](), asyncio.Event()
+    tasks = await start(admission, "a", 20, served, release)
+    assert admission.waiting == 6
+    with pytest.raises(QueueFull, match=r"6 waiting \(RERANKER_MAX_QUEUE=8, of which 2 are kept for other models\)"):
+        async with admission.slot(model="a"):
+            pass
+    tasks += await start(admission, "b", 20, served, release)
+    assert admission.waiting == 8, "the limit holds for all together"
+    release.set()
+    await asyncio.gather(*tasks)
+    assert served.count("b") == 2

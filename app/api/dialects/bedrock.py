@@ -26,6 +26,7 @@ CAMEL = ConfigDict(alias_generator=to_camel, populate_by_name=True, serialize_by
 SIGNATURES = ("AWS4-", "Bearer ")
 # By the code of the error. Others are ValidationException or InternalServerException, by their status.
 EXCEPTIONS = {
+    "model_not_found": "ResourceNotFoundException",
     "rate_limited": "ThrottlingException",
     "queue_full": "ThrottlingException",
     "queue_timeout": "ServiceUnavailableException",
@@ -117,11 +118,11 @@ class Source(BaseModel):
 
 
 class ModelConfiguration(BaseModel):
-    """The model. The service has only one."""
+    """The model."""
 
     model_config = CAMEL
 
-    model_arn: Annotated[Text | None, Field(description="Accepted and logged")] = None
+    model_arn: Annotated[Text | None, Field(description="As `model` of the native request; may be an ARN")] = None
     additional_model_request_fields: Annotated[
         dict[str, Any] | None, Field(description="Options, as in the native request")
     ] = None
@@ -172,6 +173,11 @@ class BedrockRequest(RequestBody):
         return fields
 
     @property
+    def model_name(self) -> str | None:
+        """The last part of an ARN."""
+        return model_in(self.model)
+
+    @property
     def documents(self) -> list[Document]:
         """The documents. Raises `InvalidRequest`."""
         return [source.inline_document_source.found(index) for index, source in enumerate(self.sources)]
@@ -194,6 +200,11 @@ class BedrockRequest(RequestBody):
         if source.inline_document_source.type == "TEXT":
             return TEXT_FIELDS
         return self.rank_fields or document.names or TEXT_FIELDS
+
+
+def model_in(name: str | None) -> str | None:
+    """The name of the model in its ARN, such as `arn:aws:bedrock:us-east-1::foundation-model/NAME`."""
+    return name.split("/", 1)[-1] if name and name.startswith("arn:") else name
 
 
 class BedrockResult(BaseModel):
@@ -229,6 +240,11 @@ async def rerank(body: BedrockRequest, request: Request) -> Response:
 
 class InvokeRequest(RerankRequest):
     """What Cohere's and Amazon's rerankers take."""
+
+    @property
+    def model_name(self) -> str | None:
+        """The last part of an ARN."""
+        return model_in(self.model)
 
     @classmethod
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.types import Ranking, RerankQuery
 
 # By the code of the error. Others are InvalidParameter or InternalError, by their status.
 ERROR_CODES = {
+    "model_not_found": "ModelNotFound",
     "rate_limited": "Throttling.RateQuota",
     "queue_full": "Throttling",
     "queue_timeout": "ServiceUnavailable",

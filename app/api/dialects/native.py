@@ -14,7 +14,7 @@ from app.telemetry.record import record_of
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
-NOT_FOUND: dict[str, Any] = {"model": ErrorBody, "description": "The store has none of the ids"}
+NOT_FOUND: dict[str, Any] = {"model": ErrorBody, "description": "The store has none of the ids, or no such model"}
 RESPONSES = ERROR_RESPONSES | {404: NOT_FOUND}
 ROUTES = ("/rerank/query", "/reranking", "/v1/rerank", "/v2/rerank")
 # Of OpenVINO Model Server, KServe, OpenRouter, Azure AI Foundry and DashScope, for clients that only change the host.

@@ -24,6 +24,7 @@ NATIVE, TEI, WEAVIATE, BEDROCK = (f"{DIALECT_TAG}{name}" for name in ("native", 
 ERROR_TYPES = {
     "invalid_request": "Validation",
     "too_large": "Validation",
+    "model_not_found": "Validation",
     "unsupported_media": "Validation",
     "rate_limited": "Overloaded",
     "queue_full": "Overloaded",

@@ -1,6 +1,8 @@
 """The source of a model: the embedded one, a local folder, or the hub."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ EMBEDDED_MODELS = {
     "embedded:english": ("reranker-minilm-l6-v2", EMBEDDED),
     "embedded:multilingual": ("reranker-e5-small-v1", MULTILINGUAL),
 }
+# How an error about the source begins.
+SETTING = "RERANKER_MODEL="
 # The digest reads this many parts of this many bytes of each file. It distinguishes models with the same name.
 PARTS, PART_BYTES = 64, 65_536
 
@@ -48,6 +52,19 @@ def locate_model(model: str | None, revision: str | None, template: str | None =
         raise StartupError(f"RERANKER_MODEL={model!r} is a file. Set it to the folder of the model")
     check_folder("RERANKER_MODEL", model)
     return ModelSource(model, model, revision, is_local=False, template=template)
+
+
+@contextmanager
+def of_model(name: str) -> Iterator[None]:
+    """Name the model in a `StartupError`, if it has a name in RERANKER_MODELS."""
+    try:
+        yield
+    except StartupError as error:
+        if name:
+            text = str(error)
+            own = f"={text.removeprefix(SETTING)}" if text.startswith(SETTING) else f": {text}"
+            error.args = (f"RERANKER_MODELS, {name}{own}",)
+        raise
 
 
 def check_folder(name: str, model: str) -> None:

@@ -20,7 +20,8 @@
   value: /etc/reranker/keys/{{ .Values.apiKeys.secretKey }}
 {{- end }}
 {{- with .Values.model }}
-{{- if eq .source "embedded" }}
+{{- if dig "RERANKER_MODELS" "" $settings }}{{- /* these have their sources */}}
+{{- else if eq .source "embedded" }}
 - name: RERANKER_MODEL
   value: {{ .name | default "embedded" | quote }}
 {{- else if eq .source "volume" }}

@@ -173,6 +173,8 @@ class Reranker:
         pace = self.batcher.pace
         leave_out_most(progress, pace, self._work(progress), self.engine.info.max_length)
         pairs = plan(progress, await self._prepare(progress), pace, self._work(progress))
+        found = ((passage, pairs[key]) for key, passage in progress.missing().items())
+        check_untruncated(progress.query, progress.long_documents, found)
         started = perf_counter()
         await self._score(progress, pairs)
         if pairs and progress.plan:
@@ -248,7 +250,8 @@ class Reranker:
         progress.timings.tokenize += seconds
         if query.is_budgeted:
             self.batcher.pace.see_texts(passages.values(), pairs, seconds)
-        check_untruncated(query, progress.long_documents, zip(passages.values(), pairs, strict=True))
+        else:
+            check_untruncated(query, progress.long_documents, zip(passages.values(), pairs, strict=True))
         return dict(zip(passages, pairs, strict=True))
 
     async def _split(self, progress: Progress, pairs: Mapping[bytes, Pair]) -> list[Passage]:

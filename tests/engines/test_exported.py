@@ -256,6 +256,10 @@ def test_the_window_can_be_smaller_than_in_the_export() -> None:
     assert pair.length == engine.info.max_length == 64
 
 
+def test_the_warm_up_measures_a_speed() -> None:
+    assert load_artefact(EMBEDDED / "openvino-int8", 64, 1).warm_up() > 0
+
+
 def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
     code = (
         "import sys; from pathlib import Path; from app.engines.load import load_engine;"

@@ -102,6 +102,10 @@ def test_the_engine_describes_itself(default: TorchEngine) -> None:
     assert (info.max_length, info.compiled, info.labels) == (256, False, {0: "relevance"})
 
 
+def test_the_warm_up_measures_a_speed(default: TorchEngine) -> None:
+    assert default.warm_up() > 0
+
+
 def test_a_shorter_window_is_respected(oracle: CrossEncoder) -> None:
     engine = load(max_length=64)
     assert max(pair.length for pair in engine.encode(QUERY, DOCUMENTS)) == 64

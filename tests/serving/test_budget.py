@@ -331,6 +331,20 @@ async def test_windows_of_long_documents_cost_what_they_have(serve: Serve, engin
     assert sum("window" in result for result in response.json()["results"]) == found["read"]
 
 
+async def test_a_document_that_does_not_fit_cannot_be_too_long(serve: Serve, engine: FakeEngine) -> None:
+    """More documents are tokenised than fit, because short words make more tokens than the estimate says."""
+    engine.tokens_per_second, engine.lines = SPEED, 1
+    body = BODY | {"query": "t", "long_documents": "refuse", "budget_ms": round(60 * FIRST_MARGIN / SPEED * 1000)}
+    short, long = [f"t a b c {number}" for number in range(10)], [f"t a b c\n{number}" for number in range(90)]
+    async with serve() as client:
+        response = await client.post("/rerank/query", json=body | {"documents": short + long})
+        refused = await client.post("/rerank/query", json=body | {"documents": long})
+    assert response.status_code == 200
+    assert 5 <= use(response)["read"] <= 10
+    assert refused.status_code == 422
+    assert "documents[0]" in refused.json()["message"]
+
+
 async def test_a_failed_request_has_its_first_stage_order_and_budget(serve: Serve, engine: FakeEngine) -> None:
     async with held(serve, engine) as client:
         body = BODY | {"budget_ms": 100, "on_overload": "lexical"}

@@ -69,7 +69,7 @@ class Batcher:
         self._ledger = ledger or Ledger(metrics)
         # In the order in which requests take turns.
         self._queues: list[Queue] = []
-        # Tokens in running batches.
+        # Tokens that running batches compute.
         self._running = 0
         self._batches = 0
         # The configured budget, and the count of batches that fitted since the last one that did not.
@@ -92,14 +92,14 @@ class Batcher:
         """Seconds that an idle engine needs for these pairs; 0 before its first batch."""
         if not pairs or not self.speed:
             return 0.0
-        return self._engine.padded_tokens([pair.length for pair in pairs]) / self.speed
+        return sum(self._engine.padded_tokens(pairs)) / self.speed
 
     @property
     def backlog(self) -> float | None:
         """Approximate seconds of work that is running or waiting; None before the first batch."""
         if not self.speed:
             return None
-        return (self._running + sum(queue.tokens for queue in self._queues)) / self.speed
+        return (self._running + sum(queue.tokens * queue.computed for queue in self._queues)) / self.speed
 
     @property
     def pending(self) -> int:
@@ -117,7 +117,9 @@ class Batcher:
         bill = current_bill.get(None)
         works = [Work(pair, loop.create_future(), bill) for pair in pairs]
         if works:
-            self._queues.append(Queue(works, priority))
+            self._queues.append(queue := Queue(works, priority))
+            if self._engine.info.shares_prefixes:
+                queue.computed = sum(self._computed(pairs)) / queue.tokens
             self._arrived.set()
         return [work.future for work in works]
 
@@ -152,18 +154,25 @@ class Batcher:
                         self._arrived.clear()
                         await self._arrived.wait()
                     batch = self._next_batch()
-                    self._running += _tokens(batch)
-                    scoring = batches.create_task(self._score(batch), name="batch")
-                    scoring.add_done_callback(partial(self._end, batch, free))
+                    computed = self._computed([work.pair for work in batch])
+                    self._running += sum(computed)
+                    scoring = batches.create_task(self._score(batch, computed), name="batch")
+                    scoring.add_done_callback(partial(self._end, batch, sum(computed), free))
         finally:
             self.close()
 
-    def _end(self, batch: Sequence[Work], free: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
+    def _end(self, batch: Sequence[Work], computed: int, free: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
         """Clean up after a batch, even one that was cancelled before it began."""
         # Usually no pair still waits. The pairs of a cancelled batch do, and nothing else would end their wait.
         fail_waiting(batch, Unavailable(STOPPED))
-        self._running -= _tokens(batch)
+        self._running -= computed
         free.release()
+
+    def _computed(self, pairs: Sequence[Pair]) -> list[int]:
+        """Tokens that the engine computes for each pair. Fewer than it has where it shares the first ones."""
+        if self._engine.info.shares_prefixes:
+            return self._engine.padded_tokens(pairs)
+        return [pair.length for pair in pairs]
 
     def _next_batch(self) -> list[Work]:
         self._batches += 1
@@ -188,11 +197,11 @@ class Batcher:
             return self.token_budget // 2
         return self.token_budget
 
-    async def _score(self, batch: list[Work]) -> None:
+    async def _score(self, batch: list[Work], computed: Sequence[int]) -> None:
         pairs = [work.pair for work in batch]
         started = perf_counter()
         try:
-            with self._ledger.batch([(work.bill, work.pair.length) for work in batch]):
+            with self._ledger.batch([(work.bill, work.pair.length) for work in batch], computed):
                 async with asyncio.timeout(self._timeout) as limit:
                     scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self._engine, pairs)
         except Exception as error:
@@ -224,13 +233,12 @@ class Batcher:
             self._metrics.failed_batches.inc()
             self.failures += 1
             return
-        lengths = [pair.length for pair in pairs]
-        padded = self._engine.padded_tokens(lengths)
+        tokens, padded = sum(pair.length for pair in pairs), sum(self._engine.padded_tokens(pairs))
         self.failures, self._last_success = 0, monotonic()
         self._fitting += 1
         if self._fitting % TRY_LARGER_EVERY == 0:
             self.token_budget = min(self._most, 2 * self.token_budget)
-        self._metrics.observe_batch(sum(lengths), padded, seconds)
+        self._metrics.observe_batch(tokens, padded, seconds)
         speed = padded * self._engine.info.batches_at_once / seconds
         self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
 
@@ -281,12 +289,8 @@ def score(engine: Engine, pairs: Sequence[Pair], too_long: float = math.inf) -> 
     unfit = [pair.length for pair, logit in zip(pairs, first.logits, strict=False) if isinstance(logit, OutOfMemory)]
     second = score(engine, pairs[middle:], min([*unfit, too_long]))
     smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
-    tokens = engine.padded_tokens([pair.length for pair in pairs])
+    tokens = sum(engine.padded_tokens(pairs))
     return Scored(first.logits + second.logits, min([*smaller, tokens]))
-
-
-def _tokens(works: Sequence[Work]) -> int:
-    return sum(work.pair.length for work in works)
 
 
 def fail_waiting(works: Sequence[Work], error: Exception) -> None:

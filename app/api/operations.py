@@ -102,6 +102,7 @@ async def info(request: Request) -> JSONResponse:
             "model_activation": about.activation,
             "score_calibration": about.score_calibration and about.score_calibration.model_dump(),
             "packed": about.packed,
+            "shares_prefixes": about.shares_prefixes,
             "template": about.template.text if about.template else None,
             "instruction": reranker.instruction,
             "max_batch_tokens": reranker.batcher.token_budget,

@@ -1,12 +1,14 @@
 """Decoders that read the tokens that the pairs of a request share once: each pair scores as it does alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from app.config import Settings
 from app.engines.load import load_artefact
 from app.engines.models.source import locate_model
 from app.engines.openvino import OpenVinoEngine
@@ -14,7 +16,9 @@ from app.engines.segments import ROW_TOKENS, Laid, lay_out, row_length, shared_r
 from app.engines.torch import TorchEngine
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.export.command import export_model
+from app.main import create_app
 from app.types import Pair
+from tests.conftest import serving
 from tests.models import make_decoder, make_yes_no
 
 pytestmark = [
@@ -146,6 +150,25 @@ def test_an_engine_that_is_wrong_in_shared_rows_serves_without_them(
     pairs = wrong.encode(QUERY, DOCUMENTS)
     expected = exported.reference.score(exported.reference.encode(QUERY, DOCUMENTS))
     np.testing.assert_allclose(wrong.score(pairs), expected, rtol=1e-4, atol=1e-4)
+
+
+async def test_usage_counts_all_tokens_and_the_metrics_those_that_are_computed(
+    exported: Exported, tmp_path: Path
+) -> None:
+    engine = exported.load()
+    body = {"query": QUERY, "documents": DOCUMENTS}
+    tokens = sum(pair.length for pair in engine.encode(QUERY, DOCUMENTS))
+    settings = Settings(model=str(exported.folder), export_dir=tmp_path, backend="openvino", threads=2)
+    async with serving(create_app(settings)) as client:
+        info = (await client.get("/info")).json()
+        first, cached = [(await client.post("/rerank", json=body)).json() for _ in range(2)]
+        metrics = (await client.get("/metrics")).text
+    assert info["shares_prefixes"]
+    assert first["usage"]["total_tokens"] == cached["usage"]["total_tokens"] == tokens
+    assert first["meta"]["cost"]["tokens"] == tokens
+    assert cached["meta"]["cost"]["tokens"] == 0
+    computed = sum(float(count) for count in re.findall(r"^reranker_tokens_total\{.*\} (\S+)$", metrics, re.MULTILINE))
+    assert 0 < computed < tokens
 
 
 def test_local_attention_is_exported_without_shared_rows(tmp_path: Path) -> None:

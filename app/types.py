@@ -261,6 +261,8 @@ class Pair:
     """Segment of each token (0 query, 1 document), shape (length,)."""
     truncated: bool
     """Whether the query or the document was cut to fit the window."""
+    prefix: Ids | None = None
+    """Its first tokens, if other pairs of its request have the same: one array for all of them."""
 
     @property
     def length(self) -> int:

@@ -101,8 +101,8 @@ class FakeEngine:
     def shapes(self) -> list[Shape]:
         return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
-    def padded_tokens(self, lengths: Sequence[int]) -> int:
-        return len(lengths) * max(lengths)
+    def padded_tokens(self, pairs: Sequence[Pair]) -> list[int]:
+        return [max(pair.length for pair in pairs)] * len(pairs)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         return [float(1 / (1 + np.exp(-logit))) for logit in logits]

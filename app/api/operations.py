@@ -120,6 +120,7 @@ def _description(service: Service, model: Model) -> dict[str, Any]:
         "model_activation": about.activation,
         "score_calibration": about.score_calibration and about.score_calibration.model_dump(),
         "packed": about.packed,
+        "shares_prefixes": about.shares_prefixes,
         "template": about.template.text if about.template else None,
         "instruction": reranker.instruction,
         "max_batch_tokens": reranker.batcher.token_budget,

@@ -10,6 +10,7 @@ from app.engines.padding import ACTIVATIONS
 from app.engines.prompts import default_prompt
 from app.engines.protocol import EngineInfo
 from app.engines.scorer import Scorer
+from app.engines.segments import INPUTS
 from app.errors import StartupError
 
 
@@ -25,6 +26,11 @@ class Exportable:
     pad_token_id: int
     prompt: str
     """Text before every query."""
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a row may hold several pairs: see `app.engines.segments`."""
+        return self.inputs == INPUTS
 
     @classmethod
     def of(cls, scorer: Scorer, model: CrossEncoder, info: EngineInfo, inputs: tuple[str, ...]) -> "Exportable":

@@ -60,8 +60,9 @@ class OnnxEngine(ExportedEngine):
     def shapes(self) -> list[Shape]:
         return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
-    def padded_tokens(self, lengths: Sequence[int]) -> int:
-        return sum(lengths) if self._rows_at_once == 1 else len(lengths) * max(lengths)
+    def padded_tokens(self, pairs: Sequence[Pair]) -> list[int]:
+        lengths = [pair.length for pair in pairs]
+        return lengths if self._rows_at_once == 1 else [max(lengths)] * len(lengths)
 
     def clear_memory(self) -> None:
         pass  # every run shrinks the arena

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from app.engines.exported import ExportedEngine
 from app.engines.memory import out_of_memory
 from app.engines.models.artefact import Precision
 from app.engines.openvino_model import Arithmetic, Configuration, compile_model, configurations
-from app.engines.openvino_streams import Streams
-from app.engines.padding import Int64s, Shape, bucket_length, pad, shapes
+from app.engines.openvino_streams import Inputs, Rows, Streams
+from app.engines.padding import Shape, bucket_length, pad, shapes
 from app.engines.schedule import Schedule
+from app.engines.segments import divided, lay_out, row_length, shared_rows
 from app.errors import EngineBroken, StartupError
 from app.machine.threads import start_threads
 from app.types import Pair
@@ -57,6 +59,7 @@ class OpenVinoEngine(ExportedEngine):
             configuration=str(configuration),
             threads=threads,
             splits=True,
+            shares_prefixes=manifest.shares_prefixes,
         )
         self._schedule = Schedule(
             streams=threads, part_tokens=PART_TOKENS, batch_tokens=BATCH_TOKENS_PER_THREAD * threads
@@ -90,29 +93,48 @@ class OpenVinoEngine(ExportedEngine):
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         logits = np.zeros(len(pairs), np.float32)
-        split = self._parts([pair.length for pair in pairs])
+        split = self._parts(pairs)
         with out_of_memory(["alloc"]):
             try:
                 streams = self._ready_streams()
             except StartupError as error:
                 # The model compiled before, so only memory can be missing now, whatever the message says.
                 raise EngineBroken(f"After a failed inference: {error}.") from error
-            running = [streams.submit(self._pad, [pairs[index] for index in part]) for part in split]
+            running = [streams.submit(self._pad, [[pairs[index] for index in row] for row in part]) for part in split]
             for part, inference in zip(split, running, strict=True):
-                logits[part] = inference.result()
+                logits[list(chain(*part))] = inference.result()
         scores: list[float] = logits.tolist()
         return scores
 
-    def _parts(self, lengths: Sequence[int]) -> list[list[int]]:
-        return parts(lengths, self._schedule.part_tokens or PART_TOKENS)
+    def _parts(self, pairs: Sequence[Pair]) -> list[list[list[int]]]:
+        """The inferences of a batch: rows of indices. A row that several pairs share is an inference by itself."""
+        shared = self._shared_rows(pairs)
+        left = sorted(set(range(len(pairs))).difference(*shared)) if shared else range(len(pairs))
+        split = parts([pairs[index].length for index in left], self._schedule.part_tokens or PART_TOKENS)
+        return [[row] for row in shared] + [[[left[index]] for index in part] for part in split]
 
-    def _pad(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
-        width = min(bucket_length(max(pair.length for pair in pairs)), self.info.max_length)
-        return pad(pairs, self._manifest.pad_token_id, width)
+    def _shared_rows(self, pairs: Sequence[Pair]) -> list[list[int]]:
+        return shared_rows(pairs, self._schedule.streams) if self.info.shares_prefixes else []
 
-    def padded_tokens(self, lengths: Sequence[int]) -> int:
-        # The padded width of a pair depends only on its own length.
-        return sum(min(bucket_length(length), self.info.max_length) for length in lengths)
+    def _pad(self, rows: Rows) -> Inputs:
+        width = self._width(max(row_length(row) for row in rows))
+        if self._manifest.shares_prefixes:
+            return Inputs(*lay_out(rows, self._manifest.pad_token_id, width))
+        return Inputs(pad([pair for [pair] in rows], self._manifest.pad_token_id, width))
+
+    def padded_tokens(self, pairs: Sequence[Pair]) -> list[int]:
+        # The padded width of a pair in its own row depends only on its own length.
+        tokens = [self._width(pair.length) for pair in pairs]
+        for row in self._shared_rows(pairs):
+            own = [pairs[index] for index in row]
+            for index, part in zip(row, divided(own, self._width(row_length(own))), strict=True):
+                tokens[index] = part
+        return tokens
+
+    def _width(self, length: int) -> int:
+        """The width of a row. A shared row may be longer than the window, which each of its pairs fits."""
+        width = bucket_length(length)
+        return min(width, self.info.max_length) if length <= self.info.max_length else width
 
     def shapes(self) -> list[Shape]:
         # Very large parts are left out: the self-test would take seconds for each.

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from typing import NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -11,7 +12,17 @@ from app.engines.padding import Floats, Int64s
 from app.errors import OutOfMemory
 from app.types import Pair
 
-MakeInputs = Callable[[Sequence[Pair]], dict[str, Int64s]]
+
+class Inputs(NamedTuple):
+    """The arrays of one inference."""
+
+    arrays: dict[str, Int64s]
+    ends: Int64s | None = None
+    """Where the pairs' logits are in the flat output. None if it has one logit for each pair."""
+
+
+Rows = Sequence[Sequence[Pair]]
+MakeInputs = Callable[[Rows], Inputs]
 
 
 class Streams:
@@ -29,14 +40,14 @@ class Streams:
         self._request = threading.local()
         self._requests: list[ov.InferRequest] = []
 
-    def submit(self, make_inputs: MakeInputs, pairs: Sequence[Pair]) -> "Future[Floats]":
-        """Logits of the pairs. `make_inputs` runs on the stream's thread."""
-        return self._threads.submit(self._infer, make_inputs, pairs)
+    def submit(self, make_inputs: MakeInputs, rows: Rows) -> "Future[Floats]":
+        """Logits of the pairs in these rows. `make_inputs` runs on the stream's thread."""
+        return self._threads.submit(self._infer, make_inputs, rows)
 
-    def _infer(self, make_inputs: MakeInputs, pairs: Sequence[Pair]) -> Floats:
+    def _infer(self, make_inputs: MakeInputs, rows: Rows) -> Floats:
         if self.broken:
             raise OutOfMemory("Another batch did not fit in memory: the model is compiled again")
-        arrays = make_inputs(pairs)
+        arrays, ends = make_inputs(rows)
         try:
             if not hasattr(self._request, "it"):
                 self._request.it = self._model.create_infer_request()
@@ -45,7 +56,8 @@ class Streams:
         except RuntimeError:
             self.broken = True
             raise
-        return np.array(self._request.it.get_output_tensor(0).data, np.float32).reshape(-1)
+        logits = np.array(self._request.it.get_output_tensor(0).data, np.float32).reshape(-1)
+        return logits if ends is None else logits[ends]
 
     def cancel(self) -> None:
         """Stop the running inferences after their current operation."""

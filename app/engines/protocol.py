@@ -55,6 +55,8 @@ class EngineInfo:
     """UUID of the GPU."""
     packed: bool = False
     """Whether a batch is computed without padding, with all pairs in one row."""
+    shares_prefixes: bool = False
+    """Whether the first tokens that pairs of a request share are read once: see `app.engines.segments`."""
 
     failed_exports: tuple[str, ...] = ()
     """Why the model could not be exported, if that was tried."""
@@ -152,8 +154,8 @@ class Engine(Protocol):
         """
         ...
 
-    def padded_tokens(self, lengths: Sequence[int]) -> int:
-        """Tokens that the engine computes for a batch of pairs of these lengths, including padding."""
+    def padded_tokens(self, pairs: Sequence[Pair]) -> list[int]:
+        """Tokens that the engine computes for each pair of a batch, including padding and its part of a shared row."""
         ...
 
     def activate(self, logits: Sequence[float]) -> list[float]:

@@ -9,6 +9,7 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import Tensor
 
 from app.engines.checkpoint import is_decoder, positive_label
+from app.engines.segments import PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,16 @@ class LastToken(Scorer):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         **inputs: Any,
     ) -> Tensor:
+        """With `segment_ids`, of shape (rows, tokens), logits of every token: see `app.engines.segments`."""
         inputs.pop("token_type_ids", None)
+        if segment_ids is not None:
+            seen = _seen(segment_ids)
+            found = self.transformer(input_ids=input_ids, attention_mask=seen, use_cache=False, **inputs)
+            of_tokens: Tensor = self.head(found.last_hidden_state.float()).squeeze(-1)
+            return of_tokens
         extent = {"attention_mask": attention_mask} if cu_seq_lens_q is None else {"cu_seq_lens_q": cu_seq_lens_q}
         hidden: Tensor = self.transformer(input_ids=input_ids, use_cache=False, **extent, **inputs).last_hidden_state
         if cu_seq_lens_q is not None:
@@ -121,6 +129,13 @@ def one_logit(logits: Tensor, positive: int | None) -> Tensor:
     if positive is None:
         return logits
     return logits[:, positive : positive + 1] - logits[:, 1 - positive : 2 - positive]
+
+
+def _seen(segment_ids: Tensor) -> Tensor:
+    """Which tokens each token attends to: the prefix and its own segment, up to itself. For all heads."""
+    places = torch.arange(segment_ids.shape[1], device=segment_ids.device)
+    own = segment_ids[:, :, None] == segment_ids[:, None]
+    return ((own | (segment_ids[:, None] == PREFIX)) & (places[:, None] >= places))[:, None]
 
 
 def _difference(layer: torch.nn.Linear, one: int, other: int | None) -> tuple[Tensor, Tensor | None]:

@@ -3,13 +3,15 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from time import perf_counter, process_time
 from typing import Any, Protocol
 
 from app.engines.padding import CORNER_WIDTHS, Shape, bucket_length
 from app.engines.probes import Known, ProbeSet
+from app.engines.schedule import Schedule
+from app.engines.segments import ROW_TOKENS
 from app.errors import StartupError
 from app.types import Pair
 
@@ -23,6 +25,8 @@ USUAL_LOGIT = 8.0
 SECONDS = 0.4
 # Tokens of one call, for an engine that takes several shapes at once.
 ROUND_TOKENS = 3072
+# Pairs of these lengths are tested in shared rows, two in each at least.
+SHARED_LENGTHS = range(32, 2 * ROW_TOKENS // 3 + 1)
 
 
 class Testable(Protocol):
@@ -35,6 +39,9 @@ class Testable(Protocol):
 
     @property
     def probes(self) -> ProbeSet | None: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
 
     def shapes(self) -> list[Shape]: ...
 
@@ -105,16 +112,49 @@ def self_test(engine: Testable, known: Sequence[Known] | None = None, seconds: f
         batch = [each for shape in shapes for each in islice(cycle(pool[shape.width]), shape.rows)]
         logits = engine.score([each.pair for each in batch])
         for each, logit in zip(batch, logits, strict=True):
-            deviation = abs(logit - each.expected) if math.isfinite(logit) else math.inf
+            deviation = _deviation(each, logit)
             if deviation > worst or not width:
                 worst, width = deviation, min(bucket_length(each.pair.length), engine.info.max_length)
             if each.original is not None and math.isfinite(logit):
                 error = max(error, abs(logit - each.original))
         pairs += len(batch)
-    scale = max(1.0, max(abs(each.expected) for each in known) / USUAL_LOGIT)
     is_known = known[0].original is not None
-    bound = BOUNDS[engine.info.precision] * scale
+    bound = _bound(engine, known)
     return SelfTest(worst, bound, width, error if is_known else None, pairs, perf_counter() - started)
+
+
+def shared_test(engine: Testable, known: Sequence[Known] | None = None) -> SelfTest:
+    """Score known pairs in rows that they share with copies of themselves, for each stream.
+
+    Each half of a pair is then a prefix or a rest. Rows of two short, two usual and two long pairs are tested, and full
+    rows of short ones. Raises `StartupError`.
+    """
+    started = perf_counter()
+    known = known or _known(engine)
+    fitting = sorted((each for each in known if each.pair.length in SHARED_LENGTHS), key=lambda each: each.pair.length)
+    if not fitting:
+        raise StartupError(f"no reference pair of {SHARED_LENGTHS.start} to {SHARED_LENGTHS.stop - 1} tokens")
+    short, usual, long = fitting[0], fitting[len(fitting) // 2], fitting[-1]
+    half = short.pair.length // 2
+    full = (ROW_TOKENS - half) // (short.pair.length - half)
+    worst, width, pairs = 0.0, 0, 0
+    for each, copies in ((short, 2), (usual, 2), (long, 2), (short, full)):
+        prefix = each.pair.ids[: each.pair.length // 2]
+        batch = [replace(each.pair, prefix=prefix)] * (copies * engine.schedule.streams)
+        for logit in engine.score(batch):
+            if (deviation := _deviation(each, logit)) > worst or not width:
+                worst, width = deviation, each.pair.length
+        pairs += len(batch)
+    return SelfTest(worst, _bound(engine, known), width, None, pairs, perf_counter() - started)
+
+
+def _deviation(known: Known, logit: float) -> float:
+    return abs(logit - known.expected) if math.isfinite(logit) else math.inf
+
+
+def _bound(engine: Testable, known: Sequence[Known]) -> float:
+    scale = max(1.0, max(abs(each.expected) for each in known) / USUAL_LOGIT)
+    return BOUNDS[engine.info.precision] * scale
 
 
 def _known(engine: Testable) -> list[Known]:

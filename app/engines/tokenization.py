@@ -8,7 +8,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -64,7 +64,9 @@ class PairTokenizer:
         """
         frame = self._frame_for(instruction)
         query_ids, *document_ids = self._encode([frame.query.around(query), *map(frame.document.around, documents)])
-        return [self._assemble(frame, query_ids, ids, max_tokens_per_doc) for ids in document_ids]
+        prefixes: dict[int, Ids] = {}
+        pairs = [self._assemble(frame, query_ids, ids, max_tokens_per_doc, prefixes) for ids in document_ids]
+        return pairs if len(pairs) > 1 else [replace(pair, prefix=None) for pair in pairs]
 
     def windows(
         self, query: str, documents: Sequence[str], max_tokens: int | None = None, instruction: str | None = None
@@ -106,14 +108,20 @@ class PairTokenizer:
     def _encode(self, texts: Sequence[str]) -> list[Ids]:
         return _ids(self._texts, texts)
 
-    def _assemble(self, frame: "_Frame", query: Ids, document: Ids, max_tokens_per_doc: int | None) -> Pair:
+    def _assemble(
+        self, frame: "_Frame", query: Ids, document: Ids, max_tokens_per_doc: int | None, prefixes: dict[int, Ids]
+    ) -> Pair:
+        """`prefixes`: those of the earlier pairs with this query, by the number of its tokens that are left."""
         kept_query, kept_document = query, frame.document.cut(document, max_tokens_per_doc)
         room = self.max_length - frame.tokens
         if len(kept_query) + len(kept_document) > room:
             kept_query = frame.query.cut(query, self.max_length // 2 if self.template is None else room // 2)
             kept_document = frame.document.cut(kept_document, max(0, room - len(kept_query)))
         truncated = len(kept_query) < len(query) or len(kept_document) < len(document)
-        return frame.fill(kept_query, kept_document, truncated)
+        prefix = prefixes.get(len(kept_query))
+        if prefix is None:
+            prefix = prefixes[len(kept_query)] = np.concatenate((frame.before, kept_query, frame.between))
+        return frame.fill(prefix, len(kept_query), kept_document, truncated)
 
 
 def _plain(tokenizer: Tokenizer) -> Tokenizer:
@@ -183,10 +191,11 @@ class _Frame:
     def tokens(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
 
-    def fill(self, query: Ids, document: Ids, truncated: bool) -> Pair:
-        parts = (self.before, query, self.between, document, self.after)
-        types = np.repeat(np.array(self.segments, np.int32), [len(part) for part in parts])
-        return Pair(np.concatenate(parts), types, truncated)
+    def fill(self, prefix: Ids, query: int, document: Ids, truncated: bool) -> Pair:
+        """`prefix`: the tokens before the document; `query`: how many of them are the query's."""
+        lengths = (len(self.before), query, len(self.between), len(document), len(self.after))
+        types = np.repeat(np.array(self.segments, np.int32), lengths)
+        return Pair(np.concatenate((prefix, document, self.after)), types, truncated, prefix)
 
 
 def _split_end(text: str, edge: str) -> tuple[str, str]:

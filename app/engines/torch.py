@@ -141,8 +141,9 @@ class TorchEngine:
     def shapes(self) -> list[Shape]:
         return common_shapes(self.info.max_length, self.schedule.batch_tokens)
 
-    def padded_tokens(self, lengths: Sequence[int]) -> int:
-        return sum(lengths) if self.info.packed else len(lengths) * max(lengths)
+    def padded_tokens(self, pairs: Sequence[Pair]) -> list[int]:
+        lengths = [pair.length for pair in pairs]
+        return lengths if self.info.packed else [max(lengths)] * len(lengths)
 
     def activate(self, logits: Sequence[float]) -> list[float]:
         return self._model.activation_fn(torch.tensor(logits, dtype=torch.float32)).tolist()  # type: ignore[no-any-return]

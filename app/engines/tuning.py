@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule, arrange, speed_of
-from app.engines.selftest import SelfTest, self_test
+from app.engines.selftest import SelfTest, self_test, shared_test
 from app.errors import StartupError, UnusableModel, first_line
 
 log = logging.getLogger(__name__)
@@ -196,6 +196,8 @@ def _test(engine: Engine, name: str, rejected: list[str]) -> SelfTest | None:
     except Exception as error:  # libraries raise various types
         reason = f"it fails: {first_line(error)}"
     else:
+        if test.passed:
+            _test_shared_rows(engine, name, rejected)
         engine.self_test = replace(test, rejected=tuple(rejected))
         if test.passed:
             return test
@@ -203,6 +205,23 @@ def _test(engine: Engine, name: str, rejected: list[str]) -> SelfTest | None:
     log.error("%s gives wrong scores on this machine: %s", name, reason)
     rejected.append(f"{name}: {reason}")
     return None
+
+
+def _test_shared_rows(engine: Engine, name: str, rejected: list[str]) -> None:
+    """If the engine is wrong where pairs share a row, logs the reason, and each pair gets its own row."""
+    if not engine.info.shares_prefixes:
+        return
+    try:
+        test = shared_test(engine)
+        if test.passed:
+            return
+        reason = str(test)
+    except Exception as error:  # libraries raise various types
+        reason = f"it fails: {first_line(error)}"
+    engine.info = replace(engine.info, shares_prefixes=False)
+    log.error("%s gives wrong scores if pairs share a row, so each has its own: %s", name, reason)
+    if (rejection := f"{name}, shared rows: {reason}") not in rejected:
+        rejected.append(rejection)
 
 
 def _test_again(engine: Engine, tested: Schedule, rejected: list[str]) -> None:

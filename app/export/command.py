@@ -149,11 +149,14 @@ def _convert(
     from app.engines.load import load_artefact
     from app.export.conversion import Conversion
     from app.export.convert import write_model
+    from app.export.segments import with_segments
 
     folder.mkdir()
     exportable = reference.exportable()
     own = own_texts(exportable.tokenizer, reference.info.languages)
     pairs = [pair for group in texts.calibration or own for pair in reference.encode(group.query, group.documents)]
+    if backend == "openvino":
+        exportable = with_segments(exportable, pairs)
     console.print(f"Converting for {backend}, {precision} ...")
     every = max(1, len(pairs) // CALIBRATION_PAIRS)
     write_model(Conversion(exportable, precision, pairs[::every], float_layers or 0), backend, folder)
@@ -175,6 +178,7 @@ def _convert(
         languages=reference.info.languages,
         template=reference.info.template,
         prompt=exportable.prompt,
+        shares_prefixes=exportable.shares_prefixes,
         versions={name: version(name) for name in ("torch", "transformers", "openvino")},
     )
     manifest.write(folder)

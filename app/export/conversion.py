@@ -8,6 +8,7 @@ import torch
 from app.engines.exportable import Exportable
 from app.engines.models.artefact import Precision
 from app.engines.padding import Int64s, pad
+from app.engines.segments import lay_out
 from app.types import Pair
 
 # First layers with a feed-forward part in floating point, from the first attempt to the last. They see the raw
@@ -45,6 +46,8 @@ class Conversion:
 
     def arrays(self, pairs: Sequence[Pair]) -> dict[str, Int64s]:
         """The model's inputs by name, in their order."""
+        if self.exportable.shares_prefixes:
+            return lay_out([[pair] for pair in pairs], self.exportable.pad_token_id).arrays
         arrays = pad(pairs, self.exportable.pad_token_id)
         return {name: arrays[name] for name in self.exportable.inputs}
 

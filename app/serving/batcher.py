@@ -74,7 +74,7 @@ class Batcher:
         self._line = line or Turns().join()
         # In the order in which requests take turns.
         self._queues: list[Queue] = []
-        # Tokens in running batches.
+        # Tokens that running batches compute.
         self._running = 0
         self._batches = 0
         # The configured budget, and the count of batches that fitted since the last one that did not.
@@ -97,14 +97,14 @@ class Batcher:
         """Seconds that an idle engine needs for these pairs; 0 before its first batch."""
         if not pairs or not self.speed:
             return 0.0
-        return self.engine.padded_tokens([pair.length for pair in pairs]) / self.speed
+        return sum(self.engine.padded_tokens(pairs)) / self.speed
 
     @property
     def backlog(self) -> float | None:
         """Approximate seconds of work that is running or waiting; None before the first batch."""
         if not self.speed:
             return None
-        return (self._running + sum(queue.tokens for queue in self._queues)) / self.speed
+        return (self._running + sum(queue.tokens * queue.computed for queue in self._queues)) / self.speed
 
     def tokens_ahead(self, priority: int = 0) -> int:
         """Tokens that are running, or waiting with the same priority or a more urgent one."""
@@ -126,7 +126,9 @@ class Batcher:
         bill = current_bill.get(None)
         works = [Work(pair, loop.create_future(), bill) for pair in pairs]
         if works:
-            self._queues.append(Queue(works, priority))
+            self._queues.append(queue := Queue(works, priority))
+            if self.engine.info.shares_prefixes:
+                queue.computed = sum(self._computed(pairs)) / queue.tokens
             self._arrived.set()
         return [work.future for work in works]
 
@@ -163,21 +165,27 @@ class Batcher:
                         turn.end()
                         continue
                     batch = self._next_batch()
-                    tokens = _tokens(batch)
-                    turn.begin(tokens)
-                    self._running += tokens
-                    scoring = batches.create_task(self._score(batch), name="batch")
-                    scoring.add_done_callback(partial(self._end, batch, turn))
+                    computed = self._computed([work.pair for work in batch])
+                    turn.begin(sum(computed))
+                    self._running += sum(computed)
+                    scoring = batches.create_task(self._score(batch, computed), name="batch")
+                    scoring.add_done_callback(partial(self._end, batch, sum(computed), turn))
         finally:
             self.close()
             self._line.close()
 
-    def _end(self, batch: Sequence[Work], turn: Turn, _: "asyncio.Task[None]") -> None:
+    def _end(self, batch: Sequence[Work], computed: int, turn: Turn, _: "asyncio.Task[None]") -> None:
         """Clean up after a batch, even one that was cancelled before it began."""
         # Usually no pair still waits. The pairs of a cancelled batch do, and nothing else would end their wait.
         fail_waiting(batch, Unavailable(STOPPED))
-        self._running -= _tokens(batch)
+        self._running -= computed
         turn.end()
+
+    def _computed(self, pairs: Sequence[Pair]) -> list[int]:
+        """Tokens that the engine computes for each pair. Fewer than it has where it shares the first ones."""
+        if self.engine.info.shares_prefixes:
+            return self.engine.padded_tokens(pairs)
+        return [pair.length for pair in pairs]
 
     def _next_batch(self) -> list[Work]:
         self._batches += 1
@@ -202,11 +210,11 @@ class Batcher:
             return self.token_budget // 2
         return self.token_budget
 
-    async def _score(self, batch: list[Work]) -> None:
+    async def _score(self, batch: list[Work], computed: Sequence[int]) -> None:
         pairs = [work.pair for work in batch]
         started = perf_counter()
         try:
-            with self._ledger.batch([(work.bill, work.pair.length) for work in batch]):
+            with self._ledger.batch([(work.bill, work.pair.length) for work in batch], computed):
                 async with asyncio.timeout(self._timeout) as limit:
                     scored = await asyncio.get_running_loop().run_in_executor(self._threads, score, self.engine, pairs)
         except Exception as error:
@@ -238,14 +246,13 @@ class Batcher:
             self._metrics.failed_batches.inc()
             self.failures += 1
             return
-        lengths = [pair.length for pair in pairs]
-        padded = self.engine.padded_tokens(lengths)
+        tokens, padded = sum(pair.length for pair in pairs), sum(self.engine.padded_tokens(pairs))
         self.failures, self._last_success = 0, monotonic()
         self._fitting += 1
         if self._fitting % TRY_LARGER_EVERY == 0:
             self.token_budget = min(self._most, 2 * self.token_budget)
-        self._metrics.observe_batch(sum(lengths), padded, seconds)
-        self.pace.see_batch(sum(lengths), seconds, perf_counter())
+        self._metrics.observe_batch(tokens, padded, seconds)
+        self.pace.see_batch(tokens, seconds, perf_counter())
         speed = padded * self.engine.info.batches_at_once / seconds
         self.speed += SMOOTHING * (speed - self.speed) if self.speed else speed
 
@@ -264,10 +271,6 @@ class Batcher:
                 fail_waiting([work], ScoringFailed(f"The model gave a score that is not a number ({logit})"))
             elif not work.future.done():
                 work.future.set_result(logit)
-
-
-def _tokens(works: Sequence[Work]) -> int:
-    return sum(work.pair.length for work in works)
 
 
 def fail_waiting(works: Sequence[Work], error: Exception) -> None:

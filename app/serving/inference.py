@@ -44,5 +44,5 @@ def score(engine: Engine, pairs: Sequence[Pair], too_long: float = math.inf) -> 
     unfit = [pair.length for pair, logit in zip(pairs, first.logits, strict=False) if isinstance(logit, OutOfMemory)]
     second = score(engine, pairs[middle:], min([*unfit, too_long]))
     smaller = [half.did_not_fit for half in (first, second) if half.did_not_fit]
-    tokens = engine.padded_tokens([pair.length for pair in pairs])
+    tokens = sum(engine.padded_tokens(pairs))
     return Scored(first.logits + second.logits, min([*smaller, tokens]))

@@ -25,6 +25,9 @@ class Work:
 class Queue:
     """The pending pairs of one request, ascending by length."""
 
+    computed = 1.0
+    """How many tokens the engine computes for each token of the pairs: fewer than one if it shares the first ones."""
+
     def __init__(self, works: Sequence[Work], priority: int = 0) -> None:
         """Lower `priority` is served first."""
         self.priority = priority

@@ -79,8 +79,7 @@ def _batches(engine: Engine, pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
     """Neighbours, as many as the engine takes at once."""
     batch: list[Pair] = []
     for pair in pairs:
-        lengths = [each.length for each in (*batch, pair)]
-        if batch and engine.padded_tokens(lengths) > engine.schedule.batch_tokens:
+        if batch and sum(engine.padded_tokens([*batch, pair])) > engine.schedule.batch_tokens:
             yield batch
             batch = []
         batch.append(pair)

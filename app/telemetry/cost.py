@@ -1,5 +1,6 @@
 """What a request costs: tokens, CPU time and energy of the engine, by its share of each batch."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -37,7 +38,7 @@ Share = tuple[Bill | None, int]
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    tokens: int
+    weight: int
     cpu_ns: int = 0
     energy_uj: int = 0
 
@@ -45,8 +46,8 @@ class _Run:
 class Ledger:
     """Divides what the engine uses among the running batches, and the costs of a batch among its requests.
 
-    Both by tokens, in whole nanoseconds and microjoules: the sum of all bills is what the engine used while batches
-    ran. Used on the event loop only.
+    Both by the tokens that are computed, in whole nanoseconds and microjoules: the sum of all bills is what the engine
+    used while batches ran. Used on the event loop only.
     """
 
     def __init__(
@@ -62,22 +63,26 @@ class Ledger:
             metrics.count_joules()
 
     @contextmanager
-    def batch(self, shares: Sequence[Share]) -> Iterator[None]:
-        """Measure the block as one batch. Its requests pay, even if it fails."""
+    def batch(self, shares: Sequence[Share], computed: Sequence[int] | None = None) -> Iterator[None]:
+        """Measure the block as one batch. Its requests pay, even if it fails.
+
+        `computed`: how many tokens are computed for each share, if these are not all.
+        """
         self._measure()
-        run = _Run(sum(tokens for _, tokens in shares))
+        computed = [tokens for _, tokens in shares] if computed is None else computed
+        run = _Run(sum(computed))
         self._running.append(run)
         try:
             yield
         finally:
             self._measure()
             self._running.remove(run)
-            self._charge(run, shares)
+            self._charge(run, shares, computed)
 
     def _measure(self) -> None:
         """Give what was used since the last call to the running batches."""
         cpu_ns, energy_uj = self._clock(), self._energy() if self._energy else 0
-        weights = [run.tokens for run in self._running]
+        weights = [run.weight for run in self._running]
         # The clock has several sources, so it may go back a little.
         used = divide(max(0, cpu_ns - self._cpu_ns), weights), divide(max(0, energy_uj - self._energy_uj), weights)
         for run, cpu, energy in zip(self._running, *used, strict=True):
@@ -85,13 +90,14 @@ class Ledger:
             run.energy_uj += energy
         self._cpu_ns, self._energy_uj = max(self._cpu_ns, cpu_ns), max(self._energy_uj, energy_uj)
 
-    def _charge(self, run: _Run, shares: Sequence[Share]) -> None:
-        tokens: dict[Bill, int] = {}
+    def _charge(self, run: _Run, shares: Sequence[Share], computed: Sequence[int]) -> None:
+        tokens: Counter[Bill] = Counter()
+        weight: Counter[Bill] = Counter()
         nobody = Bill(SERVICE)
-        for bill, count in shares:
-            payer = bill or nobody
-            tokens[payer] = tokens.get(payer, 0) + count
-        weights = list(tokens.values())
+        for (bill, count), part in zip(shares, computed, strict=True):
+            tokens[bill or nobody] += count
+            weight[bill or nobody] += part
+        weights = list(weight.values())
         parts = zip(tokens.items(), divide(run.cpu_ns, weights), divide(run.energy_uj, weights), strict=True)
         for (bill, count), cpu_ns, energy_uj in parts:
             bill.tokens += count

@@ -95,9 +95,10 @@ class Metrics:
         return time.monotonic() - self._started
 
     def observe_batch(self, tokens: int, padded: int, seconds: float) -> None:
-        """Count one batch. `padded` is the number of tokens with padding."""
-        self.tokens.labels("text").inc(tokens)
-        self.tokens.labels("padding").inc(padded - tokens)
+        """Count one batch. `padded`: the tokens that were computed. They are fewer if pairs shared their first ones."""
+        text = min(tokens, padded)
+        self.tokens.labels("text").inc(text)
+        self.tokens.labels("padding").inc(padded - text)
         self.batch_tokens.observe(padded)
         self.inference_seconds.observe(seconds)
 

@@ -16,6 +16,7 @@ from sentence_transformers import CrossEncoder
 from app.engines import packing, torch_device
 from app.engines.models.source import locate_model
 from app.engines.torch import TorchEngine
+from app.types import Pair
 from tests import models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -84,8 +85,10 @@ def test_other_pairs_of_a_batch_do_not_change_a_score(tmp_path: Path) -> None:
 
 def test_a_packed_batch_costs_no_padding(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model")
-    assert load(folder).padded_tokens([10, 3, 7]) == 20
-    assert load(folder, packed=False).padded_tokens([10, 3, 7]) == 30
+    ids = np.ones(10, np.int32)
+    pairs = [Pair(ids[:length], ids[:length], truncated=False) for length in (10, 3, 7)]
+    assert load(folder).padded_tokens(pairs) == [10, 3, 7]
+    assert load(folder, packed=False).padded_tokens(pairs) == [10, 10, 10]
 
 
 def test_a_model_whose_attention_cannot_be_replaced_is_padded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

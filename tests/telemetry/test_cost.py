@@ -151,6 +151,16 @@ def test_batches_that_run_together_share_what_is_used_meanwhile() -> None:
     assert ann.cpu_ns + bob.cpu_ns == 1000 - 100
 
 
+def test_who_shares_tokens_with_others_pays_for_what_is_computed() -> None:
+    clock = iter([0, 400])
+    ledger = Ledger(Metrics(), clock=lambda: next(clock))
+    ann, bob = Bill("ann"), Bill("bob")
+    with ledger.batch([(ann, 100), (bob, 100), (ann, 100)], [50, 150, 0]):
+        pass
+    assert (ann.cpu_ns, bob.cpu_ns) == (100, 300)
+    assert (ann.tokens, bob.tokens) == (200, 100)
+
+
 @given(st.integers(0, 10**15), st.lists(st.integers(0, 10**6), min_size=1, max_size=50).filter(any))
 def test_parts_add_up_and_are_in_proportion(total: int, weights: list[int]) -> None:
     parts = divide(total, weights)

@@ -96,6 +96,8 @@ class Manifest(BaseModel):
     """The text that the model reads around a pair. None for special tokens only."""
     prompt: str = ""
     """Text before every query."""
+    shares_prefixes: bool = False
+    """Whether the model takes rows of several pairs: see `app.engines.segments`."""
     weights: str | None = None
     """A safetensors file with the weights that the exported file leaves out. Its path is relative to the folder."""
     versions: dict[str, str] = {}

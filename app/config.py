@@ -90,6 +90,9 @@ class Settings(QualitySettings):
     models: Models | None = Field(None, alias="RERANKER_MODELS")
     """Several models in one process: `NAME=SOURCE,NAME=SOURCE`, where a source is what `RERANKER_MODEL` may be, or
     `ID@REVISION`. Requests choose by `model`; the first is the default. See [models](models.md#several-models)."""
+    idle_seconds: float = Field(0.0, alias="RERANKER_MODEL_IDLE_SECONDS", ge=0, allow_inf_nan=False)
+    """Seconds without a request after which a model is removed from memory. The next request for it loads it again,
+    and waits for that. `0` means never."""
     template: str | None = Field(None, alias="RERANKER_TEMPLATE")
     """The text that the model was trained to read, with `{query}`, `{document}` and, if it takes one, `{instruction}`
     (`\\n` is a new line). Or `qwen3-reranker`, `mxbai-rerank-v2` or `none`. If unset, it comes from the model. See

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from app.api.service import Service
 from app.config import Settings
+from app.engines.memory import give_back
 from app.engines.models.source import locate_model, of_model
 from app.engines.protocol import Engine, EngineInfo
 from app.errors import EngineBroken, RerankerError, StartupError
@@ -34,7 +35,7 @@ from app.serving.budget import Pace
 from app.serving.cache import ScoreCache
 from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
-from app.serving.loops import clear_memory_regularly, run_until_broken
+from app.serving.loops import clear_memory_regularly, run_until_broken, until_unused
 from app.serving.model import Model
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
@@ -140,7 +141,10 @@ async def _run_model(plan: Plan, parts: Parts, model: Model, settings: Settings)
     service = plan.service
     supervisor = Supervisor(settings.max_reloads, model, service.metrics)
     try:
-        await supervisor.run(partial(_run_engine, plan, parts, model, settings))
+        while True:
+            await supervisor.run(partial(_run_engine, plan, parts, model, settings))
+            await _unload(parts, model, settings.idle_seconds)
+            await model.wanted()
     except Exception as error:
         if model.reranker is None or not service.models.has_other(model):
             raise
@@ -149,8 +153,19 @@ async def _run_model(plan: Plan, parts: Parts, model: Model, settings: Settings)
         model.give_up()
 
 
+async def _unload(parts: Parts, model: Model, seconds: float) -> None:
+    """Give the memory of a model back that nobody has used for `seconds`."""
+    model.let_go()
+    freeze_loaded_objects()
+    await asyncio.get_running_loop().run_in_executor(parts.tokenizers, give_back)
+    log.info("Unloaded model %s: no request for %g s", model.name, seconds)
+
+
 async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings) -> None:
-    """Load an engine and serve with it until it breaks. Raises `StartupError` or `EngineBroken`."""
+    """Load an engine and serve with it until it breaks, or until nobody uses it.
+
+    Raises `StartupError` or `EngineBroken`.
+    """
     service = plan.service
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(running_threads(1, INFERENCE))
@@ -166,7 +181,7 @@ async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings
         probe = await asyncio.get_running_loop().run_in_executor(parts.tokenizers, engine.encode, "probe", ["probe"])
         is_first = model.reranker is None
         reranker = model.reranker or _assemble(plan, parts, common, model, engine, batcher)
-        model.take(reranker, engine, batcher)
+        model.take(reranker, engine, batcher, perf_counter() - started)
         freeze_loaded_objects()
         if model is service.models.first:
             service.observer.ready(engine.info)
@@ -177,6 +192,7 @@ async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings
             batcher.run(),
             watch(batcher, *probe),
             clear_memory_regularly(reranker, threads, settings.clear_cache_interval),
+            *([until_unused(model, settings.idle_seconds)] if settings.idle_seconds else []),
         )
 
 
@@ -193,6 +209,10 @@ async def _load(plan: Plan, model: Model, settings: Settings, thread: Executor) 
         return await asyncio.wait_for(loading, RELOAD_SECONDS if model.reranker else None)
     except TimeoutError:
         raise EngineBroken(f"Reloading took more than {RELOAD_SECONDS} s.") from None
+    except Exception as error:
+        if model.reranker is None:
+            raise
+        raise EngineBroken(f"{type(error).__name__}: {error}") from error  # it could be loaded before: try again
 
 
 def _common(plan: Plan, info: EngineInfo) -> Common:

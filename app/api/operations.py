@@ -51,6 +51,7 @@ async def health(request: Request) -> JSONResponse:
     if reranker is not None:
         admission = reranker.admission
         body |= reranker.engine.info.summary() | {
+            "loaded": service.models.first.is_loaded,
             "long_documents": reranker.long_documents,
             "fusion": service.fusion_of(reranker),
             "active": admission.active,
@@ -137,6 +138,7 @@ def _state(model: Model) -> dict[str, Any]:
     about: dict[str, Any] = {"name": model.name, "status": model.status, "reason": model.problem}
     if (reranker := model.reranker) is not None:
         about |= reranker.engine.info.summary() | {
+            "loaded": model.is_loaded,
             "pending_pairs": reranker.batcher.pending,
             "tokens_per_second": round(reranker.batcher.speed),
             "self_test": self_test_summary(reranker),

@@ -51,11 +51,13 @@ async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInf
     # On a thread, slow Python code does not block the event loop.
     query = body.to_query() if body.is_plain else await asyncio.to_thread(body.to_query)
     _record(record, body, query, service.defaults.log_texts)
-    reranker = service.usable_reranker(model)
-    asked = with_options(query, body, service, reranker, timeout_of(request, body))
-    if asked.budget:
-        asked = replace(asked, budget=asked.budget._replace(spent=perf_counter() - record.arrived))
-    ranking = await reranker.rerank(asked)
+    with model:
+        reranker = service.usable_reranker(model)
+        timeout = await model.wake(reranker, timeout_of(request, body))
+        asked = with_options(query, body, service, reranker, timeout)
+        if asked.budget:
+            asked = replace(asked, budget=asked.budget._replace(spent=perf_counter() - record.arrived))
+        ranking = await reranker.rerank(asked)
     record.set_ranking(asked if model is service.models.first else None, ranking)
     return ranking, model.info or reranker.engine.info
 

@@ -92,7 +92,7 @@ class Service:
     def see(self, record: RequestRecord) -> None:
         """Have a request to the first model observed after its answer was sent: scores of several do not compare."""
         first = self.models.first
-        if first.reranker and record.asked and record.ranking:
+        if first.reranker and first.is_loaded and record.asked and record.ranking:
             self.observer.see(first.reranker.engine, record.asked, record.ranking)
 
     def usable_documents(self) -> DocumentStore:

@@ -1,7 +1,9 @@
-"""Out of memory: the errors of the engines' libraries, translated to `OutOfMemory`."""
+"""Memory: the errors of the engines' libraries, translated to `OutOfMemory`, and what to return after an unload."""
 
+import ctypes
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from app.errors import OutOfMemory, RerankerError
 
@@ -20,3 +22,12 @@ def out_of_memory(phrases: Sequence[str], *types: type[Exception]) -> Iterator[N
         if isinstance(error, (MemoryError, *types)) or any(phrase in str(error) for phrase in phrases):
             raise OutOfMemory("The batch does not fit in memory") from error
         raise
+
+
+def give_back() -> None:
+    """Return memory that nothing uses any more to the device and to the system."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # only glibc has this
+        ctypes.CDLL(None).malloc_trim(0)

@@ -34,6 +34,7 @@ OVERRIDES: dict[str, Any] = {
     "key_max_parallel": None,
     "key_per_minute": None,
     "docs": False,
+    "idle_seconds": 0,
 }
 # With a cache, repeated queries would be faster than the model.
 NO_CACHE: dict[str, Any] = {"prediction_cache": False}

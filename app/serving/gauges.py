@@ -82,17 +82,20 @@ def _in_flight(model: Model) -> int:
 
 
 def _silence(model: Model) -> float:
-    return model.reranker.batcher.silence if model.reranker else 0.0
+    """0 for a model that is not in memory: nothing is expected from it."""
+    return model.reranker.batcher.silence if model.reranker and model.is_loaded else 0.0
 
 
 Figures = Sequence[tuple[str, str, Callable[[Model], float]]]
 STATES: Figures = (
     ("ready", "1 if requests to the model are served, else 0", lambda model: model.problem is None),
+    ("loaded", "1 if the model is in memory, else 0", lambda model: model.is_loaded),
     ("pending_pairs", "Pairs waiting for a batch of the model", _pending),
 )
 COUNTS: Figures = (
     ("requests", "Requests to the model", lambda model: model.requests),
     ("tokens", "Tokens of all batches of the model, without padding", lambda model: model.line.tokens),
+    ("loads", "How often the model was loaded", lambda model: model.loads),
     ("reloads", "How often the model was reloaded after it hung or failed", lambda model: model.reloads),
 )
 

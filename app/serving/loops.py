@@ -5,22 +5,40 @@ from collections.abc import Coroutine
 from concurrent.futures import Executor
 from typing import Any
 
+from app.serving.model import Model
 from app.serving.reranker import Reranker
 
 
+class Unused(Exception):
+    """Nobody uses the model."""
+
+
 async def run_until_broken(*loops: Coroutine[Any, Any, None]) -> None:
-    """Run the loops together. Raises the plain error, without the exception groups of the task group."""
+    """Run the loops together, until one fails or the model is unused.
+
+    Raises the plain error, without the exception groups of the task group.
+    """
     broken: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for loop in loops:
                 group.create_task(loop)
+    except* Unused:
+        pass
     except* Exception as errors:
         broken = errors
     while isinstance(broken, BaseExceptionGroup):
         broken = broken.exceptions[0]
     if broken is not None:
         raise broken
+
+
+async def until_unused(model: Model, seconds: float) -> None:
+    """Wait until nobody has used the model for `seconds`. Then new requests wait for it, and `Unused` is raised."""
+    while (left := model.idle_in(seconds)) > 0:  # noqa: ASYNC110 (a request ends without an event)
+        await asyncio.sleep(left)
+    model.fall_asleep()
+    raise Unused
 
 
 async def clear_memory_regularly(reranker: Reranker, inference: Executor, interval: float) -> None:

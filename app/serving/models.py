@@ -51,15 +51,16 @@ class Models:
 
     @property
     def are_idle(self) -> bool:
-        """Whether no request waits for a slot or a batch."""
+        """Whether no request waits, for a slot, a batch or a load."""
         rerankers = [model.reranker for model in self._models if model.reranker]
         waiting = rerankers[0].admission.waiting if rerankers else 0
         return not waiting + sum(reranker.batcher.pending for reranker in rerankers)
 
     def requests_in_progress(self) -> int:
-        """Requests that run or wait for a slot."""
+        """Requests that run or wait, for a slot or for a load."""
         admission = next((model.reranker.admission for model in self._models if model.reranker), None)
-        return admission.active + admission.waiting if admission else 0
+        loading = sum(model.waiting for model in self._models)
+        return loading + (admission.active + admission.waiting if admission else 0)
 
     def close(self) -> None:
         """Answer all requests that wait."""

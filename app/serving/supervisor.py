@@ -23,13 +23,14 @@ class Supervisor:
         self._reloads = 0
 
     async def run(self, engine: Callable[[], Awaitable[None]]) -> None:
-        """Run `engine`, which loads an engine and serves until it breaks. Repeat after each break.
+        """Run `engine`, which loads an engine and serves until it breaks or nobody uses it. Repeat after each break.
 
         Raises `StartupError` if the first load fails, `EngineBroken` after too many reloads.
         """
         while True:
             try:
                 await engine()
+                self._reloads = 0
                 return
             except EngineBroken as error:
                 reason = error

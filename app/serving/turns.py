@@ -80,6 +80,8 @@ class Turns:
     async def take(self, line: Line) -> Turn:
         """Wait for this line's turn."""
         line.clock = max(line.clock, self._clock)
+        if not self._waiting and self._is_free(line):
+            return self._grant(line)
         self._waiting[line] = granted = asyncio.get_running_loop().create_future()
         self.pass_on()
         try:
@@ -97,15 +99,23 @@ class Turns:
         """Grant the turns that are free. A line that needs more than is free is not overtaken."""
         while ready := [line for line in self._waiting if len(line.running) < line.at_once]:
             line = min(ready, key=lambda waiting: waiting.clock)
-            share = 1 / line.at_once
-            if self._taken() + share > 1 + ROUNDING:
+            if not self._is_free(line):
                 self._look_again()
                 return
             granted = self._waiting.pop(line)
             if not granted.done():  # else the waiting was cancelled
-                line.running.add(turn := Turn(line, share))
-                self._clock = line.clock
-                granted.set_result(turn)
+                granted.set_result(self._grant(line))
+
+    def _is_free(self, line: Line) -> bool:
+        """Whether this line may run another batch now."""
+        if len(line.running) >= line.at_once:
+            return False
+        return len(self._lines) == 1 or self._taken() + 1 / line.at_once <= 1 + ROUNDING
+
+    def _grant(self, line: Line) -> Turn:
+        line.running.add(turn := Turn(line, 1 / line.at_once))
+        self._clock = line.clock
+        return turn
 
     def _taken(self) -> float:
         """The share of the machine that running batches take, without those that may hang."""
@@ -116,7 +126,8 @@ class Turns:
         """Look again when the oldest batch would have run for too long."""
         if self._timer is None:
             overdue = monotonic() - PATIENCE_SECONDS
-            oldest = min(turn.started for line in self._lines for turn in line.running if turn.started > overdue)
+            running = (turn.started for line in self._lines for turn in line.running)
+            oldest = min((started for started in running if started > overdue), default=overdue)
             self._timer = asyncio.get_running_loop().call_later(oldest - overdue, self._on_time)
 
     def _on_time(self) -> None:

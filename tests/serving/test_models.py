@@ -47,9 +47,13 @@ class Several:
         self.loads: list[str | None] = []
         self.failure: Exception | None = None
         """Raised by the next loads."""
+        self.failures = list[Exception]()
+        """Raised by one load each."""
 
     def load(self, settings: Settings) -> Engine:
         self.loads.append(settings.model)
+        if self.failures:
+            raise self.failures.pop()
         if self.failure:
             raise copy(self.failure)
         return {"one": self.large, "two": self.small}[str(settings.model)]
@@ -362,21 +366,94 @@ async def test_a_model_that_cannot_be_loaded_stops_the_start(
     assert "Cannot start: RERANKER_MODELS, org/large: it has no weights" in caplog.text
 
 
+async def test_an_unused_model_is_unloaded_and_loaded_again_by_a_request(several: Several) -> None:
+    async with several(idle_seconds=0.05) as client:
+        await client.post("/v1/rerank", json=BODY | {"model": "small"})
+        await until(lambda: several.model("small").status == "idle")
+        await until(lambda: several.model("large").status == "idle")
+        health, ready = await client.get("/health"), await client.get("/health/ready")
+        assert 'reranker_model_loaded{model="small"} 0.0' in several.figures()
+        before = list(several.loads)
+        answers = await asyncio.gather(*(client.post("/v1/rerank", json=other(n, model="small")) for n in range(3)))
+        loads = several.loads[len(before) :]
+    assert (health.status_code, ready.status_code) == (OK, OK)
+    assert [model["status"] for model in health.json()["models"]] == ["idle", "idle"]
+    assert [answer.status_code for answer in answers] == [OK, OK, OK]
+    assert loads == ["two"]
+
+
+async def test_a_model_in_use_is_not_unloaded(several: Several) -> None:
+    several.small.gate.clear()
+    async with several(idle_seconds=0.02) as client:
+        task = asyncio.create_task(client.post("/v1/rerank", json=BODY | {"model": "small"}))
+        await until(lambda: several.small.entered == 1)
+        await until(lambda: several.model("large").status == "idle")
+        await asyncio.sleep(0.1)
+        assert several.model("small").status == "ok"
+        several.small.gate.set()
+        assert (await task).status_code == OK
+
+
+async def test_a_request_that_cannot_wait_for_the_load_is_503(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with several(idle_seconds=0.02, max_reloads=100) as client:
+        await until(lambda: several.model("small").status == "idle")
+        several.failure = StartupError("the hub does not answer")
+        refused = await client.post("/v1/rerank", json=other(1, model="small", timeout_ms=100))
+        assert refused.status_code == UNAVAILABLE
+        assert int(refused.headers["retry-after"]) >= 1
+        waiting = asyncio.create_task(client.post("/v1/rerank", json=other(2, model="small")))
+        await until(lambda: several.model("small").waiting == 1)
+        several.failure = None
+        assert (await waiting).status_code == OK
+    assert "could not be loaded within 0.1 s" in refused.json()["message"]
+
+
+async def test_failed_loads_count_only_in_a_row(several: Several) -> None:
+    async with several(idle_seconds=0.02, max_reloads=1) as client:
+        for number in range(3):
+            await until(lambda: several.model("small").status == "idle")
+            several.failures = [RuntimeError("the disk is slow")]
+            answer = await client.post("/v1/rerank", json=other(number, model="small"))
+            assert (answer.status_code, several.failures) == (OK, [])
+
+
+async def test_a_request_is_observed_even_if_its_model_is_unloaded_at_once(several: Several) -> None:
+    async with several(idle_seconds=0.001) as client:
+        for number in range(20):
+            assert (await client.post("/v1/rerank", json=other(number))).status_code == OK
+            await asyncio.sleep(0.002)
+        assert (await client.get("/health/ready")).status_code == OK
+
+
+async def test_a_single_model_can_be_unloaded_too(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
+    app = create_app(Settings(idle_seconds=0.05), engine)
+    async with serving(app) as client:
+        await until(lambda: service_of(app).models.first.status == "idle")
+        assert (await client.get("/health")).json()["loaded"] is False
+        assert (await client.get("/health/ready")).status_code == OK
+        assert (await client.post("/v1/rerank", json=BODY)).status_code == OK
+
+
 async def test_two_real_models_score_as_each_does_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
     folders = {"bert": make_model(tmp_path / "one", spread=0.5), "roberta": make_model(tmp_path / "two", "xlm-roberta")}
     body = {"query": "what causes tides", "documents": ["the moon", "bread", "stock market"], "raw_scores": True}
-    settings: dict[str, Any] = {"backend": "torch", "device": "cpu", "prediction_cache": False}
+    settings: dict[str, Any] = {"backend": "torch", "device": "cpu", "prediction_cache": False, "queue_timeout": 100}
     alone = {}
     for name, folder in folders.items():
         async with serving(create_app(Settings(model=str(folder), **settings))) as client:
             alone[name] = scores(await client.post("/v1/rerank", json=body))
     sources = ",".join(f"{name}={folder}" for name, folder in folders.items())
-    app = create_app(Settings(models=sources, **settings))
+    app = create_app(Settings(models=sources, idle_seconds=0.2, **settings))
     async with serving(app) as client:
         names = ["bert", "roberta"] * 2
         answers = await asyncio.gather(*(client.post("/v1/rerank", json=body | {"model": name}) for name in names))
-    for name, answer in zip(names, answers, strict=True):
+        await until(lambda: all(model.status == "idle" for model in service_of(app).models))
+        answers += [await client.post("/v1/rerank", json=body | {"model": name}) for name in names]
+    for name, answer in zip(names * 2, answers, strict=True):
         assert scores(answer) == pytest.approx(alone[name], abs=1e-5)
     assert alone["bert"] != pytest.approx(alone["roberta"], abs=1e-3)
 

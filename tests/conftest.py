@@ -112,8 +112,12 @@ class Serve:
         return self.service.reranker
 
 
-@pytest.fixture
-def serve(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    # The fake engine has no model to exclude from collections, and the test process has more objects than the service.
+@pytest.fixture(autouse=True)
+def _collect_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services in the test process freeze no objects: it has so many that this takes seconds."""
     monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
+
+
+@pytest.fixture
+def serve(engine: FakeEngine) -> Serve:
     return Serve(engine)

@@ -37,11 +37,6 @@ COMMAND = [sys.executable, "-c", "from app.cli import cli; cli()", "bulk"]
 ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "RERANKER_BATCH_TOKENS": "512"}
 
 
-@pytest.fixture(autouse=True)
-def _quiet_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
-
-
 def rows(count: int, documents: int = 4, words: int = 12, seed: int = 0) -> list[dict[str, Any]]:
     chosen = random.Random(seed)
 

@@ -81,7 +81,6 @@ class Several:
 
 @pytest.fixture
 def several(monkeypatch: pytest.MonkeyPatch) -> Iterator[Several]:
-    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.01)
     made = Several()
@@ -427,8 +426,7 @@ async def test_a_request_is_observed_even_if_its_model_is_unloaded_at_once(sever
         assert (await client.get("/health/ready")).status_code == OK
 
 
-async def test_a_single_model_can_be_unloaded_too(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
+async def test_a_single_model_can_be_unloaded_too(engine: FakeEngine) -> None:
     app = create_app(Settings(idle_seconds=0.05), engine)
     async with serving(app) as client:
         await until(lambda: service_of(app).models.first.status == "idle")
@@ -437,8 +435,7 @@ async def test_a_single_model_can_be_unloaded_too(engine: FakeEngine, monkeypatc
         assert (await client.post("/v1/rerank", json=BODY)).status_code == OK
 
 
-async def test_two_real_models_score_as_each_does_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
+async def test_two_real_models_score_as_each_does_alone(tmp_path: Path) -> None:
     folders = {"bert": make_model(tmp_path / "one", spread=0.5), "roberta": make_model(tmp_path / "two", "xlm-roberta")}
     body = {"query": "what causes tides", "documents": ["the moon", "bread", "stock market"], "raw_scores": True}
     settings: dict[str, Any] = {"backend": "torch", "device": "cpu", "prediction_cache": False, "queue_timeout": 100}

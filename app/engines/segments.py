@@ -6,7 +6,7 @@ prefix and its own segment, as far as they are before it, so each pair has the s
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,22 +80,28 @@ def shared_rows(pairs: Sequence[Pair], streams: int) -> list[list[int]]:
     return [row for indices in groups for row in _filled(pairs, indices, streams) if _saves(pairs, row)]
 
 
-def _filled(pairs: Sequence[Pair], indices: Sequence[int], streams: int) -> Iterator[list[int]]:
-    """Rows of about the same length: each pair, the longest first, joins the shortest row."""
-    start = _shared([pairs[indices[0]], pairs[indices[1]]])
+def _filled(pairs: Sequence[Pair], indices: Sequence[int], streams: int) -> list[list[int]]:
+    """The fewest rows for each stream that hold the pairs."""
+    start = len(pairs[indices[0]].prefix)  # type: ignore[arg-type]
     room = ROW_TOKENS - start
     rests = {index: pairs[index].length - start for index in indices}
     shortest = min(rests.values())
-    order = sorted((index for index in indices if rests[index] + shortest <= room), key=lambda index: -rests[index])
-    rounds = -(-sum(rests[index] for index in order) // (room * streams)) if order else 0
-    rows: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(rounds * streams)]
-    for index in order:
+    fitting = {index: rest for index, rest in rests.items() if rest + shortest <= room}
+    rounds = max(1, -(-sum(fitting.values()) // (room * streams)))
+    while (rows := _even_rows(fitting, rounds * streams, room)) is None:
+        rounds += 1
+    return rows
+
+
+def _even_rows(rests: Mapping[int, int], count: int, room: int) -> list[list[int]] | None:
+    """So many rows, of about the same length: each pair, the longest first, joins the shortest. None if one is full."""
+    rows: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(count)]
+    for index in sorted(rests, key=lambda index: -rests[index]):
         filled, number, row = rows[0]
         if filled + rests[index] > room:
-            heapq.heappush(rows, (rests[index], len(rows), [index]))
-        else:
-            heapq.heapreplace(rows, (filled + rests[index], number, [*row, index]))
-    return (row for _, _, row in rows)
+            return None
+        heapq.heapreplace(rows, (filled + rests[index], number, [*row, index]))
+    return [row for _, _, row in rows]
 
 
 def _saves(pairs: Sequence[Pair], row: Sequence[int]) -> bool:

@@ -196,7 +196,9 @@ def test_over_the_connection_limit_only_health_is_served(target: Target) -> None
     more = [target.connect() for _ in range(1000)]
     for connection in crowd + more:
         connection.close()
-    assert target.figure('reranker_rejections_total{reason="connections"}') > refused + 500
+    # The system accepts connections before the service sees them.
+    while target.figure('reranker_rejections_total{reason="connections"}') <= refused + 500:
+        time.sleep(0.1)
 
 
 def test_slow_headers_are_a_408(target: Target) -> None:

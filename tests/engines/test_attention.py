@@ -35,6 +35,7 @@ def logits(model: ov.Model) -> np.ndarray:
     rows = np.random.default_rng(1).integers(4, 12, (3, 24))
     mask = (np.arange(24) < [[24], [17], [1]]).astype(np.int64)
     inputs = {"input_ids": rows * mask + (1 - mask), "attention_mask": mask, "token_type_ids": mask * 0}
+    inputs |= {"position_ids": np.arange(24) * mask, "segment_ids": mask}  # of decoders
     compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({name: inputs[name] for node in model.inputs for name in node.names})[0]
     assert np.isfinite(found).all()

@@ -10,9 +10,11 @@ import pytest
 
 from app.config import Settings
 from app.engines.load import load_artefact
+from app.engines.models.artefact import Precision
 from app.engines.models.source import locate_model
 from app.engines.openvino import OpenVinoEngine
 from app.engines.segments import ROW_TOKENS, Laid, lay_out, row_length, shared_rows
+from app.engines.selftest import BOUNDS, USUAL_LOGIT
 from app.engines.torch import TorchEngine
 from app.engines.tuning import Candidate, TuningFile, tune
 from app.export.command import export_model
@@ -81,6 +83,18 @@ def test_pairs_in_one_row_score_as_alone_and_as_on_torch(exported: Exported) -> 
     engine = exported.load()
     assert engine.info.shares_prefixes
     check(engine, exported.reference, engine.encode(QUERY, DOCUMENTS))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_rounded_weights_score_in_shared_rows_within_the_bounds(tmp_path: Path, precision: Precision) -> None:
+    model = make_yes_no(tmp_path / "model", WINDOW)
+    export_model(str(model), "openvino", precision, tmp_path / "out", force=True)
+    engine = load_artefact(tmp_path / "out", None, 2)
+    pairs = engine.encode(QUERY, DOCUMENTS)
+    assert sum(engine.padded_tokens(pairs)) < sum(pair.length for pair in pairs)
+    alone = np.array([engine.score([pair])[0] for pair in pairs])
+    scale = max(1.0, float(np.abs(alone).max()) / USUAL_LOGIT)
+    assert np.abs(engine.score(pairs) - alone).max() < BOUNDS[precision] * scale < np.ptp(alone)
 
 
 def test_a_batch_of_several_requests_gives_each_its_scores(exported: Exported) -> None:

@@ -14,6 +14,7 @@ from app.config_quality import QualitySettings
 from app.config_types import (
     DEVICE_DEFAULTS,
     Capacity,
+    Cascade,
     Device,
     DocumentPlace,
     Host,
@@ -90,6 +91,12 @@ class Settings(QualitySettings):
     models: Models | None = Field(None, alias="RERANKER_MODELS")
     """Several models in one process: `NAME=SOURCE,NAME=SOURCE`, where a source is what `RERANKER_MODEL` may be, or
     `ID@REVISION`. Requests choose by `model`; the first is the default. See [models](models.md#several-models)."""
+    cascade: Cascade | None = Field(None, alias="RERANKER_CASCADE")
+    """`SMALL,LARGE`: two names of `RERANKER_MODELS`. A request without `model` is read by the small model, and its best
+    documents again by the large one. See [models](models.md#cascade)."""
+    cascade_top_k: int | None = Field(None, alias="RERANKER_CASCADE_TOP_K", ge=1)
+    """Documents that the large model of `RERANKER_CASCADE` reads, at most. Requests can override it. If unset, 10; with
+    a latency budget, as many as fit."""
     template: str | None = Field(None, alias="RERANKER_TEMPLATE")
     """The text that the model was trained to read, with `{query}`, `{document}` and, if it takes one, `{instruction}`
     (`\\n` is a new line). Or `qwen3-reranker`, `mxbai-rerank-v2` or `none`. If unset, it comes from the model. See

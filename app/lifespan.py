@@ -32,6 +32,7 @@ from app.serving.announcement import (
 from app.serving.batcher import Batcher
 from app.serving.budget import Pace
 from app.serving.cache import ScoreCache
+from app.serving.cascade import NAME
 from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.loops import clear_memory_regularly, run_until_broken
@@ -168,7 +169,7 @@ async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings
         reranker = model.reranker or _assemble(plan, parts, common, model, engine, batcher)
         model.take(reranker, engine, batcher)
         freeze_loaded_objects()
-        if model is service.models.first:
+        if model is service.models.judge:
             service.observer.ready(engine.info)
         _announce(settings, engine, perf_counter() - started)
         if is_first and service.models.were_loaded():
@@ -198,6 +199,7 @@ async def _load(plan: Plan, model: Model, settings: Settings, thread: Executor) 
 def _common(plan: Plan, info: EngineInfo) -> Common:
     settings, service = plan.settings, plan.service
     capacity, names = settings.capacity(info.device), [model.own_name for model in service.models]
+    names += [NAME] if service.models.cascade else []
     service.gpu = gpu_of(info)
     if info.device.startswith("cuda"):
         watch_gpu(service.metrics, service.gpu)

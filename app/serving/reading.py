@@ -92,7 +92,8 @@ def _keep(progress: Progress, tokens: Mapping[bytes, int], speed: float, remaini
     # Passages with equal texts cost once, and the best document pays.
     unpaid = dict(tokens)
     costs = [sum(unpaid.pop(key, 0) for key in keys[document]) for document in order]
-    read = {key for document in order[: fit(costs, speed, remaining)] for key in keys[document]}
+    fitting = fit(costs, speed, remaining, progress.may_read_none)
+    read = {key for document in order[:fitting] for key in keys[document]}
     kept = frozenset(each for each in order if all(key in read or key not in tokens for key in keys[each]))
     if len(kept) < len(order):
         left = [(key, passage) for key, passage in progress.keyed if passage.document in kept]

@@ -113,7 +113,7 @@ class Cascade:
             if query.on_overload == "error":
                 raise
             ranking = await small.degrade(reading.first, error)
-            self._count(ranking, reading)
+            self._count(ranking, reading, None)
         if ranking.budget:
             self._metrics.observe_budget(ranking.budget, reading.first.spent())
         if query.spans:
@@ -168,15 +168,14 @@ class Cascade:
         if first.plan and second.plan:
             first.plan = first.plan._replace(stages=first.plan.stages + second.plan.stages)
         ranking = put_first(rank(second, self.engine), rank(first, small.engine), first)
-        self._count(ranking, reading, ranking.ranked)
+        self._count(ranking, reading, second if ranking.ranked else None)
         return ranking
 
-    def _count(self, ranking: Ranking, reading: Reading, used: object = None) -> None:
-        """Add the work of the large model, and set what each model has read."""
+    def _count(self, ranking: Ranking, reading: Reading, used: Progress | None) -> None:
+        """Add the work of the large model, and set what each has read. `used`: None if its scores are not used."""
         if reading.second:
             add_work(ranking, reading.second)
-        second = reading.second if used else None
-        ranking.cascade = use_of(self.small.name, reading.first, self.large.name, second)
+        ranking.cascade = use_of(self.small.name, reading.first, self.large.name, used)
         for model, documents in ranking.cascade.read.items():
             self._documents.labels(model).inc(documents)
 

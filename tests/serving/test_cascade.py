@@ -200,18 +200,27 @@ async def test_scores_of_both_models_are_cached(two: Two) -> None:
     assert [each.json()["meta"]["cached"] for each in (first, again, more, alone)] == [0, 7, 7, 3]
 
 
-async def test_a_request_needs_one_slot_and_none_if_all_scores_are_known(two: Two) -> None:
-    async with two(max_parallel=1, max_queue=1) as client:
+async def test_a_request_keeps_its_slot_for_both_models(two: Two) -> None:
+    async with two(max_parallel=1, max_queue=3) as client:
+        two.large.gate.clear()
+        asked = [asyncio.create_task(ask(client, query=f"a {number}")) for number in range(2)]
+        await until(lambda: two.large.entered == 1)
+        await until(lambda: two.reranker("small").admission.waiting == 1)
+        assert two.read == (5, 0)  # of the first request only
+        two.large.gate.set()
+        assert [(await each).json()["meta"]["cascade"] for each in asked] == [{"small": 5, "large": 2}] * 2
+        assert two.reranker("small").admission.active == 0
+
+
+async def test_a_request_with_known_scores_needs_no_slot(two: Two) -> None:
+    async with two(max_parallel=1, max_queue=0) as client:
         known = await ask(client)
         two.small.gate.clear()
-        asked = [asyncio.create_task(ask(client, query=f"a {number}")) for number in range(2)]
-        await until(lambda: two.reranker("small").admission.waiting == 1)
+        running = asyncio.create_task(ask(client, query="a"))
+        await until(lambda: two.reranker("small").admission.active == 1)
         assert indices(await ask(client)) == indices(known)
         two.small.gate.set()
-        # The second one waits for the slot of the first, which keeps it until the large model has read.
-        answers = await asyncio.gather(*asked)
-        assert [each.json()["meta"]["cascade"] for each in answers] == [{"small": 5, "large": 2}] * 2
-        assert two.reranker("small").admission.active == 0
+        await running
 
 
 async def test_stored_documents_are_ranked_by_the_cascade(two: Two) -> None:

@@ -14,6 +14,7 @@ from app.config_quality import QualitySettings
 from app.config_types import (
     DEVICE_DEFAULTS,
     Capacity,
+    Cascade,
     Device,
     DocumentPlace,
     Host,
@@ -93,6 +94,12 @@ class Settings(QualitySettings):
     idle_seconds: float = Field(0.0, alias="RERANKER_MODEL_IDLE_SECONDS", ge=0, allow_inf_nan=False)
     """Seconds without a request after which a model is removed from memory. The next request for it loads it again,
     and waits for that. `0` means never."""
+    cascade: Cascade | None = Field(None, alias="RERANKER_CASCADE")
+    """`SMALL,LARGE`: two names of `RERANKER_MODELS`. A request without `model` is read by the small model, and its best
+    documents again by the large one. See [models](models.md#cascade)."""
+    cascade_top_k: int | None = Field(None, alias="RERANKER_CASCADE_TOP_K", ge=1)
+    """Documents that the large model of `RERANKER_CASCADE` reads, at most. Requests can override it. If unset, 10; with
+    a latency budget, as many as fit."""
     template: str | None = Field(None, alias="RERANKER_TEMPLATE")
     """The text that the model was trained to read, with `{query}`, `{document}` and, if it takes one, `{instruction}`
     (`\\n` is a new line). Or `qwen3-reranker`, `mxbai-rerank-v2` or `none`. If unset, it comes from the model. See

@@ -62,6 +62,19 @@ def _models(value: str) -> str:
     return value
 
 
+def names_of_two(values: str) -> tuple[str, str]:
+    """The comma-separated names of two models. Raises `ValueError`."""
+    names = split(values)
+    if len(names) != 2 or names[0].lower() == names[1].lower():  # noqa: PLR2004
+        raise ValueError("must be the names of two models of RERANKER_MODELS: SMALL,LARGE")
+    return names[0], names[1]
+
+
+def _cascade(value: str) -> str:
+    names_of_two(value)
+    return value
+
+
 def with_revision(source: str) -> tuple[str, str | None]:
     """The source, and the revision after an `@`. A folder may have an `@` in its name."""
     if "@" not in source or Path(source).expanduser().exists():
@@ -166,6 +179,7 @@ def check_precision(backend: str, precision: str) -> None:
 
 Device = Annotated[str, AfterValidator(_known_device)]
 Host = Annotated[str, AfterValidator(_address)]
+Cascade = Annotated[str, AfterValidator(_cascade)]
 Models = Annotated[str, AfterValidator(_models)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower_case)]
 OverloadStatus = Annotated[Literal[429, 503], BeforeValidator(_as_status)]

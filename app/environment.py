@@ -1,7 +1,7 @@
 """The environment: the only module that reads it, into `Settings`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 from app.config import Settings
 from app.config_names import PREFIX, RAY_VARIABLES, SCRIPT_VARIABLES, is_service_variable
 from app.config_quality import QualitySettings
-from app.config_types import check_precision
+from app.config_types import check_precision, named_sources, names_of_two
 from app.errors import StartupError
 
 # Settings of one model, and what to do instead if there are several.
@@ -41,6 +41,8 @@ def load_settings(**overrides: Any) -> Settings:
 def _check_models(settings: Settings) -> None:
     """Raises `StartupError` if a setting of one model is there together with several models."""
     if settings.models is None:
+        if settings.cascade:
+            raise StartupError("RERANKER_CASCADE needs RERANKER_MODELS, with the sources of its two models")
         return
     if settings.model is not None:
         raise StartupError("RERANKER_MODELS and RERANKER_MODEL are both set: unset one of them")
@@ -49,6 +51,17 @@ def _check_models(settings: Settings) -> None:
             raise StartupError(
                 f"RERANKER_{name.upper()} applies to a single model, and RERANKER_MODELS is set: {remedy}"
             )
+    _check_cascade(settings.cascade, [name.lower() for name in named_sources(settings.models)])
+
+
+def _check_cascade(cascade: str | None, models: Collection[str]) -> None:
+    """Raises `StartupError` if the cascade has other models than these, or one of them has its name."""
+    if cascade is None:
+        return
+    if missing := [name for name in names_of_two(cascade) if name.lower() not in models]:
+        raise StartupError(f"RERANKER_CASCADE={cascade}: RERANKER_MODELS has no model {missing[0]!r}")
+    if "cascade" in models:
+        raise StartupError("RERANKER_MODELS has a model 'cascade', which is the name of RERANKER_CASCADE: rename it")
 
 
 def service_variables(names: Iterable[str] = os.environ) -> list[str]:

@@ -33,15 +33,17 @@ from app.serving.announcement import (
 from app.serving.batcher import Batcher
 from app.serving.budget import Pace
 from app.serving.cache import ScoreCache
+from app.serving.cascade import NAME
 from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.loops import clear_memory_regularly, run_until_broken, until_unused
 from app.serving.model import Model
+from app.serving.reading import first_stage_method
 from app.serving.reranker import Reranker
 from app.serving.supervisor import Supervisor
 from app.telemetry.cost import INFERENCE, Ledger
 from app.telemetry.metrics import Metrics
-from app.types import SpanBounds, first_stage_method
+from app.types import SpanBounds
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -183,7 +185,7 @@ async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings
         reranker = model.reranker or _assemble(plan, parts, common, model, engine, batcher)
         model.take(reranker, engine, batcher, perf_counter() - started)
         freeze_loaded_objects()
-        if model is service.models.first:
+        if model is service.models.judge:
             service.observer.ready(engine.info)
         _announce(settings, engine, perf_counter() - started)
         if is_first and service.models.were_loaded():
@@ -218,6 +220,7 @@ async def _load(plan: Plan, model: Model, settings: Settings, thread: Executor) 
 def _common(plan: Plan, info: EngineInfo) -> Common:
     settings, service = plan.settings, plan.service
     capacity, names = settings.capacity(info.device), [model.own_name for model in service.models]
+    names += [NAME] if service.models.cascade else []
     service.gpu = gpu_of(info)
     if info.device.startswith("cuda"):
         watch_gpu(service.metrics, service.gpu)

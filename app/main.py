@@ -23,11 +23,13 @@ from app.api.quota import Quota
 from app.api.ranking import EXPOSED_HEADERS
 from app.api.service import Defaults, Service
 from app.config import Settings
+from app.config_types import names_of_two
 from app.documents.store import open_store
 from app.engines.load import described, load_engine
 from app.engines.protocol import Engine
 from app.environment import load_settings, traces_exporter
 from app.lifespan import Plan, lifespan
+from app.serving.cascade import Cascade
 from app.serving.lifecycle import Lifecycle
 from app.serving.models import Models
 from app.serving.observer import Observer
@@ -94,6 +96,9 @@ def _service(settings: Settings) -> Service:
     if settings.documents:
         service.documents = store = open_store(settings.documents.get_secret_value(), settings.documents_max_bytes)
         service.metrics.gauge("stored_bytes", "Bytes of all stored documents").set_function(lambda: store.used_bytes)
+    if settings.cascade:
+        small, large = (service.models.named(name) for name in names_of_two(settings.cascade))
+        service.models.cascade = Cascade(small, large, settings.cascade_top_k, metrics)
     service.observer.shadow = _shadow(settings, service)
     service.metrics.buffered_bytes.set_function(lambda: service.bodies.held)
     service.metrics.ready.set_function(lambda: float(service.problem is None))

@@ -42,11 +42,6 @@ class Limits:
     timeout: float = 0.0
 
 
-def first_stage_method(chosen: Method) -> Method:
-    """How the first stage orders documents if it must."""
-    return "hybrid" if chosen == "off" else chosen
-
-
 class Budget(NamedTuple):
     """How long the answer to a request should take, in seconds."""
 
@@ -110,6 +105,8 @@ class RerankQuery:
     prefilter_top_k: int = 100
     budget: Budget | None = None
     """The model reads as many documents as fit. None: no limit."""
+    cascade_top_k: int | None = None
+    """In a cascade: how many documents the large model reads, at most."""
     fusion: Fusion = Fusion()
     cut: frozenset[int] = frozenset()
     """Documents of which only the first characters are here."""
@@ -206,6 +203,15 @@ class BudgetUse(NamedTuple):
     """Seconds. None if the request failed before its plan was made."""
 
 
+class CascadeUse(NamedTuple):
+    """What each model of a cascade has read."""
+
+    read: Mapping[str, int]
+    """Documents with a score, by the name of the model."""
+    read_by: Mapping[int, str]
+    """The last model that has read a document, by its index."""
+
+
 @dataclass(slots=True)
 class Ranking:
     """The scored documents, in request order."""
@@ -239,13 +245,18 @@ class Ranking:
     budget: BudgetUse | None = None
     """None if the request had none."""
     spans: Spans | None = None
-    """None if none were wanted."""
+    cascade: CascadeUse | None = None
+    """None if a single model has read."""
+    ranked: Sequence[int] = ()
+    """The order by the scores of several models; else empty."""
 
     def order(self, among: Sequence[int] | None = None) -> list[int]:
         """Document indices, best first; ties by index. Unscored documents are last. `among`: only these documents.
 
         Sorts by logit, because an activation may round two different logits to the same score.
         """
+        if self.ranked:
+            return [index for index in self.ranked if among is None or index in among]
         indices = range(len(self.logits)) if among is None else among
         keys = {index: self.fused.get(index, self.logits[index]) for index in indices}
         return sorted(indices, key=lambda index: (index in self.unscored, -keys[index], index))

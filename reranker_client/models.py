@@ -44,6 +44,8 @@ class Result(Answer):
     document: Document | None = None
     window: Window | None = None
     spans: list[Span] = []
+    read_by: str | None = None
+    """In a cascade: the model that the score is from."""
     unscored: bool = False
     prefiltered: bool = False
 
@@ -74,6 +76,8 @@ class Meta(Answer):
     truncated: int
     fusion: str = "off"
     budget: Budget | None = None
+    cascade: dict[str, int] | None = None
+    """In a cascade: how many documents each model has a score of."""
     timings_ms: dict[str, float]
 
 

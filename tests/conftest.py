@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until the condition holds. The timeout of the test limits the wait."""
     pause = 0.001
-    while not condition():  # noqa: ASYNC110 (the condition has no event)
+    while not condition():
         await asyncio.sleep(pause)
         pause = min(1.1 * pause, 0.02)  # looking takes CPU time, which what we wait for needs
 

@@ -61,7 +61,8 @@ class RequestBody(BaseModel):
     """Fields of other services that do something else here, and what."""
 
     model: Annotated[
-        Text | None, Field(description="With RERANKER_MODELS: which model ranks; default: the first. Else logged")
+        Text | None,
+        Field(description="With RERANKER_MODELS: which model ranks; default: the first, or the cascade. Else logged"),
     ] = None
     user: Annotated[Text | None, Field(description="Accepted and logged")] = None
     timeout_ms: Annotated[
@@ -114,6 +115,15 @@ class RequestBody(BaseModel):
             le=MAX_TIMEOUT_MS,
             description="Milliseconds that the answer should take: the model reads as many documents as fit, the best "
             "of the first stage first, and at least one. 0: read all of them. Default: RERANKER_BUDGET_MS",
+        ),
+    ] = None
+
+    cascade_top_k: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="With RERANKER_CASCADE: how many documents the large model reads, at most, the best of the "
+            "small one. Default: RERANKER_CASCADE_TOP_K",
         ),
     ] = None
 

@@ -15,6 +15,7 @@ from app.api.paths import LIVE_PATHS, READY_PATHS, STATUS_PATHS
 from app.api.service import Service, service_of
 from app.errors import UnknownModel
 from app.serving.activation import activation_name
+from app.serving.cascade import Cascade
 from app.serving.model import Model
 from app.serving.reranker import Reranker
 
@@ -98,6 +99,8 @@ async def info(request: Request) -> JSONResponse:
     } | _description(service, service.models.first)
     if service.models.are_several:
         body["models"] = [_state(model) | _description(service, model) for model in service.models]
+    if service.models.cascade:
+        body["cascade"] = service.models.cascade.summary()
     if service.observer.shadow:
         body["shadow"] = service.observer.shadow.summary()
     return JSONResponse(body)
@@ -159,7 +162,8 @@ async def models(request: Request) -> JSONResponse:
     service = service_of(request.app)
     if service.reranker is None:
         return JSONResponse({"status": service.problem}, 503)
-    return JSONResponse({"object": "list", "data": [_model(service, model) for model in service.models if model.info]})
+    listed = [*service.models, *filter(None, [service.models.cascade])]
+    return JSONResponse({"object": "list", "data": [_model(service, each) for each in listed if each.info]})
 
 
 @router.get("/openai/v1/models/{name:path}", include_in_schema=False)
@@ -171,14 +175,14 @@ async def model(name: str, request: Request) -> JSONResponse:
     if service.reranker is None:
         return JSONResponse({"status": service.problem}, 503)
     try:
-        found = service.models.named(name)
+        found = service.models.choose(name) if service.models.are_several else service.models.named(name)
     except UnknownModel:
-        known = ", ".join(shorten(model.name) for model in service.models)
+        known = ", ".join(map(shorten, service.models.names))
         raise HTTPException(404, f"There is no model {shorten(name)}: the service has {known}") from None
     return JSONResponse(_model(service, found))
 
 
-def _model(service: Service, model: Model) -> dict[str, Any]:
+def _model(service: Service, model: Model | Cascade) -> dict[str, Any]:
     """In the format of OpenAI, with the fields that Xinference's client reads."""
     name, window = model.name, model.info.max_length if model.info else None
     started = int(time.time() - service.metrics.uptime)
@@ -189,8 +193,8 @@ def _model(service: Service, model: Model) -> dict[str, Any]:
 @router.get("/meta", include_in_schema=False)
 async def meta(request: Request) -> JSONResponse:
     """What Weaviate asks a reranker for."""
-    first = service_of(request.app).models.first
-    return JSONResponse({"model": first.name or None, "version": __version__})
+    default = service_of(request.app).models.default
+    return JSONResponse({"model": default.name or None, "version": __version__})
 
 
 @router.get("/metrics", summary="Metrics", response_class=Response, responses={422: {"model": ErrorBody}})

@@ -13,6 +13,7 @@ from app.api.service import Defaults, Service, service_of
 from app.api.unsupported import warnings
 from app.engines.protocol import EngineInfo
 from app.errors import InvalidRequest, RequestError
+from app.serving.cascade import Cascade
 from app.serving.reranker import Reranker
 from app.telemetry.record import RequestRecord, record_of
 from app.types import Budget, Fusion, Method, Ranking, RerankQuery
@@ -53,12 +54,12 @@ async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInf
     _record(record, body, query, service.defaults.log_texts)
     with model:
         reranker = service.usable_reranker(model)
-        timeout = await model.wake(reranker, timeout_of(request, body))
+        timeout = await model.wake(timeout_of(request, body))
         asked = with_options(query, body, service, reranker, timeout)
         if asked.budget:
             asked = replace(asked, budget=asked.budget._replace(spent=perf_counter() - record.arrived))
         ranking = await reranker.rerank(asked)
-    record.set_ranking(asked if model is service.models.first else None, ranking)
+    record.set_ranking(asked if model is service.models.default else None, ranking)
     return ranking, model.info or reranker.engine.info
 
 
@@ -72,7 +73,7 @@ def _record(record: RequestRecord, body: RequestBody, query: RerankQuery, log_te
 
 
 def with_options(
-    query: RerankQuery, body: RequestBody, service: Service, reranker: Reranker, timeout: float | None
+    query: RerankQuery, body: RequestBody, service: Service, reranker: Reranker | Cascade, timeout: float | None
 ) -> RerankQuery:
     """The query with the options that all dialects have. `timeout` is in seconds. Raises `InvalidRequest`."""
     defaults = service.defaults
@@ -85,6 +86,7 @@ def with_options(
         prefilter=method,
         prefilter_top_k=top_k,
         budget=_budget(body, defaults),
+        cascade_top_k=body.cascade_top_k,
         fusion=_fusion(body, query, service, reranker),
         instruction=body.instruction or None,
         activation=service.activation(query.activation),
@@ -108,7 +110,7 @@ def _budget(body: RequestBody, defaults: Defaults) -> Budget | None:
     return Budget(chosen / 1000) if chosen else None
 
 
-def _fusion(body: RequestBody, query: RerankQuery, service: Service, reranker: Reranker) -> Fusion:
+def _fusion(body: RequestBody, query: RerankQuery, service: Service, reranker: Reranker | Cascade) -> Fusion:
     """The fields of the body in place of the defaults. `fusion` may be a switch. Raises `InvalidRequest`."""
     asked, evidence, defaults = body.fusion, service.fusion_of(reranker), service.defaults
     if isinstance(asked, str):

@@ -9,6 +9,7 @@ from app.api.body import Bodies
 from app.documents.store import DocumentStore
 from app.errors import NotFound, Unavailable
 from app.machine.gpu import Gpu
+from app.serving.cascade import Cascade
 from app.serving.lifecycle import Lifecycle, Phase
 from app.serving.model import RETRY_AFTER, Model
 from app.serving.models import Models
@@ -74,14 +75,14 @@ class Service:
         """`ok`, `unhealthy`, or the phase of a service or model that is not ready."""
         if self.problem is None:
             return "ok"
-        return self.models.first.status if self.lifecycle.phase is Phase.READY else self.lifecycle.phase
+        return self.models.default.status if self.lifecycle.phase is Phase.READY else self.lifecycle.phase
 
     @property
     def is_idle(self) -> bool:
         """Whether the service is ready and no request waits."""
         return self.problem is None and self.models.are_idle
 
-    def fusion_of(self, reranker: Reranker) -> Evidence:
+    def fusion_of(self, reranker: Reranker | Cascade) -> Evidence:
         """The operator's choice, or else the model's default."""
         return reranker.engine.info.fusion if self.defaults.fusion == "auto" else self.defaults.fusion
 
@@ -90,10 +91,10 @@ class Service:
         return dialect if self.defaults.activation == "auto" else self.defaults.activation
 
     def see(self, record: RequestRecord) -> None:
-        """Have a request to the first model observed after its answer was sent: scores of several do not compare."""
-        first = self.models.first
-        if first.reranker and first.is_loaded and record.asked and record.ranking:
-            self.observer.see(first.reranker.engine, record.asked, record.ranking)
+        """Have a request to the default observed after its answer was sent: scores of several do not compare."""
+        judge = self.models.judge
+        if judge.reranker and judge.is_loaded and record.asked and record.ranking:
+            self.observer.see(judge.reranker.engine, record.asked, record.ranking)
 
     def usable_documents(self) -> DocumentStore:
         """The store for a new request. Raises `NotFound` if documents are not stored, or `Unavailable`."""
@@ -103,11 +104,11 @@ class Service:
             raise Unavailable(str(self.lifecycle.problem), RETRY_AFTER)
         return self.documents
 
-    def usable_reranker(self, model: Model | None = None) -> Reranker:
-        """The reranker of a model for a new request; by default that of the first. Raises `Unavailable`."""
+    def usable_reranker(self, model: Model | Cascade | None = None) -> Reranker | Cascade:
+        """What ranks a new request, by default that without a name. Raises `Unavailable`."""
         if self.lifecycle.phase in FINAL:
             raise Unavailable(str(self.problem), RETRY_AFTER)
-        return (model or self.models.first).usable_reranker()
+        return (model or self.models.default).usable_reranker()
 
 
 def service_of(app: Starlette) -> Service:

@@ -52,7 +52,7 @@ def own_settings(chosen: Mapping[str, Any], measured: bool = True) -> Settings:
     """
     known = {name: value for name, value in chosen.items() if value is not None}
     if "model" in known:
-        known["models"] = None
+        known["models"] = known["cascade"] = None
     settings = load_settings(**known, **OVERRIDES, **(NO_CACHE if measured else {}))
     if settings.models:
         raise StartupError("RERANKER_MODELS has several models: choose one with --model, or unset it")

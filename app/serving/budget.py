@@ -44,14 +44,14 @@ class ReadingPlan(NamedTuple):
         return self.spent + sum(stage.seconds for stage in self.stages)
 
 
-def fit(candidates: Sequence[int], speed: float, remaining: float) -> int:
+def fit(candidates: Sequence[int], speed: float, remaining: float, may_be_none: bool = False) -> int:
     """How many of the candidates, in their order, can be read in `remaining` seconds.
 
     `candidates` are tokens to read: 0 for a document with known scores, which costs nothing. The first one that has
-    tokens always fits, so a tiny budget reads one document. `speed` is in tokens per second; 0 means unknown, and only
-    that one fits.
+    tokens always fits, so a tiny budget reads one document, unless it `may_be_none`. `speed` is in tokens per second; 0
+    means unknown, and only that one fits.
     """
-    left, is_first = max(0.0, speed * remaining), True
+    left, is_first = max(0.0, speed * remaining), not (may_be_none and speed)
     for place, tokens in enumerate(candidates):
         left -= tokens
         if tokens and left < 0 and not is_first:

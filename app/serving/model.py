@@ -93,12 +93,12 @@ class Model:
         self._users -= 1
         self._last_use = monotonic()
 
-    async def wake(self, reranker: Reranker, seconds: float | None) -> float | None:
+    async def wake(self, seconds: float | None) -> float | None:
         """Wait until the model is in memory, at most `seconds`. Returns how many of them are left.
 
         Raises `Unavailable` if there is not enough time, and `QueueFull` if too many requests wait already.
         """
-        if self.is_loaded:
+        if self.is_loaded or (reranker := self.reranker) is None:  # before the first load, the request is refused
             return seconds
         admission, limit, started = reranker.admission, seconds or reranker.limits.timeout or None, monotonic()
         if self.waiting >= max(1, admission.max_queue):

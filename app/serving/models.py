@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from app.errors import UnknownModel
+from app.serving.cascade import NAME as CASCADE
+from app.serving.cascade import Cascade
 from app.serving.lifecycle import Lifecycle, Phase
 from app.serving.model import Model
 from app.serving.turns import Turns
@@ -11,6 +13,9 @@ from app.serving.turns import Turns
 
 class Models:
     """Owns the models; the first one is the default. With a single model, every name is accepted."""
+
+    cascade: Cascade | None = None
+    """Two of the models in a row: the default, if there is one."""
 
     def __init__(self, names: Sequence[str], lifecycle: Lifecycle) -> None:
         """`names`: empty for a single model. `lifecycle`: of the process, and of a single model."""
@@ -28,11 +33,26 @@ class Models:
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models)
 
-    def choose(self, name: str | None) -> Model:
-        """The model for a request. Raises `UnknownModel`."""
+    @property
+    def default(self) -> Model | Cascade:
+        """What ranks if a request names no model."""
+        return self.cascade or self.first
+
+    @property
+    def judge(self) -> Model:
+        """The model with the final word by default."""
+        return self.cascade.large if self.cascade else self.first
+
+    @property
+    def names(self) -> list[str]:
+        """What clients may choose."""
+        return [model.name for model in self._models] + ([CASCADE] if self.cascade else [])
+
+    def choose(self, name: str | None) -> Model | Cascade:
+        """What ranks a request. Raises `UnknownModel`."""
         if not self.are_several or not name:
-            return self.first
-        return self.named(name)
+            return self.default
+        return self.cascade if self.cascade and name.lower() == CASCADE else self.named(name)
 
     def named(self, name: str) -> Model:
         """The model of this name, which may be without its organisation. Raises `UnknownModel`."""
@@ -40,12 +60,14 @@ class Models:
         if not self.are_several:
             known = dict.fromkeys((self.first.name.lower(), _short(self.first.name)), self.first)
         if (model := known.get(name.lower())) is None:
-            raise UnknownModel(name, [each.name for each in self._models])
+            raise UnknownModel(name, self.names)
         return model
 
     @property
     def problem(self) -> str | None:
-        """Why no model can be used; None if one can be."""
+        """Why no model can be used, or not the cascade; None if one can be."""
+        if self.cascade:
+            return self.cascade.problem
         problems = [model.problem for model in self._models]
         return problems[0] if all(problems) else None
 

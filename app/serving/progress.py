@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -47,6 +48,15 @@ class Progress:
     scored: int = 0
     """Pairs that the model read for this request."""
     timings: Timings = field(default_factory=Timings)
+    slot: Callable[[], AbstractAsyncContextManager[float]] | None = None
+    """How to get a slot. None: one for each time that the model reads."""
+    may_read_none: bool = False
+    """Whether a budget may be too small for the first document."""
+
+    def passages(self) -> list[Passage]:
+        """The documents to read, whole: those of the choice, if there is one."""
+        passages, choice = self.query.passages(), self.choice
+        return passages if choice is None else [each for each in passages if each.document in choice.kept]
 
     def missing(self) -> dict[bytes, Passage]:
         """The passages without a score, by key."""

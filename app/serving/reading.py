@@ -9,10 +9,15 @@ from typing import NamedTuple
 
 from app.serving.budget import Pace, ReadingPlan, Stage, fit
 from app.serving.progress import KeyedPassages, Progress
-from app.types import BudgetUse, Pair, Passage
+from app.types import BudgetUse, Method, Pair, Passage
 
 # So many times what seems to fit is tokenised.
 SLACK = 1.5
+
+
+def first_stage_method(chosen: Method) -> Method:
+    """How the first stage orders documents if it must."""
+    return "hybrid" if chosen == "off" else chosen
 
 
 def plan_known(progress: Progress) -> ReadingPlan:
@@ -92,7 +97,8 @@ def _keep(progress: Progress, tokens: Mapping[bytes, int], speed: float, remaini
     # Passages with equal texts cost once, and the best document pays.
     unpaid = dict(tokens)
     costs = [sum(unpaid.pop(key, 0) for key in keys[document]) for document in order]
-    read = {key for document in order[: fit(costs, speed, remaining)] for key in keys[document]}
+    fitting = fit(costs, speed, remaining, progress.may_read_none)
+    read = {key for document in order[:fitting] for key in keys[document]}
     kept = frozenset(each for each in order if all(key in read or key not in tokens for key in keys[each]))
     if len(kept) < len(order):
         left = [(key, passage) for key, passage in progress.keyed if passage.document in kept]

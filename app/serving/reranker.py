@@ -1,7 +1,7 @@
 """The story of one request, top to bottom."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from time import perf_counter
@@ -19,13 +19,13 @@ from app.serving.checks import check_instruction, check_query, check_untruncated
 from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
 from app.serving.ranking import rank
-from app.serving.reading import Work, leave_out_most, plan, plan_known
+from app.serving.reading import Work, first_stage_method, leave_out_most, plan, plan_known
 from app.serving.scoring import score_pairs
 from app.serving.spans import SpanFinder
 from app.serving.tokenizing import encode_passages, find_windows
 from app.serving.windows import put_windows
 from app.telemetry.metrics import Metrics
-from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, SpanBounds, first_stage_method
+from app.types import Limits, LongDocuments, Pair, Passage, Ranking, RerankQuery, SpanBounds
 
 if TYPE_CHECKING:
     from app.serving.shared_cache import SharedCache
@@ -63,7 +63,7 @@ class Reranker:
         self._shared_cache = shared_cache
         self._languages = LanguageWatch(metrics)
         self._instruction = instruction
-        self._spans = SpanFinder(span_bounds, tokenizers)
+        self.spans = SpanFinder(span_bounds, tokenizers)
         self._name = name
 
     @property
@@ -87,30 +87,34 @@ class Reranker:
         Raises `InvalidRequest`, `TooLarge`, `QueueFull`, `QueueTimeout`, `DeadlineExceeded`, `Unavailable` or
         `ScoringFailed`. A cancelled call leaves nothing behind.
         """
+        progress = self.begin(query)
+        started = perf_counter()
+        try:
+            await self.in_time(progress, self.complete)
+            ranking = rank(progress, self.engine)
+        except (Refused, DeadlineExceeded, ScoringFailed) as error:
+            if query.on_overload == "error":
+                raise
+            ranking = await self.degrade(progress, error)
+        if ranking.budget:
+            self._metrics.observe_budget(ranking.budget, progress.spent())
+        if query.spans:
+            await self.spans.add(ranking, progress, self.score_passages, self.engine)
+        ranking.timings.total = perf_counter() - started
+        self._metrics.observe_ranking(ranking)
+        return ranking
+
+    def begin(self, query: RerankQuery) -> Progress:
+        """The record of a new request. Raises `InvalidRequest` or `TooLarge`."""
         if self._may_cut(query):
             query = cut_long_documents(query, self.limits)
         check_query(query, self.limits)
         check_instruction(query.instruction, self.engine.info)
         if self.engine.info.languages == ("en",):
             self._languages.see(query)
-        progress = Progress(query, self._long_documents_of(query))
-        started = perf_counter()
-        try:
-            await self._score_in_time(progress)
-            ranking = rank(progress, self.engine)
-        except (Refused, DeadlineExceeded, ScoringFailed) as error:
-            if query.on_overload == "error":
-                raise
-            ranking = await self._degrade(progress, error)
-        if ranking.budget:
-            self._metrics.observe_budget(ranking.budget, progress.spent())
-        if query.spans:
-            await self._spans.add(ranking, progress, self._score_passages, self.engine)
-        ranking.timings.total = perf_counter() - started
-        self._metrics.observe_ranking(ranking)
-        return ranking
+        return Progress(query, self.long_documents_of(query))
 
-    def _long_documents_of(self, query: RerankQuery) -> LongDocuments:
+    def long_documents_of(self, query: RerankQuery) -> LongDocuments:
         """The request's choice. A token limit below the model's window means that truncation is wanted."""
         return query.long_documents or ("truncate" if self._limit(query) else self.long_documents)
 
@@ -129,38 +133,40 @@ class Reranker:
         instruction = self._instruction if query.instruction is None else query.instruction
         return None if instruction == self.engine.info.instruction else instruction
 
-    async def _score_in_time(self, progress: Progress) -> None:
+    async def in_time(self, progress: Progress, work: Callable[[Progress], Awaitable[None]]) -> None:
+        """Do this work within the deadline. Raises `DeadlineExceeded`."""
         timeout = progress.query.timeout or self.limits.timeout or None
         try:
             async with asyncio.timeout(timeout) as limit:
                 progress.deadline = limit.when()
-                await self._complete(progress)
+                await work(progress)
         except TimeoutError:
             raise DeadlineExceeded(f"No answer within the deadline of {timeout:g} s") from None
 
-    async def _complete(self, progress: Progress) -> None:
-        """Get the score of every document that the first stage keeps."""
+    async def complete(self, progress: Progress) -> None:
+        """Get the score of every document that the first stage keeps, or the choice if there is one already."""
         query = progress.query
         if query.is_prefiltered or query.is_budgeted:
             await self._score_chosen(progress)
         else:
-            await self._score_passages(progress, query.passages())
+            await self.score_passages(progress, progress.passages())
         check_untruncated(query, progress.long_documents, progress.scored_passages())
-        if query.evidence == "lexical":
+        if query.evidence == "lexical" and not progress.words:
             await self._compare_words(progress)
 
     async def _score_chosen(self, progress: Progress) -> None:
         """Get the scores of the documents that the first stage keeps, and of these as many as the budget allows."""
         query = progress.query
         if not query.is_prefiltered:
-            await self._look_up(progress, query.passages())
+            await self._look_up(progress, progress.passages())
             if progress.is_complete():
                 progress.plan = plan_known(progress)
                 return
-        async with self._slot(query) as progress.timings.queue:
-            kept = await self._prefilter(progress)
+        async with self._slot(progress) as progress.timings.queue:
+            if progress.choice is None:
+                await self._prefilter(progress)
             if query.is_prefiltered:
-                await self._look_up(progress, kept)
+                await self._look_up(progress, progress.passages())
             else:
                 progress.known |= self.cache.find(progress.keyed.keys)
             if query.is_budgeted:
@@ -183,34 +189,33 @@ class Reranker:
     def _work(self, progress: Progress) -> Work:
         return Work(self.batcher.tokens_ahead(progress.query.priority), self.cache.joinable)
 
-    async def _score_passages(self, progress: Progress, passages: Sequence[Passage]) -> None:
+    async def score_passages(self, progress: Progress, passages: Sequence[Passage]) -> None:
         """Get the score of every passage. Requests for known scores need no slot."""
         await self._look_up(progress, passages)
         if not progress.is_complete():
-            async with self._slot(progress.query) as waited:
+            async with self._slot(progress) as waited:
                 progress.timings.queue += waited
                 # Other requests may have scored some passages while this one waited for its slot.
                 progress.known |= self.cache.find(progress.keyed.keys)
                 await self._score(progress, await self._prepare(progress))
 
-    def _slot(self, query: RerankQuery) -> AbstractAsyncContextManager[float]:
-        return self.admission.slot(query.priority, lambda: self.batcher.backlog, self._name)
+    def _slot(self, progress: Progress) -> AbstractAsyncContextManager[float]:
+        if progress.slot:
+            return progress.slot()
+        return self.admission.slot(progress.query.priority, lambda: self.batcher.backlog, self._name)
 
-    async def _prefilter(self, progress: Progress) -> list[Passage]:
-        """The documents that the first stage keeps."""
+    async def _prefilter(self, progress: Progress) -> None:
+        """Choose documents by the first stage."""
         query, started = progress.query, perf_counter()
-        passages = query.passages()
-        choice = await on_thread(
+        progress.choice = await on_thread(
             self._tokenizers,
             self._first_stage.choose,
             first_stage_method(query.prefilter),
-            passages[0].query,
+            query.passages()[0].query,
             query.documents,
             query.depth,
         )
-        progress.choice = choice
         progress.timings.prefilter = perf_counter() - started
-        return [passage for passage in passages if passage.document in choice.kept]
 
     async def _look_up(self, progress: Progress, passages: Sequence[Passage]) -> None:
         """Make these the passages to score, and take the scores that this replica or another one remembers."""
@@ -282,7 +287,7 @@ class Reranker:
         queries = [query.query] * len(query.documents) if isinstance(query.query, str) else query.query
         progress.words = await on_thread(self._tokenizers, lexical_scores, queries, query.documents)
 
-    async def _degrade(self, progress: Progress, error: RerankerError) -> Ranking:
+    async def degrade(self, progress: Progress, error: RerankerError) -> Ranking:
         """Rank without the missing scores."""
         if progress.choice is None or progress.query.evidence == "lexical":
             await self._compare_words(progress)

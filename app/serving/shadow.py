@@ -159,7 +159,9 @@ def agreement(ranking: Ranking, logits: dict[int, float]) -> tuple[float | None,
 
     Fusion does not count. Of many documents, evenly spaced ones are compared.
     """
-    first, second = (sorted(logits, key=lambda index: (-of[index], index)) for of in (ranking.logits, logits))
+    ranked = {index: place for place, index in enumerate(ranking.ranked)}  # the lowest logits of a cascade are equal
+    first = sorted(logits, key=lambda index: (-ranking.logits[index], ranked.get(index, index)))
+    second = sorted(logits, key=lambda index: (-logits[index], index))
     chosen = {first[position] for position in spaced(len(first))}
     places = {index: place for place, index in enumerate(first)}
     order = [places[index] for index in second if index in chosen]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import NamedTuple
 
 from app.engines.protocol import Engine
@@ -40,8 +41,12 @@ class SpanFinder:
         self._bounds = bounds
         self._threads = threads
 
-    async def add(self, ranking: Ranking, progress: Progress, score: ScorePassages, engine: Engine) -> None:
+    async def add(
+        self, ranking: Ranking, progress: Progress, score: ScorePassages, engine: Engine, used: int = 0
+    ) -> None:
         """Set the ranking's spans, and count their pairs. The deadline of the request applies.
+
+        `used`: candidates that the request has had before.
 
         If they cannot be scored in time, the ranking gets the code of the error instead, or the error is raised if the
         request requires spans: `Refused`, `DeadlineExceeded` or `ScoringFailed`.
@@ -51,7 +56,7 @@ class SpanFinder:
             return
         own = Progress(progress.query, "truncate", progress.deadline, timings=progress.timings)
         try:
-            spans.cut = await self._score(ranking, own, score)
+            spans.cut = await self._score(ranking, own, score, used)
         except (Refused, DeadlineExceeded, ScoringFailed) as error:
             if progress.query.spans and progress.query.spans.required:
                 raise
@@ -64,11 +69,12 @@ class SpanFinder:
         ranking.scored += own.scored
         ranking.tokens += sum(found.tokens for _, found in scored)
 
-    async def _score(self, ranking: Ranking, progress: Progress, score: ScorePassages) -> int:
+    async def _score(self, ranking: Ranking, progress: Progress, score: ScorePassages, used: int) -> int:
         """Score the candidates. Returns the number of documents of which some were left out."""
+        bounds = replace(self._bounds, per_request=self._bounds.per_request - used)
         try:
             async with asyncio.timeout_at(progress.deadline):
-                candidates = await on_thread(self._threads, choose_candidates, progress.query, ranking, self._bounds)
+                candidates = await on_thread(self._threads, choose_candidates, progress.query, ranking, bounds)
                 await score(progress, candidates.passages)
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed before the spans were scored") from None

@@ -124,6 +124,11 @@ class Metrics:
         self.budget_documents.labels("left_out").inc(use.of - use.read)
         self.budget_requests.labels("in_time" if seconds <= use.budget else "overrun").inc()
 
+    def count_cascade(self) -> Counter:
+        """There is a cascade: the documents that each of its models reads."""
+        meaning = "Documents of requests to the cascade with a score of the model"
+        return self._counter("cascade_documents", meaning, ["model"])
+
     def count_joules(self) -> None:
         """The machine has counters of energy: count that too."""
         if self.key_joules is None:

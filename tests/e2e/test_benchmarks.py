@@ -76,6 +76,27 @@ def test_budgets_and_depths_are_compared(tmp_path: Path) -> None:
     assert [row["overrun"] for row in rows] == [None, 0, None, 0]
 
 
+def test_cascades_are_compared_with_their_models(tmp_path: Path) -> None:
+    file = tmp_path / "labelled.jsonl"
+    documents = [f"Bread number {number} is baked." for number in range(9)] + ["The gravity of the moon causes tides."]
+    file.write_text(json.dumps({"query": "what causes tides", "documents": documents, "qrels": [0] * 9 + [1]}))
+    command = [sys.executable, "-m", "benchmarks", "budget", str(file), "--depths", "2", "--budgets", "60000"]
+    command += ["--cascade", "embedded,embedded:multilingual", "--cascade-top-k", "1,3", "--clients", "1", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [(row["way"], row["read"], row["read_by_large"]) for row in rows] == [
+        ("small, depth 2", 2, None),
+        ("small, 60000 ms", 10, None),
+        ("large, depth 2", 2, None),
+        ("large, 60000 ms", 10, None),
+        ("cascade, top 1", 10, 1),
+        ("cascade, top 3", 10, 3),
+        ("cascade, 60000 ms", 10, 10),
+    ]
+    assert all(row["ndcg_at_10"] == 1 for row in rows)
+
+
 def test_a_missing_docker_engine_is_reported_in_one_line() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "container"],

@@ -58,6 +58,16 @@ def test_as_many_candidates_fit_as_the_time_allows(
     assert fit(candidates, speed, remaining) == expected
 
 
+@pytest.mark.parametrize(
+    ("candidates", "speed", "remaining", "expected"),
+    [([4, 4], 1.0, 3.9, 0), ([4, 4], 1.0, 4.0, 1), ([0, 4], 1.0, -1.0, 1), ([4, 4], 0.0, 100.0, 1)],
+)
+def test_none_may_fit_if_that_is_allowed_and_the_speed_is_known(
+    candidates: list[int], speed: float, remaining: float, expected: int
+) -> None:
+    assert fit(candidates, speed, remaining, may_be_none=True) == expected
+
+
 def test_the_speed_of_the_warm_up_counts_until_batches_are_measured() -> None:
     pace = Pace(1000)
     assert pace.speed == 1000

@@ -70,6 +70,9 @@ class Result(BaseModel):
         Literal[True] | None,
         Field(description="Not scored by the model: its place comes from shared words or from the first stage"),
     ] = None
+    read_by: Annotated[str | None, Field(description="In a cascade: the name of the model that the score is from")] = (
+        None
+    )
     prefiltered: Annotated[Literal[True] | None, Field(description="The first stage left it out")] = None
     window: Annotated[
         Window | None,
@@ -147,6 +150,9 @@ class Meta(BaseModel):
     degraded: Literal[False] | str = False
     fusion: Annotated[Evidence, Field(description="What the order considers besides the model's score")] = "off"
     budget: Annotated[BudgetMeta | None, Field(description="With `budget_ms`")] = None
+    cascade: Annotated[
+        dict[str, int] | None, Field(description="In a cascade: how many documents each model scored, now or before")
+    ] = None
     spans: Annotated[SpansMeta | None, Field(description="With `max_spans` or `relevant_spans`")] = None
     timings_ms: TimingsMs
     cost: Cost | None = None
@@ -193,6 +199,7 @@ class RerankResponse(BaseModel):
                 degraded=ranking.degraded or False,
                 fusion=ranking.evidence,
                 budget=BudgetMeta.of_use(ranking.budget) if ranking.budget else None,
+                cascade=dict(ranking.cascade.read) if ranking.cascade else None,
                 spans=SpansMeta.of(ranking.spans) if ranking.spans else None,
                 timings_ms=TimingsMs(
                     queue=milliseconds(timings.queue),
@@ -226,6 +233,7 @@ def _result(request: RankRequest, ranking: Ranking, index: int, score: float) ->
         id=document.id,
         document=document if request.return_documents else None,
         unscored=True if index in ranking.unscored else None,
+        read_by=ranking.cascade.read_by.get(index) if ranking.cascade else None,
         prefiltered=True if index in ranking.prefiltered else None,
         window=_window(request, ranking, index),
         **spans_of(request, ranking, index),

@@ -282,12 +282,12 @@ async def test_an_idle_connection_is_kept_for_a_load_balancer(serve: Serve, befo
 
 @pytest.mark.parametrize("before", [0, 1])
 async def test_an_idle_connection_is_closed_after_the_keep_alive_time(serve: Serve, before: int) -> None:
-    async with serve(keep_alive=1) as client:
+    async with serve(keep_alive=2) as client:
         reader, writer = await connect(client)
         for _ in range(before):
             await exchange(reader, writer)
         for _ in range(before and 2):  # the time starts again with every request
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(1.1)
             assert (await exchange(reader, writer)).startswith(b"HTTP/1.1 200")
         assert await reader.read() == b""
         writer.close()

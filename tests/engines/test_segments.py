@@ -87,8 +87,9 @@ def test_pairs_in_one_row_score_as_alone_and_as_on_torch(exported: Exported) -> 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_rounded_weights_score_in_shared_rows_within_the_bounds(tmp_path: Path, precision: Precision) -> None:
-    model = make_yes_no(tmp_path / "model", WINDOW)
-    export_model(str(model), "openvino", precision, tmp_path / "out", force=True)
+    model, texts = make_yes_no(tmp_path / "model", WINDOW), tmp_path / "texts.jsonl"
+    texts.write_text("\n".join([json.dumps({"query": QUERY, "documents": DOCUMENTS})] * 2))
+    export_model(str(model), "openvino", precision, tmp_path / "out", calibration=texts, force=True)
     engine = load_artefact(tmp_path / "out", None, 2)
     pairs = engine.encode(QUERY, DOCUMENTS)
     assert sum(engine.padded_tokens(pairs)) < sum(pair.length for pair in pairs)

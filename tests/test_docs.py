@@ -105,7 +105,7 @@ async def test_the_examples_of_the_comparison_run(serve: Serve) -> None:
 
 def test_every_feature_in_the_comparison_links_to_an_example() -> None:
     cells = re.findall(r"^\| [A-Z][^|]* \| ([^|]+) \|", page("compare"), re.MULTILINE)
-    assert len(cells) == 18
+    assert len(cells) == 20
     assert [cell for cell in cells if "](" not in cell] == []
 
 

@@ -111,6 +111,7 @@ async def _serve(plan: Plan) -> None:
     settings, service = plan.settings, plan.service
     try:
         own = settings.each()
+        # A wrong folder of any model stops the start now, not after minutes of exporting the models before it.
         for name, each in own.items() if plan.engine is None else ():
             with of_model(name):
                 locate_model(each.model, each.revision)
@@ -152,12 +153,12 @@ async def _run_model(plan: Plan, parts: Parts, model: Model, settings: Settings)
             raise
         unexpected = not isinstance(error, RerankerError)
         log.error("Giving up on model %s, the others go on: %s", model.name, error, exc_info=unexpected)
-        model.give_up()
+        model.fail()
 
 
 async def _unload(parts: Parts, model: Model, seconds: float) -> None:
-    """Give the memory of a model back that nobody has used for `seconds`."""
-    model.let_go()
+    """Release the memory of a model that has been unused for `seconds`."""
+    model.drop_engine()
     freeze_loaded_objects()
     await asyncio.get_running_loop().run_in_executor(parts.tokenizers, give_back)
     log.info("Unloaded model %s: no request for %g s", model.name, seconds)
@@ -185,7 +186,7 @@ async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings
         reranker = model.reranker or _assemble(plan, parts, common, model, engine, batcher)
         model.take(reranker, engine, batcher, perf_counter() - started)
         freeze_loaded_objects()
-        if model is service.models.judge:
+        if model is service.models.observed:
             service.observer.ready(engine.info)
         _announce(settings, engine, perf_counter() - started)
         if is_first and service.models.were_loaded():
@@ -237,7 +238,7 @@ def _assemble(plan: Plan, parts: Parts, common: Common, model: Model, engine: En
     reranker = Reranker(
         engine=engine,
         tokenizers=parts.tokenizers,
-        cache=common.cache.beside(engine.info.fingerprint),
+        cache=common.cache.for_model(engine.info.fingerprint),
         admission=common.admission,
         batcher=batcher,
         metrics=service.metrics,

@@ -54,7 +54,7 @@ async def _rank(request: Request, body: RequestBody) -> tuple[Ranking, EngineInf
     _record(record, body, query, service.defaults.log_texts)
     with model:
         reranker = service.usable_reranker(model)
-        timeout = await model.wake(timeout_of(request, body))
+        timeout = await model.wait_until_loaded(timeout_of(request, body))
         asked = with_options(query, body, service, reranker, timeout)
         if asked.budget:
             asked = replace(asked, budget=asked.budget._replace(spent=perf_counter() - record.arrived))

@@ -92,9 +92,9 @@ class Service:
 
     def see(self, record: RequestRecord) -> None:
         """Have a request to the default observed after its answer was sent: scores of several do not compare."""
-        judge = self.models.judge
-        if judge.reranker and judge.is_loaded and record.asked and record.ranking:
-            self.observer.see(judge.reranker.engine, record.asked, record.ranking)
+        observed = self.models.observed
+        if observed.reranker and observed.is_loaded and record.asked and record.ranking:
+            self.observer.see(observed.reranker.engine, record.asked, record.ranking)
 
     def usable_documents(self) -> DocumentStore:
         """The store for a new request. Raises `NotFound` if documents are not stored, or `Unavailable`."""

@@ -51,8 +51,8 @@ class ScoreCache:
         self._scores: TTLCache[bytes, Score] = TTLCache(max_entries, ttl, timer)
         self._flights: dict[bytes, Flight] = {}
 
-    def beside(self, fingerprint: str) -> "ScoreCache":
-        """A cache for another model, which shares the room for scores."""
+    def for_model(self, fingerprint: str) -> "ScoreCache":
+        """The cache of another model. The limit on entries is for both together."""
         other = ScoreCache(fingerprint, 0, 1, self.enabled)
         other._scores = self._scores
         return other

@@ -106,9 +106,9 @@ class Cascade:
         self.large.__exit__(kind, error, at)
         self.small.__exit__(kind, error, at)
 
-    async def wake(self, seconds: float | None) -> float | None:
-        """Wait until both models are in memory, as `Model.wake` does."""
-        return await self.large.wake(await self.small.wake(seconds))
+    async def wait_until_loaded(self, seconds: float | None) -> float | None:
+        """Wait until both models are in memory, as `Model.wait_until_loaded` does."""
+        return await self.large.wait_until_loaded(await self.small.wait_until_loaded(seconds))
 
     async def rerank(self, query: RerankQuery) -> Ranking:
         """Score every document with the small model, and the best again with the large one.

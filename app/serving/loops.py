@@ -34,10 +34,10 @@ async def run_until_broken(*loops: Coroutine[Any, Any, None]) -> None:
 
 
 async def until_unused(model: Model, seconds: float) -> None:
-    """Wait until nobody has used the model for `seconds`. Then new requests wait for it, and `Unused` is raised."""
-    while (left := model.idle_in(seconds)) > 0:  # noqa: ASYNC110 (a request ends without an event)
+    """Raise `Unused` when the model has been unused for `seconds`. From then on, requests wait until it is loaded."""
+    while (left := model.seconds_until_idle(seconds)) > 0:  # noqa: ASYNC110 (a request ends without an event)
         await asyncio.sleep(left)
-    model.fall_asleep()
+    model.mark_unloaded()
     raise Unused
 
 

@@ -93,8 +93,8 @@ class Model:
         self._users -= 1
         self._last_use = monotonic()
 
-    async def wake(self, seconds: float | None) -> float | None:
-        """Wait until the model is in memory, at most `seconds`. Returns how many of them are left.
+    async def wait_until_loaded(self, seconds: float | None) -> float | None:
+        """Wait until the model is in memory, at most `seconds`. Returns the seconds that are left.
 
         Raises `Unavailable` if there is not enough time, and `QueueFull` if too many requests wait already.
         """
@@ -130,16 +130,16 @@ class Model:
         self._loaded.set()
         self.lifecycle.ready()
 
-    def idle_in(self, seconds: float) -> float:
-        """Seconds until nobody has used the model for `seconds`."""
+    def seconds_until_idle(self, seconds: float) -> float:
+        """Seconds until the model has been unused for `seconds`."""
         return seconds if self._users else self._last_use + seconds - monotonic()
 
-    def fall_asleep(self) -> None:
+    def mark_unloaded(self) -> None:
         """From now on, requests wait for a load."""
         self._loaded.clear()
 
-    def let_go(self) -> None:
-        """Drop the engine, which does not run any more."""
+    def drop_engine(self) -> None:
+        """Release the engine, which has stopped."""
         if self.reranker:
             engine, batcher = Unloaded(self.reranker.engine), self.reranker.batcher
             self.reranker.take_engine(engine, batcher)
@@ -149,10 +149,10 @@ class Model:
         """Wait until a request needs the model."""
         await self._wanted.wait()
 
-    def give_up(self) -> None:
+    def fail(self) -> None:
         """The model cannot be loaded any more."""
         self.lifecycle.fail()
-        self._loaded.set()  # whoever waits is answered
+        self._loaded.set()  # requests that wait for the load get an error
 
     def close(self) -> None:
         """Answer all requests that wait."""

@@ -39,8 +39,8 @@ class Models:
         return self.cascade or self.first
 
     @property
-    def judge(self) -> Model:
-        """The model with the final word by default."""
+    def observed(self) -> Model:
+        """The model with the scores of the default: its rankings count for the quality."""
         return self.cascade.large if self.cascade else self.first
 
     @property
@@ -65,7 +65,7 @@ class Models:
 
     @property
     def problem(self) -> str | None:
-        """Why no model can be used, or not the cascade; None if one can be."""
+        """Why the cascade, or else every model, cannot be used; None if it can be."""
         if self.cascade:
             return self.cascade.problem
         problems = [model.problem for model in self._models]

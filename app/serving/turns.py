@@ -8,7 +8,7 @@ The model that has had the fewest tokens goes first. A model that had nothing to
 import asyncio
 from time import monotonic
 
-# A batch that runs for longer may hang: the other models wait for it no more.
+# A batch that runs for longer may hang: the other models stop waiting for it.
 PATIENCE_SECONDS = 5.0
 # Shares such as three thirds may add up to a little more than 1.
 ROUNDING = 1e-9

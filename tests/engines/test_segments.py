@@ -21,6 +21,7 @@ from app.export.command import export_model
 from app.main import create_app
 from app.types import Pair
 from tests.conftest import serving
+from tests.engines.test_families import DOCUMENTS, QUERY
 from tests.models import make_decoder, make_yes_no
 
 pytestmark = [
@@ -29,15 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Converting a tensor:Warning"),
 ]
 
-QUERY = "what causes tides?"
-DOCUMENTS = [
-    "moon gravity causes tides",
-    "",
-    " bread\n",
-    "the sea and the moon. " * 60,
-    "潮汐由月球引力引起。",
-    *("light of the stock market " * count for count in range(1, 9)),
-]
 WINDOW = 256
 CLASSIFIER = r"question:{query} \n \n passage:{document}"
 
@@ -102,9 +94,9 @@ def test_a_batch_of_several_requests_gives_each_its_scores(exported: Exported) -
     engine = exported.load()
     requests = [
         engine.encode(query, DOCUMENTS[:size], limit)
-        for query, size, limit in ((QUERY, 13, None), ("bread", 9, None), (QUERY, 6, 5), ("the stock market", 1, None))
+        for query, size, limit in ((QUERY, 11, None), ("bread", 9, None), (QUERY, 6, 5), ("the stock market", 1, None))
     ]
-    mixed = [pair for at in range(13) for pairs in requests if at < len(pairs) for pair in [pairs[at]]]
+    mixed = [pair for at in range(len(DOCUMENTS)) for pairs in requests if at < len(pairs) for pair in [pairs[at]]]
     check(engine, exported.reference, mixed)
 
 

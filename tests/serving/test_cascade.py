@@ -6,26 +6,19 @@ The fake engine counts the words that query and document share; the large one pr
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from prometheus_client import generate_latest
 
-from app.api.service import Service, service_of
-from app.config import Settings
-from app.engines.protocol import Engine
 from app.environment import load_settings
 from app.errors import StartupError
-from app.main import create_app
 from app.serving import heartbeat, supervisor
-from app.serving.reranker import Reranker
 from app.types import Pair
 from tests.api.test_app import indices
-from tests.conftest import serving, until
+from tests.conftest import until
 from tests.fakes import FakeEngine
+from tests.serving.test_models import Several
 
 OK, UNAVAILABLE = 200, 503
 # Shared words by document, which is what the small model sees: 0, 1, 2, 3, 4.
@@ -40,49 +33,26 @@ class LargeEngine(FakeEngine):
         return [-10 - logit for logit in super().score(pairs)]
 
 
-class Two:
+class Two(Several):
     """`async with two() as client:` the models `small` and `large` and their cascade, over two fake engines."""
 
-    app: FastAPI
+    models = "small=two, large=one"
 
     def __init__(self) -> None:
-        self.small = FakeEngine()
-        self.large: FakeEngine = LargeEngine()
-        self.small.info = replace(self.small.info, model="source-of-small")
-        self.failure: Exception | None = None
-        """Raised by the next loads."""
-
-    def load(self, settings: Settings) -> Engine:
-        if self.failure:
-            raise self.failure
-        return {"one": self.small, "two": self.large}[str(settings.model)]
+        super().__init__()
+        self.large = LargeEngine()
 
     def __call__(self, **settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        known = Settings(**({"models": "small=one,large=two", "cascade": "small,large", "cascade_top_k": 2} | settings))
-        self.app = create_app(known, load=self.load)
-        return serving(self.app)
-
-    @property
-    def service(self) -> Service:
-        return service_of(self.app)
-
-    def reranker(self, name: str) -> Reranker:
-        reranker = self.service.models.named(name).reranker
-        assert reranker is not None
-        return reranker
+        return super().__call__(**({"cascade": "small,large", "cascade_top_k": 2} | settings))
 
     @property
     def read(self) -> tuple[int, int]:
         """Pairs that the engines have read."""
         return sum(map(len, self.small.batches)), sum(map(len, self.large.batches))
 
-    def figures(self) -> str:
-        return generate_latest(self.service.metrics.registry).decode()
-
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
-    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.01)
     made = Two()

@@ -310,8 +310,7 @@ def test_a_second_model_is_compared_with_the_order_of_the_cascade() -> None:
     assert agreement(ranking, {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}) == (0, True)
 
 
-async def test_two_real_models_rank_as_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
+async def test_two_real_models_rank_as_one_after_the_other(tmp_path: Path) -> None:
     folders = {"bert": make_model(tmp_path / "one", spread=0.5), "roberta": make_model(tmp_path / "two", "xlm-roberta")}
     documents = ["the moon", "bread", "stock market", "tides follow the moon", "bread and butter"]
     body = {"query": "what causes tides", "documents": documents, "raw_scores": True}

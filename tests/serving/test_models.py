@@ -39,6 +39,7 @@ class Several:
     """`async with several() as client:` the models `org/large` and `small`, over two fake engines."""
 
     app: FastAPI
+    models = "org/large=one, small=two"
 
     def __init__(self) -> None:
         self.large, self.small = FakeEngine(), FakeEngine()
@@ -59,7 +60,7 @@ class Several:
         return {"one": self.large, "two": self.small}[str(settings.model)]
 
     def __call__(self, **settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        known = Settings(models="org/large=one, small=two", **settings)
+        known = Settings(**({"models": self.models} | settings))
         self.app = create_app(known, load=self.load)
         return serving(self.app)
 

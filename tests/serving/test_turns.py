@@ -1,4 +1,4 @@
-"""Models share the machine: whose batch runs next, and how many run at once."""
+"""Models take turns: which model runs the next batch, and how many batches run at the same time."""
 
 import asyncio
 

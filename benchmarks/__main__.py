@@ -7,6 +7,7 @@ import typer
 
 COMMANDS = {
     "service": "speed.service",
+    "spans": "speed.spans",
     "budget": "speed.budget",
     "bulk": "speed.bulk",
     "compare": "speed.compare",

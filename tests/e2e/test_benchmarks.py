@@ -147,6 +147,22 @@ def test_a_benchmark_without_its_programs_is_reported_in_one_line(tmp_path: Path
     assert result.stderr == "haproxy is not installed: install the Debian package\n"
 
 
+def test_the_spans_benchmark_measures_each_kind_of_request(tmp_path: Path) -> None:
+    rows = [
+        {"query": f"moon {row}", "documents": [{"id": "a", "text": "The moon. " * 9}], "qrels": {"a": 1}}
+        for row in range(4)
+    ]
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    command = [sys.executable, "-m", "benchmarks", "spans", str(file), "--queries", "2", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["words_per_document"] == 18
+    assert [*figures["seconds"]] == ["no passages", "max_spans 3", "max_spans 3, top_k 5"]
+    assert min(figures["seconds"].values()) > 0
+
+
 def test_the_models_benchmark_measures_each_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = replace(rerankers.RERANKERS["ettin-17m"], layers=2, width=64, inner=96, heads=2, window=64)
     monkeypatch.setitem(rerankers.RERANKERS, "tiny", tiny)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from app.bulk.checkpoint import CannotResume
 from app.bulk.cluster import ClusterJob, shares
@@ -25,20 +24,18 @@ from app.bulk.job import Job
 from app.bulk.options import KEPT
 from app.bulk.output import UnwritableOutput
 from app.bulk.rows import UnreadableInput
-from app.cli import cli
 from app.config import Settings
 from app.errors import EngineBroken, StartupError
 from app.types import Pair
 from benchmarks.texts import WORDS
+from tests.commands import FIXED, TERMINAL, reranker
 from tests.conftest import until
 from tests.fakes import NAN, FakeEngine
-from tests.fixed import FIXED
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb"}
 # Small batches: few rows are in work at once, so a run can be stopped in its middle. One thread: on many cores, the run
 # would end before the signal.
-SETTINGS = ENVIRONMENT | FIXED | {"RERANKER_BATCH_TOKENS": "512", "RERANKER_THREADS": "1"}
+SETTINGS = TERMINAL | FIXED | {"RERANKER_BATCH_TOKENS": "512", "RERANKER_THREADS": "1"}
 # With a checkpoint after each row, a few rows are enough.
 COMMAND = """
 import app.bulk.run as run
@@ -399,7 +396,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     for count in (300, 2000):
         source = write(tmp_path / f"{count}.jsonl", lines[:count])
         command = [sys.executable, "-c", MEASURED, str(source), str(tmp_path / f"{count}.out")]
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=TERMINAL)
         assert found.returncode == 0, found.stderr
         ranked, peak = json.loads(found.stdout)
         assert ranked == count
@@ -475,8 +472,7 @@ def test_a_killed_run_continues_with_the_same_command(tmp_path: Path) -> None:
 )
 def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     source = write(tmp_path / "in.jsonl", rows(1))
-    given = [argument.replace("{in}", str(source)) for argument in arguments]
-    found = CliRunner(env=ENVIRONMENT).invoke(cli, ["bulk", *given])
+    found = reranker("bulk", *(argument.replace("{in}", str(source)) for argument in arguments))
     assert found.exit_code == 2
     assert message in found.stderr
 

@@ -11,7 +11,8 @@ import pytest
 from app.engines.load import load_artefact
 from app.engines.models.artefact import Manifest, ScoreCalibration
 from app.engines.models.source import EMBEDDED
-from tests.evaluation.test_command import ROOT, jsonl, reranker
+from tests.commands import FIXED, reranker
+from tests.evaluation.test_command import ROOT, jsonl
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -60,10 +61,10 @@ def score(folder: Path) -> float:
 def test_scores_become_the_share_of_relevant_documents(tmp_path: Path) -> None:
     """People found half of the sentences relevant that the model is sure of."""
     folder = export(tmp_path / "exported")
-    file, options = capitals(tmp_path / "judged.jsonl"), {"RERANKER_EXPORT_DIR": str(tmp_path)}
+    file, options = capitals(tmp_path / "judged.jsonl"), FIXED | {"RERANKER_EXPORT_DIR": str(tmp_path)}
     assert score(folder) > 0.75
     printed = reranker("calibrate", file, "--model", folder, **options)
-    assert printed.returncode == 0, printed.stderr
+    assert printed.exit_code == 0, printed.stderr
     assert score(folder) == pytest.approx(0.5, abs=0.1)
     assert "Stored in" in printed.stdout
     rows = [line.split("│")[1:-1] for line in printed.stdout.splitlines() if line.startswith("│ score >=")]
@@ -82,7 +83,7 @@ def test_scores_that_were_no_probabilities_become_some(tmp_path: Path) -> None:
     folder = export(tmp_path / "exported", activation="identity")
     file = capitals(tmp_path / "judged.jsonl", (2,))
     assert score(folder) > 1
-    found = reranker("calibrate", file, "--model", folder, "--json", RERANKER_EXPORT_DIR=str(tmp_path))
+    found = reranker("calibrate", file, "--model", folder, "--json", **FIXED, RERANKER_EXPORT_DIR=str(tmp_path))
     figures = json.loads(found.stdout)
     assert (figures["before"]["log_loss"], figures["stored"]) == (None, True)
     assert 0.8 < score(folder) < 1
@@ -98,7 +99,7 @@ def test_scores_that_were_no_probabilities_become_some(tmp_path: Path) -> None:
 def test_too_few_judgments_are_refused(tmp_path: Path, grades: tuple[int, ...], count: int, message: str) -> None:
     folder, file = export(tmp_path / "exported"), capitals(tmp_path / "judged.jsonl", grades, count)
     found = reranker("calibrate", file, "--model", folder)
-    assert (found.returncode, message in " ".join(found.stderr.replace("│", " ").split())) == (2, True), found.stderr
+    assert (found.exit_code, message in " ".join(found.stderr.replace("│", " ").split())) == (2, True), found.stderr
     assert Manifest.read(folder).score_calibration is None
 
 
@@ -106,8 +107,8 @@ def test_judgments_against_the_model_are_refused(tmp_path: Path) -> None:
     folder = export(tmp_path / "exported", score_calibration=ScoreCalibration(scale=2.0, shift=1.0))
     rows = [json.loads(line) for line in capitals(tmp_path / "judged.jsonl").read_text().splitlines()]
     file = jsonl(tmp_path / "judged.jsonl", [row | {"qrels": [1, 0, 1, 1]} for row in rows])
-    found = reranker("calibrate", file, "--model", folder, RERANKER_EXPORT_DIR=str(tmp_path))
-    assert (found.returncode, "relevant documents have lower logits" in found.stderr) == (1, True), found.stderr
+    found = reranker("calibrate", file, "--model", folder, **FIXED, RERANKER_EXPORT_DIR=str(tmp_path))
+    assert (found.exit_code, "relevant documents have lower logits" in found.stderr) == (1, True), found.stderr
     assert Manifest.read(folder).score_calibration == ScoreCalibration(scale=2.0, shift=1.0)
 
 
@@ -115,7 +116,7 @@ def test_judgments_against_the_model_are_refused(tmp_path: Path) -> None:
 def test_a_model_that_is_not_exported_is_refused_with_the_commands_to_run(tmp_path: Path, model: str | None) -> None:
     file = capitals(tmp_path / "judged.jsonl")
     found = reranker("calibrate", file, *(("--model", model) if model else ()))
-    assert found.returncode == 1, found.stderr
+    assert found.exit_code == 1, found.stderr
     _, export, calibrate = found.stderr.splitlines()
     output = export.split()[-1]
     assert export.split()[:2] == ["cp", "-r"] if model == "embedded:multilingual" else ["reranker", "export"]
@@ -128,4 +129,4 @@ def test_an_export_that_cannot_be_written_is_refused_before_the_ranking(tmp_path
     folder = export(tmp_path / "exported")
     folder.chmod(0o555)
     found = reranker("calibrate", capitals(tmp_path / "judged.jsonl"), "--model", folder)
-    assert (found.returncode, "cannot be written" in found.stderr) == (1, True), found.stderr
+    assert (found.exit_code, "cannot be written" in found.stderr) == (1, True), found.stderr

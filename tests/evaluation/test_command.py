@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
-from app.cli import cli
 from app.evaluation.chart import draw
 from app.evaluation.collection import read_collection
 from app.evaluation.lines import UnusableCollection
 from app.evaluation.measures import interval, measure
+from tests.commands import TERMINAL, reranker
 from tests.conftest import Serve, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -58,20 +57,7 @@ def beir(folder: Path, ending: str = "") -> Path:
 
 
 def evaluate(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(cli, ["evaluate", *map(str, arguments)])
-
-
-def reranker(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as from a shell, with only these environment variables."""
-    return subprocess.run(
-        [sys.executable, "-c", "from app.cli import cli; cli()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        cwd=ROOT,
-        env={"COLUMNS": "200", "TERM": "dumb", **environment},
-    )
+    return reranker("evaluate", *arguments)
 
 
 def test_measures_follow_their_definitions() -> None:
@@ -348,13 +334,15 @@ def test_without_a_url_a_service_with_the_settings_of_the_environment_is_measure
     documents = ["Mars has two small moons.", "Saturn has 146 confirmed moons, more than any other planet.", "Bread."]
     row = {"query": question, "documents": documents, "qrels": [0, 1, 0]}
     file = jsonl(tmp_path / "rows.jsonl", [row, row | {"qid": "again"}])
-    found = reranker(
-        "evaluate",
-        file,
-        "--json",
-        RERANKER_API_KEYS="secret",
-        RERANKER_KEY_REQUESTS_PER_MINUTE="1",
-        RERANKER_KEY_BURST="1",
+    settings = {"RERANKER_API_KEYS": "secret", "RERANKER_KEY_REQUESTS_PER_MINUTE": "1", "RERANKER_KEY_BURST": "1"}
+    found = subprocess.run(  # as from a shell
+        [sys.executable, "-c", "from app.cli import cli; cli()", "evaluate", str(file), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        cwd=ROOT,
+        env=TERMINAL | settings,
     )
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
@@ -377,7 +365,7 @@ def test_options_and_settings_configure_the_measured_service(
     tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], message: str
 ) -> None:
     found = reranker("evaluate", jsonl(tmp_path / "rows.jsonl", ROWS), *arguments, **environment)
-    assert (found.returncode, message in found.stderr, found.stdout) == (1, True, ""), found.stderr
+    assert (found.exit_code, message in found.stderr, found.stdout) == (1, True, ""), found.stderr
     assert "Traceback" not in found.stderr
 
 

@@ -11,8 +11,8 @@ from app.planning.estimate import Speed
 from app.planning.measurement import Measurement, measure
 from app.planning.texts import Size, make_requests
 from reranker_client import AsyncClient
+from tests.commands import FIXED, reranker
 from tests.conftest import Serve
-from tests.evaluation.test_command import reranker
 
 SMALL = ("--documents", 2, "--words", 5, "--seconds", 0)
 
@@ -63,17 +63,17 @@ async def test_a_running_service_is_measured(serve: Serve) -> None:
 
 
 def test_the_command_prints_the_plan_with_its_working(tmp_path: Path) -> None:
-    settings = {"RERANKER_EXPORT_DIR": str(tmp_path)}
+    settings = FIXED | {"RERANKER_EXPORT_DIR": str(tmp_path)}
     found = reranker("plan", *SMALL, "--rate", 0.001, "--p95", 100_000, **settings)
-    assert found.returncode == 0, found.stderr
+    assert found.exit_code == 0, found.stderr
     assert "0.001 requests/s with a p95 of 100000 ms need 1 replica of this size." in found.stdout
     assert "u × S × (1 + c²) / (2 × (1 − u))" in found.stdout
     found = reranker("plan", *SMALL, "--p95", 0.1, "--json", **settings)
-    assert found.returncode == 1, found.stderr
+    assert found.exit_code == 1, found.stderr
     assert json.loads(found.stdout)["problem"].startswith("A p95 of 0.1 ms cannot be met")
 
 
 def test_a_service_that_does_not_answer_is_reported() -> None:
     found = reranker("plan", *SMALL, "--url", "http://127.0.0.1:1")
-    assert (found.returncode, found.stdout) == (1, "")
+    assert (found.exit_code, found.stdout) == (1, "")
     assert found.stderr.startswith("No response from http://127.0.0.1:1")

@@ -1,7 +1,6 @@
 """What the log contains, what it never contains, and that clients cannot forge lines."""
 
 import json
-import logging
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from app.telemetry.logs import configure_logging
 from app.telemetry.metrics import Metrics
 from tests.conftest import Serve, free_port
 from tests.fakes import FakeEngine
+from tests.logs import logging_restored
 
 BODY = {"query": "private question", "documents": ["private passage", "of tides"]}
 CONSOLE_LINE = re.compile(r"[\d-]+ [\d:,]+ [A-Z]+ +[\w.]+: ")
@@ -28,17 +28,12 @@ Read = Callable[[], list[str]]
 @pytest.fixture
 def read(capsys: pytest.CaptureFixture[str]) -> Iterator[Read]:
     """The lines logged since the last call. Needs `configure_logging` first."""
-    root, loggers = logging.getLogger(), (logging.getLogger("app"), logging.getLogger("uvicorn"))
-    before = root.handlers[:], root.level, [logger.level for logger in loggers]
 
     def lines() -> list[str]:
         return capsys.readouterr().err.splitlines()
 
-    yield lines
-    logging.captureWarnings(False)
-    root.handlers[:], root.level = before[:2]
-    for logger, level in zip(loggers, before[2], strict=True):
-        logger.setLevel(level)
+    with logging_restored():
+        yield lines
 
 
 async def test_a_request_is_one_log_line_with_all_its_fields(serve: Serve, read: Read) -> None:

@@ -33,9 +33,6 @@ from tests.conftest import until
 from tests.fakes import NAN, FakeEngine
 
 ROOT = Path(__file__).parents[2]
-# Small batches: few rows are in work at once, so a run can be stopped in its middle. One thread: on many cores, the run
-# would end before the signal.
-SETTINGS = TERMINAL | FIXED | {"RERANKER_BATCH_TOKENS": "512", "RERANKER_THREADS": "1"}
 # With a checkpoint after each row, a few rows are enough.
 COMMAND = """
 import app.bulk.run as run
@@ -409,7 +406,7 @@ def start(source: Path, target: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, "bulk", str(source), str(target), *options],
         cwd=ROOT,
-        env=SETTINGS,
+        env=TERMINAL | FIXED,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

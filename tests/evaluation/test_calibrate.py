@@ -61,16 +61,16 @@ def score(folder: Path) -> float:
 def test_scores_become_the_share_of_relevant_documents(tmp_path: Path) -> None:
     """People found half of the sentences relevant that the model is sure of."""
     folder = export(tmp_path / "exported")
-    file, options = capitals(tmp_path / "judged.jsonl"), FIXED | {"RERANKER_EXPORT_DIR": str(tmp_path)}
+    file = capitals(tmp_path / "judged.jsonl")
     assert score(folder) > 0.75
-    printed = reranker("calibrate", file, "--model", folder, **options)
+    printed = reranker("calibrate", file, "--model", folder, **FIXED)
     assert printed.exit_code == 0, printed.stderr
     assert score(folder) == pytest.approx(0.5, abs=0.1)
     assert "Stored in" in printed.stdout
     rows = [line.split("│")[1:-1] for line in printed.stdout.splitlines() if line.startswith("│ score >=")]
     assert [row[0].split()[-1] for row in rows] == [f"0.{digit}" for digit in range(1, 10)]
     assert len({len(line) for line in printed.stdout.splitlines() if line.startswith("│")}) == 1
-    again = reranker("calibrate", file, "--json", RERANKER_MODEL=str(folder), **options)
+    again = reranker("calibrate", file, "--json", RERANKER_MODEL=str(folder), **FIXED)
     figures = json.loads(again.stdout)
     assert figures["before"] == figures["after"], "the scores before are not those that were stored"
     assert figures["stored"] is False
@@ -83,7 +83,7 @@ def test_scores_that_were_no_probabilities_become_some(tmp_path: Path) -> None:
     folder = export(tmp_path / "exported", activation="identity")
     file = capitals(tmp_path / "judged.jsonl", (2,))
     assert score(folder) > 1
-    found = reranker("calibrate", file, "--model", folder, "--json", **FIXED, RERANKER_EXPORT_DIR=str(tmp_path))
+    found = reranker("calibrate", file, "--model", folder, "--json", **FIXED)
     figures = json.loads(found.stdout)
     assert (figures["before"]["log_loss"], figures["stored"]) == (None, True)
     assert 0.8 < score(folder) < 1
@@ -107,7 +107,7 @@ def test_judgments_against_the_model_are_refused(tmp_path: Path) -> None:
     folder = export(tmp_path / "exported", score_calibration=ScoreCalibration(scale=2.0, shift=1.0))
     rows = [json.loads(line) for line in capitals(tmp_path / "judged.jsonl").read_text().splitlines()]
     file = jsonl(tmp_path / "judged.jsonl", [row | {"qrels": [1, 0, 1, 1]} for row in rows])
-    found = reranker("calibrate", file, "--model", folder, **FIXED, RERANKER_EXPORT_DIR=str(tmp_path))
+    found = reranker("calibrate", file, "--model", folder, **FIXED)
     assert (found.exit_code, "relevant documents have lower logits" in found.stderr) == (1, True), found.stderr
     assert Manifest.read(folder).score_calibration == ScoreCalibration(scale=2.0, shift=1.0)
 

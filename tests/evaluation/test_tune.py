@@ -45,7 +45,6 @@ def test_documents_that_do_not_fit_are_read_in_both_ways(tmp_path: Path) -> None
     found = reranker(
         *("tune", file, "--precision", "int8", "--window", 64, "--seconds", 120, "--json"),
         **FIXED,
-        RERANKER_EXPORT_DIR=str(tmp_path),
     )
     assert found.exit_code == 0, found.stderr
     figures = json.loads(found.stdout)
@@ -67,7 +66,6 @@ def test_a_longer_window_is_not_tried_if_all_documents_fit(tmp_path: Path) -> No
     found = reranker(
         *("tune", file, "--model", "embedded", "--precision", "int8", "--seconds", 120),
         **FIXED,
-        RERANKER_EXPORT_DIR=str(tmp_path),
     )
     assert found.exit_code == 0, found.stderr
     assert found.stderr.count("embedded, int8") == 1
@@ -80,9 +78,8 @@ def test_without_enough_time_the_reason_is_given(tmp_path: Path) -> None:
     texts = [f"{capital} is the capital of {country}. " * 60 for country, capital in list(CAPITALS.items())[:10]]
     row = {"query": "What is the capital of France?", "documents": texts, "qrels": {"0": 1}}
     file = jsonl(tmp_path / "judged.jsonl", [row | {"qid": qid} for qid in range(60)])
-    # One thread: no CPU reads ten queries in the second.
-    settings = FIXED | {"RERANKER_THREADS": "1", "RERANKER_EXPORT_DIR": str(tmp_path)}
-    found = reranker("tune", file, "--precision", "int8", "--window", 512, "--seconds", 1, **settings)
+    # With one thread, no CPU reads ten queries in the second.
+    found = reranker("tune", file, "--precision", "int8", "--window", 512, "--seconds", 1, **FIXED)
     assert (found.exit_code, "increase --seconds or reduce --depth" in found.stderr) == (1, True), found.stderr
 
 

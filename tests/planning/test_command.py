@@ -1,7 +1,6 @@
 """`reranker plan`, from the measurement to the text."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,13 +61,12 @@ async def test_a_running_service_is_measured(serve: Serve) -> None:
     assert found.speed.capacity > 0
 
 
-def test_the_command_prints_the_plan_with_its_working(tmp_path: Path) -> None:
-    settings = FIXED | {"RERANKER_EXPORT_DIR": str(tmp_path)}
-    found = reranker("plan", *SMALL, "--rate", 0.001, "--p95", 100_000, **settings)
+def test_the_command_prints_the_plan_with_its_working() -> None:
+    found = reranker("plan", *SMALL, "--rate", 0.001, "--p95", 100_000, **FIXED)
     assert found.exit_code == 0, found.stderr
     assert "0.001 requests/s with a p95 of 100000 ms need 1 replica of this size." in found.stdout
     assert "u × S × (1 + c²) / (2 × (1 − u))" in found.stdout
-    found = reranker("plan", *SMALL, "--p95", 0.1, "--json", **settings)
+    found = reranker("plan", *SMALL, "--p95", 0.1, "--json", **FIXED)
     assert found.exit_code == 1, found.stderr
     assert json.loads(found.stdout)["problem"].startswith("A p95 of 0.1 ms cannot be met")
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from app.config import Settings
+from app.main import create_app
 from tests.clients.common import KEY
 from tests.clients.environments import ENVIRONMENTS, HERE, Environment
-from tests.conftest import Serve, until
+from tests.commands import FIXED
+from tests.conftest import Serve, serving, until
 from tests.e2e.process import MOONS, service
 from tests.fakes import FakeEngine
 
@@ -23,10 +26,17 @@ WITHOUT_MESSAGES = {"llama-index TEI", "langchain InfinityRerank", "infinity_cli
 
 
 @pytest.fixture(scope="module")
-def urls() -> Iterator[dict[str, str]]:
-    """A service with the default model, and one with another API key."""
-    with service(RERANKER_API_KEYS=KEY) as (url, _), service(RERANKER_API_KEYS="another") as (closed, _):
-        yield {"url": url, "closed_url": closed}
+def url() -> Iterator[str]:
+    """A service with the default model."""
+    with service(RERANKER_API_KEYS=KEY, **FIXED) as (url, _):
+        yield url
+
+
+@pytest.fixture
+async def closed_url() -> AsyncIterator[str]:
+    """A service with another API key."""
+    async with serving(create_app(Settings(api_keys="another"), FakeEngine())) as client:
+        yield str(client.base_url).rstrip("/")
 
 
 @pytest.fixture
@@ -71,10 +81,11 @@ def run(python: Path, script: str, urls: dict[str, str]) -> dict[str, dict[str, 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=[each.script for each in ENVIRONMENTS])
 async def test_client_libraries_work_with_the_service(
-    environment: Environment, python: Path, urls: dict[str, str], full_url: str
+    environment: Environment, python: Path, url: str, closed_url: str, full_url: str
 ) -> None:
     """One process runs all clients of an environment: some take seconds to import."""
-    reports = await asyncio.to_thread(run, python, environment.script, urls | {"full_url": full_url})
+    urls = {"url": url, "closed_url": closed_url, "full_url": full_url}
+    reports = await asyncio.to_thread(run, python, environment.script, urls)
     assert tuple(reports) == environment.clients
     for client, report in reports.items():
         assert "failed" not in report, f"{client}: {report['failed']}"

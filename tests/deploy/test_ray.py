@@ -28,6 +28,7 @@ CONFIGURATION = ROOT / "deploy" / "ray" / "serve.yaml"
 SETTINGS = {
     "RERANKER_PRECISION": "int8",
     "RERANKER_BACKEND": "openvino",
+    "RERANKER_THREADS": "1",
     "RERANKER_BATCH_TOKENS": "1024",
     "RERANKER_STREAMS": "1",
     "RERANKER_PART_TOKENS": "384",

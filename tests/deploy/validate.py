@@ -7,6 +7,7 @@ tests/deploy/kubernetes.py.
 import json
 import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-not-found, unused-ignore]
@@ -32,10 +33,14 @@ def strict(schema: Any) -> Any:
     return closed
 
 
+@cache
+def validator(kind: str) -> Draft202012Validator:
+    return Draft202012Validator(strict(CUSTOM[kind].model_json_schema(by_alias=True)))
+
+
 def problems(version: str, thing: dict[str, Any]) -> Iterator[str]:
     if thing["kind"] in CUSTOM:
-        validator = Draft202012Validator(strict(CUSTOM[thing["kind"]].model_json_schema(by_alias=True)))
-        for error in validator.iter_errors(thing):
+        for error in validator(thing["kind"]).iter_errors(thing):
             yield f"{error.json_path}: {error.message}"
         return
     try:

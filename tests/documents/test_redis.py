@@ -16,6 +16,7 @@ import pytest
 from app.documents.redis import RedisStore
 from app.documents.store import Entry, open_store
 from app.errors import StartupError, TooLarge, Unavailable
+from tests.commands import FIXED
 from tests.conftest import Serve, free_port
 from tests.e2e.process import MOONS, service
 from tests.e2e.test_shared_cache import redis
@@ -127,7 +128,7 @@ async def test_a_wrong_url_does_not_show_its_password() -> None:
 @needs_redis
 def test_replicas_share_their_documents(tmp_path: Path) -> None:
     port = free_port()
-    settings = {"RERANKER_DOCUMENTS": f"redis://127.0.0.1:{port}"}
+    settings = FIXED | {"RERANKER_DOCUMENTS": f"redis://127.0.0.1:{port}"}
     with ExitStack() as stack:
         stack.enter_context(redis(tmp_path, port))
         (first, _), (second, process) = (stack.enter_context(service(**settings)) for _ in range(2))
@@ -160,7 +161,7 @@ def store_until_killed(url: str, process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.e2e
 def test_a_kill_while_documents_arrive_loses_none_that_was_acknowledged(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"RERANKER_DOCUMENTS": str(tmp_path / "documents.sqlite")}
+    settings: dict[str, Any] = FIXED | {"RERANKER_DOCUMENTS": str(tmp_path / "documents.sqlite")}
     with service(**settings) as (url, process):
         httpx.put(f"{url}/v1/documents", json={"collection": "planets", "documents": PLANETS}).raise_for_status()
         store_until_killed(url, process)

@@ -16,7 +16,7 @@ from app.errors import ScoringFailed, StartupError
 from app.first_stage.embeddings import SHIPPED, StaticEmbeddings
 from app.first_stage.fusion import fuse_ranks
 from app.first_stage.prefilter import Prefilter, load_embeddings
-from app.first_stage.words import MAX_KNOWN, MAX_KNOWN_CHARS, Lexicon
+from app.first_stage.words import Lexicon
 from app.main import create_app
 from app.types import Method
 from tests.api.test_app import indices
@@ -278,16 +278,19 @@ def test_fusion_prefers_a_document_that_is_high_in_both_lists() -> None:
     ],
     ids=["many", "punctuation", "terms"],
 )
-def test_words_of_old_requests_are_forgotten(word: Callable[[int], str]) -> None:
+def test_words_of_old_requests_are_forgotten(word: Callable[[int], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    most, most_chars = 20_000, 500_000
+    monkeypatch.setattr("app.first_stage.words.MAX_KNOWN", most)
+    monkeypatch.setattr("app.first_stage.words.MAX_KNOWN_CHARS", most_chars)
     embeddings = StaticEmbeddings.load()
     prefilter = Prefilter(lambda: embeddings)
-    for start in range(0, 2 * MAX_KNOWN, MAX_KNOWN // 20):
-        words = list(map(word, range(start, start + MAX_KNOWN // 20)))
+    for start in range(0, 2 * most, most // 20):
+        words = list(map(word, range(start, start + most // 20)))
         documents = ["tides", *(" ".join(words[first : first + 100]) for first in range(0, len(words), 100))]
         assert best(prefilter, "hybrid", "tides", documents) == 0
         kept = prefilter._lexicon._places
-        assert max(len(kept), len(kept.containing)) <= MAX_KNOWN
-        assert sum(map(len, kept)) <= MAX_KNOWN_CHARS
+        assert max(len(kept), len(kept.containing)) <= most
+        assert sum(map(len, kept)) <= most_chars
         assert sum(len(known.leading) for known in embeddings._known.values()) <= len(kept)
 
 

@@ -20,6 +20,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, Route, expect, sync_playwright
 
+from tests.commands import FIXED
 from tests.conftest import free_port
 from tests.e2e.process import MOONS, ROOT, start, wait_until_ready
 
@@ -52,8 +53,8 @@ pytestmark = [
 def urls() -> Iterator[tuple[str, str]]:
     """A service with the default settings, and a strict one."""
     ports = [free_port(), free_port()]
-    quiet = {"RERANKER_LOG_LEVEL": "error"}  # no one reads the logs
-    processes = [start(port, **settings, **quiet) for port, settings in zip(ports, ({}, STRICT), strict=True)]
+    common = FIXED | {"RERANKER_LOG_LEVEL": "error"}  # no one reads the logs
+    processes = [start(port, **settings, **common) for port, settings in zip(ports, ({}, STRICT), strict=True)]
     try:
         for port, process in zip(ports, processes, strict=True):
             wait_until_ready(f"http://127.0.0.1:{port}", process)

@@ -6,9 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +15,7 @@ from app.documents.redis import RedisStore
 from app.documents.store import Entry, open_store
 from app.errors import StartupError, TooLarge, Unavailable
 from tests.commands import FIXED
-from tests.conftest import Serve, free_port
+from tests.conftest import NO_CERTIFICATES, Serve, free_port
 from tests.e2e.process import MOONS, service
 from tests.e2e.test_shared_cache import redis
 
@@ -126,16 +124,17 @@ async def test_a_wrong_url_does_not_show_its_password() -> None:
 
 @pytest.mark.e2e
 @needs_redis
-def test_replicas_share_their_documents(tmp_path: Path) -> None:
+async def test_replicas_share_their_documents(serve: Serve, tmp_path: Path) -> None:
     port = free_port()
-    settings = FIXED | {"RERANKER_DOCUMENTS": f"redis://127.0.0.1:{port}"}
-    with ExitStack() as stack:
-        stack.enter_context(redis(tmp_path, port))
-        (first, _), (second, process) = (stack.enter_context(service(**settings)) for _ in range(2))
-        httpx.put(f"{first}/v1/documents", json={"collection": "planets", "documents": PLANETS}).raise_for_status()
-        by_ids = httpx.post(f"{second}/rerank", json=RANK).json()
+    url = f"redis://127.0.0.1:{port}"
+    with redis(tmp_path, port), service(**FIXED, RERANKER_DOCUMENTS=url) as (second, process):
+        async with serve(documents=url) as first:
+            body = {"collection": "planets", "documents": PLANETS}
+            (await first.put("/v1/documents", json=body)).raise_for_status()
+        async with httpx.AsyncClient(base_url=second, verify=NO_CERTIFICATES) as client:
+            by_ids = (await client.post("/rerank", json=RANK)).json()
+            by_texts = (await client.post("/rerank", json=MOONS)).json()
         assert by_ids["results"][0]["id"] == "p2"
-        by_texts = httpx.post(f"{first}/rerank", json=MOONS).json()
         assert [found["index"] for found in by_ids["results"]] == [found["index"] for found in by_texts["results"]]
         process.terminate()
         assert process.wait(30) == 0
@@ -160,22 +159,21 @@ def store_until_killed(url: str, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.e2e
-def test_a_kill_while_documents_arrive_loses_none_that_was_acknowledged(tmp_path: Path) -> None:
-    settings: dict[str, Any] = FIXED | {"RERANKER_DOCUMENTS": str(tmp_path / "documents.sqlite")}
-    with service(**settings) as (url, process):
-        httpx.put(f"{url}/v1/documents", json={"collection": "planets", "documents": PLANETS}).raise_for_status()
+async def test_a_kill_while_documents_arrive_loses_none_that_was_acknowledged(serve: Serve, tmp_path: Path) -> None:
+    file, planets = str(tmp_path / "documents.sqlite"), {"collection": "planets", "documents": PLANETS}
+    with service(**FIXED, RERANKER_DOCUMENTS=file) as (url, process):
+        async with httpx.AsyncClient(verify=NO_CERTIFICATES) as client:
+            (await client.put(f"{url}/v1/documents", json=planets)).raise_for_status()
         store_until_killed(url, process)
-    with service(**settings) as (url, _):
-        ranked = httpx.post(f"{url}/rerank", json=RANK).json()
+    async with serve(documents=file) as client:
+        ranked = (await client.post("/rerank", json=RANK)).json()
         assert ranked["results"][0]["id"] == "p2"
         assert "missing" not in ranked
         # Of the lines of the other request, whole batches are stored, from the first on.
         names = [f"n{number}" for number in range(1000)]
         body = {"query": "number", "collection": "planets", "document_ids": names, "top_k": 1, "prefilter": 1}
         body |= {"documents": ["number"], "document_ids": names[:999]}
-        missing = httpx.post(f"{url}/rerank", json=body, timeout=60).json().get("missing", [])
+        missing = (await client.post("/rerank", json=body)).json().get("missing", [])
         assert missing == names[999 - len(missing) : 999]
         assert len(missing) % 256 in (0, 999 % 256)
-        assert httpx.put(
-            f"{url}/v1/documents", json={"collection": "planets", "documents": PLANETS}
-        ).json()["replaced"] == len(PLANETS)  # fmt: skip
+        assert (await client.put("/v1/documents", json=planets)).json()["replaced"] == len(PLANETS)

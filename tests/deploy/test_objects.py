@@ -43,7 +43,8 @@ def test_objects_follow_the_schemas_of_the_oldest_and_of_the_newest_kubernetes(c
     things += chart.render(apiKeys__values=["one", "two"]).values()
     kinds = {thing["kind"] for thing in things}
     assert kinds >= {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HorizontalPodAutoscaler", "Secret", "Ingress"}
-    assert validate([(version, thing) for thing in things for version in (OLDEST, NEWEST)]) == []
+    different = [json.loads(text) for text in {json.dumps(thing) for thing in things}]  # most sets share objects
+    assert validate([(version, thing) for thing in different for version in (OLDEST, NEWEST)]) == []
 
 
 def test_the_validation_finds_unknown_fields_and_wrong_types(chart: Chart) -> None:

@@ -21,8 +21,6 @@ Proxy = Callable[..., AbstractContextManager[str]]
 REPLICAS = 3
 # No one reads the logs, and a full pipe would block the service.
 QUIET = {"RERANKER_LOG_LEVEL": "warning"}
-# Seconds between two requests of a client: replicas that start need the cores too.
-PAUSE = 0.05
 
 
 @contextmanager
@@ -97,6 +95,9 @@ def assert_error(response: httpx.Response, status: int, kind: str, words: str) -
 class Load:
     """Clients that send requests all the time. Counts statuses and transport errors."""
 
+    pause = 0.05
+    """Seconds between two requests of a client."""
+
     def __init__(self, url: str) -> None:
         self.statuses: Counter[object] = Counter()
         self._url, self._number, self._going = url, 0, True
@@ -109,6 +110,12 @@ class Load:
         self._going = False
         await asyncio.gather(*self._clients)
 
+    async def serves(self, count: int) -> None:
+        """Wait until this many further requests are served."""
+        wanted = self.statuses[200] + count
+        while self.statuses[200] < wanted:  # noqa: ASYNC110 (the clients only count)
+            await asyncio.sleep(0.05)
+
     async def _ask(self) -> None:
         async with httpx.AsyncClient(base_url=self._url, timeout=60, verify=NO_CERTIFICATES) as client:
             while self._going:
@@ -118,33 +125,37 @@ class Load:
                     self.statuses[(await client.post("/rerank", json=body)).status_code] += 1
                 except httpx.TransportError as error:
                     self.statuses[repr(error)] += 1
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(self.pause)
 
 
 class Replicas:
-    """Services at different addresses of the loopback, which can be restarted."""
+    """Services at different addresses of the loopback, which can be stopped and started."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, settings: dict[str, object]) -> None:
         port = free_port()
         self.urls = [f"http://127.0.0.{number}:{port}" for number in range(2, 2 + REPLICAS)]
+        self._settings = settings
         self.processes: list[Any] = [self._start(url) for url in self.urls]
         stack.callback(self._end)
         for index in range(REPLICAS):
-            self.wait(index)
+            self._wait(index)
 
-    def wait(self, index: int) -> None:
-        wait_until_ready(self.urls[index], self.processes[index])
-
-    def restart(self, index: int) -> None:
+    def stop(self, index: int) -> None:
         self.processes[index].terminate()
         self.processes[index].communicate(timeout=60)
         assert self.processes[index].returncode == 0
+
+    def start(self, index: int) -> None:
+        self.processes[index].communicate()  # it has ended
         self.processes[index] = self._start(self.urls[index])
-        self.wait(index)
+        self._wait(index)
+
+    def _wait(self, index: int) -> None:
+        wait_until_ready(self.urls[index], self.processes[index])
 
     def _start(self, url: str) -> "subprocess.Popen[str]":
         host, port = url.removeprefix("http://").split(":")
-        return start(int(port), RERANKER_HOST=host, **QUIET)
+        return start(int(port), RERANKER_HOST=host, **QUIET, **self._settings)
 
     def _end(self) -> None:
         for process in self.processes:

@@ -30,9 +30,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def replicas() -> Iterator[Replicas]:
+def replicas(tiny: dict[str, object]) -> Iterator[Replicas]:
     with ExitStack() as stack:
-        yield Replicas(stack)
+        yield Replicas(stack, tiny)
 
 
 @pytest.mark.parametrize("settings", [{}, {"RERANKER_PROXY_ROUTING": "connections"}, {"LISTEN": "::"}], ids=str)
@@ -176,8 +176,10 @@ def test_a_request_that_ends_replicas_is_sent_to_three_at_most(tmp_path: Path) -
         assert counted.posts == 3
 
 
-def test_bodies_larger_than_the_buffer_are_served_or_rejected_by_the_replica(tmp_path: Path) -> None:
-    with service(RERANKER_MAX_BODY_BYTES=2_000_000) as (replica, _), haproxy(tmp_path, [replica]) as url:
+def test_bodies_larger_than_the_buffer_are_served_or_rejected_by_the_replica(
+    tiny: dict[str, object], tmp_path: Path
+) -> None:
+    with service(**tiny, RERANKER_MAX_BODY_BYTES=2_000_000) as (replica, _), haproxy(tmp_path, [replica]) as url:
         body = {"query": "a", "documents": ["moon " * 300] * 200}
         assert httpx.post(f"{url}/rerank", json=body, timeout=60).status_code == 200
         for content in (b"a" * 5_000_000, iter([b"a" * 1_000_000] * 5)):

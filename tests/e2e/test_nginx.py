@@ -38,8 +38,8 @@ def test_errors_of_the_proxy_have_the_format_of_the_service(tmp_path: Path) -> N
             assert json.loads(body)["error"]["code"] == status
 
 
-def test_the_proxy_applies_its_own_body_limit(tmp_path: Path) -> None:
-    with service() as (replica, _), nginx(tmp_path, [replica], RERANKER_MAX_BODY_BYTES=4096) as url:
+def test_the_proxy_applies_its_own_body_limit(tiny: dict[str, object], tmp_path: Path) -> None:
+    with service(**tiny) as (replica, _), nginx(tmp_path, [replica], RERANKER_MAX_BODY_BYTES=4096) as url:
         body = {"query": "a", "documents": ["b" * 5000]}
         assert httpx.post(f"{url}/rerank", json=body).status_code == 413
         assert httpx.post(f"{replica}/rerank", json=body).status_code == 200

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -59,21 +59,37 @@ def failures(url: str) -> float:
     return next(float(line.removeprefix(name)) for line in metrics.splitlines() if line.startswith(name))
 
 
-def test_replicas_share_their_scores(tmp_path: Path) -> None:
-    port = free_port()
-    settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
-    with redis(tmp_path, port), service(**settings) as (first, _), service(**settings) as (second, _):
-        scored, known = rank(first), rank(second)
-        assert (scored["meta"]["scored"], known["meta"]["scored"], known["meta"]["cached"]) == (5, 0, 5)
-        assert known["results"] == scored["results"]
-        assert known["usage"] == scored["usage"]
-        with service(**settings, RERANKER_MAX_LENGTH=64) as (other, _):
-            assert rank(other)["meta"]["scored"] == 5  # with another window, scores differ
+class Sharing(NamedTuple):
+    """Two services with one Redis."""
+
+    settings: dict[str, object]
+    port: int
+    """Of Redis."""
+    first: str
+    second: str
 
 
-def test_scores_expire(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sharing(tiny: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sharing]:
     port = free_port()
-    settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}", "CACHE_TTL_SECONDS": 1}
+    settings = tiny | {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
+    folder = tmp_path_factory.mktemp("redis")
+    with redis(folder, port), service(**settings) as (first, _), service(**settings) as (second, _):
+        yield Sharing(settings, port, first, second)
+
+
+def test_replicas_share_their_scores(sharing: Sharing) -> None:
+    scored, known = rank(sharing.first), rank(sharing.second)
+    assert (scored["meta"]["scored"], known["meta"]["scored"], known["meta"]["cached"]) == (5, 0, 5)
+    assert known["results"] == scored["results"]
+    assert known["usage"] == scored["usage"]
+    with service(**sharing.settings, RERANKER_MAX_LENGTH=32) as (other, _):
+        assert rank(other)["meta"]["scored"] == 5  # with another window, scores differ
+
+
+def test_scores_expire(tiny: dict[str, object], tmp_path: Path) -> None:
+    port = free_port()
+    settings = tiny | {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}", "CACHE_TTL_SECONDS": 1}
     with redis(tmp_path, port), service(**settings) as (url, _):
         rank(url)
         keys = subprocess.run(["redis-cli", "-p", str(port), "dbsize"], capture_output=True, check=True).stdout
@@ -83,9 +99,9 @@ def test_scores_expire(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-def test_requests_are_served_when_redis_fails(tmp_path: Path, stop: signal.Signals) -> None:
+def test_requests_are_served_when_redis_fails(tiny: dict[str, object], tmp_path: Path, stop: signal.Signals) -> None:
     port = free_port()
-    settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
+    settings = tiny | {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
     with ExitStack() as stack:
         server = stack.enter_context(redis(tmp_path, port))
         url, process = stack.enter_context(service(**settings))
@@ -106,8 +122,8 @@ def test_requests_are_served_when_redis_fails(tmp_path: Path, stop: signal.Signa
     assert log.count("The shared cache answers again") == 1
 
 
-def test_the_service_starts_without_redis() -> None:
-    with service(RERANKER_CACHE_URL=f"redis://127.0.0.1:{free_port()}") as (url, process):
+def test_the_service_starts_without_redis(tiny: dict[str, object]) -> None:
+    with service(**tiny, RERANKER_CACHE_URL=f"redis://127.0.0.1:{free_port()}") as (url, process):
         assert failures(url) == 1  # counted before the first request, and logged
         assert rank(url)["meta"]["scored"] == 5
         process.terminate()
@@ -115,16 +131,13 @@ def test_the_service_starts_without_redis() -> None:
     assert log.index("The shared cache does not answer") < log.index("Ready in")
 
 
-def test_invalid_values_in_redis_are_ignored(tmp_path: Path) -> None:
+def test_invalid_values_in_redis_are_ignored(sharing: Sharing) -> None:
     """Text, and encoded scores that are NaN or infinite."""
-    port = free_port()
-    settings = {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}"}
-    with redis(tmp_path, port), service(**settings) as (first, _), service(**settings) as (second, _):
-        for value in ("no score", r"\0\0\192\127\5\0\0\0\0", r"\0\0\128\127\5\0\0\0\0"):
-            rank(first, f"moons {value}")
-            script = f"for _, k in ipairs(redis.call('keys', '*')) do redis.call('set', k, '{value}') end"
-            subprocess.run(["redis-cli", "-p", str(port), "eval", script, "0"], check=True, capture_output=True)
-            assert rank(second, f"moons {value}")["meta"]["scored"] == 5, value
+    for value in ("no score", r"\0\0\192\127\5\0\0\0\0", r"\0\0\128\127\5\0\0\0\0"):
+        rank(sharing.first, f"moons {value}")
+        script = f"for _, k in ipairs(redis.call('keys', '*')) do redis.call('set', k, '{value}') end"
+        subprocess.run(["redis-cli", "-p", str(sharing.port), "eval", script, "0"], check=True, capture_output=True)
+        assert rank(sharing.second, f"moons {value}")["meta"]["scored"] == 5, value
 
 
 async def test_load_and_large_requests_do_not_count_as_failures_of_redis(

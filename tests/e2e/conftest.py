@@ -1,9 +1,24 @@
 """Fixtures of the tests with real processes."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from app.export.command import export_model
+from tests.e2e.process import QUICK
 from tests.models import make_model
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each `httpx.get()`, here and in child processes, loads the certificates of the system, although none is needed.
+
+    That takes longer than the request.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("SSL_CERT_FILE", raising=False)
+        environment.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -11,5 +26,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Settings of a service with a tiny model, for tests that do not depend on the scores. It starts faster."""
     model = make_model(tmp_path_factory.mktemp("models") / "tiny", spread=0.3)
     export_model(str(model), "openvino", "fp32", model / "openvino-fp32", force=True)
-    schedule = {"RERANKER_STREAMS": 1, "RERANKER_PART_TOKENS": 1024, "RERANKER_BATCH_TOKENS": 4096}
-    return {"RERANKER_MODEL": model, "RERANKER_BACKEND": "openvino", "RERANKER_PRECISION": "fp32", **schedule}
+    return QUICK | {"RERANKER_MODEL": model, "RERANKER_PRECISION": "fp32"}

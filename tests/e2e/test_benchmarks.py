@@ -1,31 +1,56 @@
 """The benchmarks run from end to end, with the contenders that need no extra environment."""
 
+import gc
 import gzip
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
+from app.engines import schedule
 from app.engines.models.source import locate_model
 from app.engines.torch import TorchEngine
 from benchmarks import rerankers
 from benchmarks.shapes import SHAPES
-from benchmarks.speed import gpu, models
+from benchmarks.speed import ceiling, compare, gpu, models
 from tests.conftest import free_port
-from tests.e2e.process import ROOT
+from tests.e2e.process import QUICK, ROOT
 from tests.pages.reader import check_self_contained, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-def test_compare_measures_every_contender(tmp_path: Path) -> None:
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`bench("spans", FILE)`: the figures of `scripts/bench`. It runs in this process, which has imported torch."""
+    for name, value in QUICK.items():
+        monkeypatch.setenv(name, str(value))
+
+    def run(*arguments: object) -> Any:
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("benchmarks", run_name="__main__")
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed.err
+        return json.loads(printed.out)
+
+    return run
+
+
+def test_compare_measures_every_contender(
+    tmp_path: Path, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ceiling, "SIZE", 512)
+    monkeypatch.setitem(compare.WORKLOADS, "short", compare.Workload(3, (20, 60), alone=2, together=4))
     row = {
         "query": "what causes tides",
         "documents": [
@@ -35,12 +60,11 @@ def test_compare_measures_every_contender(tmp_path: Path) -> None:
         "qrels": {"b": 1},
     }
     (tmp_path / "labelled.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
-    command = [sys.executable, "-m", "benchmarks", "compare", "--contenders", "openvino-int8,predict"]
-    command += ["--workloads", "short", "--clients", "1,2", "--rounds", "1", "--data", str(tmp_path), "--json"]
-    command += ["--html", str(tmp_path / "report.html")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
+    options = ["--contenders", "openvino-int8,predict", "--workloads", "short", "--clients", "1,2", "--rounds", 1]
+    figures = bench("compare", *options, "--data", tmp_path, "--html", tmp_path / "report.html")
+    with warnings.catch_warnings():  # the command leaves its connections to the end of the process
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     assert figures["ceilings_gflops"]["int8"] > 0
     service, predict = figures["contenders"]
     assert (service["contender"], predict["contender"]) == ("reranker, openvino int8", "CrossEncoder.predict, torch")
@@ -57,17 +81,12 @@ def test_compare_measures_every_contender(tmp_path: Path) -> None:
     assert throughput[1][1] == f"{service['cells']['short, 1']['documents_per_second']:.3g}"
 
 
-def test_budgets_and_depths_are_compared(tmp_path: Path) -> None:
+def test_budgets_and_depths_are_compared(tmp_path: Path, bench: Callable[..., Any]) -> None:
     file = tmp_path / "labelled.jsonl"
     documents = [f"Bread number {number} is baked." for number in range(9)] + ["The gravity of the moon causes tides."]
     row = {"query": "what causes tides", "documents": documents, "qrels": [0] * 9 + [1]}
     file.write_text("\n".join([json.dumps(row)] * 3))
-    command = [sys.executable, "-m", "benchmarks", "budget", str(file), "--depths", "2", "--budgets", "60000"]
-    result = subprocess.run(
-        [*command, "--clients", "1,2", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
+    figures = bench("budget", file, "--depths", 2, "--budgets", 60_000, "--clients", "1,2")
     assert figures["queries"] == 3
     rows = figures["rows"]
     ways = [(1, "depth 2", 2.0), (1, "60000 ms", 10.0), (2, "depth 2", 2.0), (2, "60000 ms", 10.0)]
@@ -76,15 +95,12 @@ def test_budgets_and_depths_are_compared(tmp_path: Path) -> None:
     assert [row["overrun"] for row in rows] == [None, 0, None, 0]
 
 
-def test_cascades_are_compared_with_their_models(tmp_path: Path) -> None:
+def test_cascades_are_compared_with_their_models(tmp_path: Path, bench: Callable[..., Any]) -> None:
     file = tmp_path / "labelled.jsonl"
     documents = [f"Bread number {number} is baked." for number in range(9)] + ["The gravity of the moon causes tides."]
     file.write_text(json.dumps({"query": "what causes tides", "documents": documents, "qrels": [0] * 9 + [1]}))
-    command = [sys.executable, "-m", "benchmarks", "budget", str(file), "--depths", "2", "--budgets", "60000"]
-    command += ["--cascade", "embedded,embedded:multilingual", "--cascade-top-k", "1,3", "--clients", "1", "--json"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    rows = json.loads(result.stdout)["rows"]
+    cascade = ["--cascade", "embedded,embedded:multilingual", "--cascade-top-k", "1,3"]
+    rows = bench("budget", file, "--depths", 2, "--budgets", 60_000, *cascade, "--clients", 1)["rows"]
     assert [(row["way"], row["read"], row["read_by_large"]) for row in rows] == [
         ("small, depth 2", 2, None),
         ("small, 60000 ms", 10, None),
@@ -147,33 +163,28 @@ def test_a_benchmark_without_its_programs_is_reported_in_one_line(tmp_path: Path
     assert result.stderr == "haproxy is not installed: install the Debian package\n"
 
 
-def test_the_spans_benchmark_measures_each_kind_of_request(tmp_path: Path) -> None:
+def test_the_spans_benchmark_measures_each_kind_of_request(tmp_path: Path, bench: Callable[..., Any]) -> None:
     rows = [
         {"query": f"moon {row}", "documents": [{"id": "a", "text": "The moon. " * 9}], "qrels": {"a": 1}}
         for row in range(4)
     ]
     file = tmp_path / "labelled.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    command = [sys.executable, "-m", "benchmarks", "spans", str(file), "--queries", "2", "--json"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
+    figures = bench("spans", file, "--queries", 2)
     assert figures["words_per_document"] == 18
     assert [*figures["seconds"]] == ["no passages", "max_spans 3", "max_spans 3, top_k 5"]
     assert min(figures["seconds"].values()) > 0
 
 
-def test_the_models_benchmark_measures_each_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_benchmark_measures_each_shape(
+    tmp_path: Path, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = replace(rerankers.RERANKERS["ettin-17m"], layers=2, width=64, inner=96, heads=2, window=64)
     monkeypatch.setitem(rerankers.RERANKERS, "tiny", tiny)
     monkeypatch.setattr(models, "WORK", tmp_path)
-    command = ["--shapes", "tiny", "--documents", "2", "--tokens", "20", "--rounds", "1", "--precision", "int8"]
-    cli = typer.Typer()
-    cli.command()(models.main)
-    result = CliRunner().invoke(cli, [*command, "--json"])
-    assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)
-    assert (figures["engine"], figures["documents"], figures["tokens"]) == ("openvino int8", 2, 20)
+    load = ["--documents", 2, "--tokens", 20, "--rounds", 1]
+    figures = bench("models", "--shapes", "tiny", *load, "--precision", "fp32")
+    assert (figures["engine"], figures["documents"], figures["tokens"]) == ("openvino fp32", 2, 20)
     [row] = figures["shapes"]
     assert (row["model_type"], row["layers"], row["width"], row["problem"]) == ("modernbert", 2, 64, None)
     # A query of 9 words, the document and 4 special tokens. Some words are two tokens.
@@ -195,17 +206,17 @@ def test_the_shapes_are_models_that_can_be_exported(tmp_path: Path, kind: str, p
     assert engine.encode("the time", ["and year"])[0].length - 4 == prompt
 
 
-def test_the_gpu_benchmark_runs_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_benchmark_runs_without_a_gpu(
+    tmp_path: Path, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = SHAPES["bert-base"] | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     monkeypatch.setitem(SHAPES, "tiny", tiny)
     monkeypatch.setattr(gpu, "WORK", tmp_path)
-    command = ["--device", "cpu", "--shapes", "tiny", "--workloads", "short", "--requests", "1", "--rounds", "1"]
-    command += ["--contenders", "packed;padded;packed, HTTP;predict fp32", "--batches", "2", "--json"]
-    cli = typer.Typer()
-    cli.command()(gpu.main)
-    result = CliRunner().invoke(cli, command)
-    assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)
+    monkeypatch.setattr(schedule, "MEASURE_SECONDS", 0.1)
+    monkeypatch.setenv("RERANKER_PRECISION", "auto")
+    options = ["--device", "cpu", "--shapes", "tiny", "--workloads", "short", "--requests", 1, "--rounds", 1]
+    contenders = "packed;padded;packed, HTTP;predict fp32"
+    figures = bench("gpu", *options, "--contenders", contenders, "--batches", 2)
     assert figures["ceiling_flops"] > 0
     [shape] = figures["shapes"]
     assert [row["remark"] for row in shape["contenders"]] == [None] * 4

@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -27,6 +30,10 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from app.engines.models.artefact import Backend, Manifest, Precision
+from app.engines.models.source import ModelSource
+from app.export.command import export_model
+
 WORDS = "what causes tides moon the bread gravity sea stock market a of and light plant energy".split()  # noqa: SIM905
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -40,6 +47,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         **SMALL, max_position_embeddings=64, global_attn_every_n_layers=2, local_attention=16
     ),
 }
+
+# Settings with which a start measures nothing, which takes seconds.
+UNMEASURED: dict[str, Any] = {"batch_tokens": 1024, "streams": 2, "part_tokens": 384}
 
 
 def make_tokenizer(family: str, window: int = 64) -> PreTrainedTokenizerFast:
@@ -224,3 +234,24 @@ def make_bi_encoder(folder: Path) -> Path:
     BertModel(BertConfig(**SMALL, vocab_size=len(WORDS) + 4, pad_token_id=1)).save_pretrained(folder)
     make_tokenizer("bert").save_pretrained(folder)
     return folder
+
+
+def export(
+    model: Path, output: Path, backend: Any = "openvino", precision: Any = "fp32", *, force: bool = True, **options: Any
+) -> Manifest:
+    """Export a tiny model, calibrated and compared on a few texts in its own words.
+
+    The project's texts are for models that can read them: hundreds of pairs, whose words are unknown here.
+    """
+    random = Random(7)
+    groups = [[" ".join(random.choices(WORDS, k=length)) for length in (5, *range(1, 66, 6))] for _ in range(4)]
+    with TemporaryDirectory() as folder:
+        texts = Path(folder) / "texts.jsonl"
+        texts.write_text("\n".join(json.dumps({"query": query, "documents": rest}) for query, *rest in groups))
+        files: dict[str, Any] = {"calibration": texts, "evaluation": texts}
+        return export_model(str(model), backend, precision, output, force=force, **files | options)
+
+
+def export_here(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
+    """In place of the loader's export in another process, where the imports alone take seconds."""
+    export(Path(source.location), folder, backend, precision, template=source.template)

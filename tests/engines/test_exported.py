@@ -28,7 +28,7 @@ from app.errors import EngineBroken, StartupError, UnusableModel, UnwritableFold
 from app.evaluation.lines import UnusableCollection
 from app.export.command import export_model
 from app.export.parity import Group, logits, ndcg, read_groups
-from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
+from tests.models import CONFIGS, UNMEASURED, export, export_here, make_bi_encoder, make_model, pickled
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -56,9 +56,9 @@ def near(first: list[float], second: list[float], tolerance: float) -> bool:
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_float32_exports_equal_torch(tmp_path: Path, family: str, backend: Any) -> None:
-    folder = make_model(tmp_path / family, family)
-    manifest = export_model(str(folder), backend, "fp32", tmp_path / "out")
-    reference = load_engine(Settings(backend="torch", model=str(folder)))
+    folder = make_model(tmp_path / family, family, spread=0.1)
+    manifest = export(folder, tmp_path / "out", backend, force=False)
+    reference = load_engine(Settings(backend="torch", model=str(folder), **UNMEASURED))
     exported = load_artefact(tmp_path / "out", 512, 2)
     assert near(logits(reference, GROUP), logits(exported, GROUP), 1e-5)
     assert manifest.parity is not None
@@ -70,22 +70,24 @@ def test_float32_exports_equal_torch(tmp_path: Path, family: str, backend: Any) 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_int8_exports_rank_as_torch(tmp_path: Path, backend: Any) -> None:
-    folder = make_model(tmp_path / "bert")
-    calibration = tmp_path / "texts.jsonl"
+    folder = make_model(tmp_path / "bert", spread=0.3)
+    calibration = tmp_path / "mine.jsonl"
     calibration.write_text("\n".join([json.dumps({"query": GROUP.query, "documents": GROUP.documents})] * 3))
-    manifest = export_model(str(folder), backend, "int8", tmp_path / "out", calibration=calibration, force=True)
-    assert manifest.calibration == "texts.jsonl"
+    manifest = export(folder, tmp_path / "out", backend, "int8", calibration=calibration)
+    assert manifest.calibration == "mine.jsonl"
     size = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
     assert size < 2_000_000
-    reference = load_engine(Settings(backend="torch", model=str(folder)))
+    reference = load_engine(Settings(backend="torch", model=str(folder), **UNMEASURED))
     exported = load_artefact(tmp_path / "out", 512, 2)
-    assert near(logits(reference, GROUP), logits(exported, GROUP), 0.02)
+    expected = logits(reference, GROUP)
+    assert np.ptp(expected) > 1
+    assert near(expected, logits(exported, GROUP), 0.15 * np.ptp(expected))
 
 
 def test_the_shipped_export_ranks_as_the_original(tmp_path: Path) -> None:
-    exported = load_engine(Settings(backend="openvino", precision="int8", export_dir=tmp_path))
+    exported = load_engine(Settings(backend="openvino", precision="int8", export_dir=tmp_path, **UNMEASURED))
     assert (exported.info.backend, exported.info.precision) == ("openvino", "int8")
-    reference = load_engine(Settings(backend="torch"))
+    reference = load_engine(Settings(backend="torch", **UNMEASURED))
     first, second = logits(reference, GROUP), logits(exported, GROUP)
     assert int(np.argmax(first)) == int(np.argmax(second)) == 0
     assert near(reference.activate(first), exported.activate(second), 0.15)
@@ -121,26 +123,23 @@ def test_a_calibration_that_would_change_the_order_is_refused(tmp_path: Path, sc
 
 
 def make_engine(kind: str, folder: Path) -> Engine:
-    """The embedded model on an engine of this kind; ONNX int8 of a tiny model with scores far apart."""
+    """The embedded model on OpenVINO; on the others, where no kernel is compiled for a shape, a tiny one."""
+    if kind in ("int8", "bf16"):
+        return load_artefact(EMBEDDED / f"openvino-{kind}", None, 2)
+    model = make_model(folder / "tiny", spread=0.5)  # scores far apart
     if kind == "torch":
-        return load_engine(Settings(backend="torch", export_dir=folder))
-    if kind == "onnx int8":
-        model = make_model(folder / "tiny", spread=0.5)
-        export_model(str(model), "onnx", "int8", folder / "out", force=True)
-        return load_artefact(folder / "out", None, 2)
-    return load_artefact(EMBEDDED / f"openvino-{kind}", None, 2)
+        return load_engine(Settings(backend="torch", model=str(model), export_dir=folder, **UNMEASURED))
+    export(model, folder / "out", "onnx", "int8")
+    return load_artefact(folder / "out", None, 2)
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "tolerance"),
-    # torch has no kernels that are compiled for a shape, and takes the most time
-    [("int8", 63, 0.05), ("bf16", 63, 0.02), ("torch", 21, 0.02), ("onnx int8", 63, 0.05)],
-    ids=str,
+    ("kind", "tolerance"), [("int8", 0.05), ("bf16", 0.02), ("torch", 0.02), ("onnx int8", 0.05)], ids=str
 )
-def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, kind: str, count: int, tolerance: float) -> None:
+def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, kind: str, tolerance: float) -> None:
     engine = make_engine(kind, tmp_path)
     words = "the moon and the gravity of the sea causes tides , bread and light of a plant".split()  # noqa: SIM905
-    documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(count)] + ["", "moon", "the sea " * 500]
+    documents = [" ".join(words[at % 9 :] * (1 + at % 7)) for at in range(63)] + ["", "moon", "the sea " * 500]
     pairs = engine.encode("what causes tides", documents)
     alone = np.array([engine.score([pair])[0] for pair in pairs])
     crowds = {
@@ -191,7 +190,7 @@ def test_padding_does_not_change_scores_with_local_attention(tmp_path: Path, mon
         ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
     )
     folder = make_model(tmp_path / "deep", "modernbert", spread=0.2)
-    export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+    export(folder, tmp_path / "out")
     documents = ["moon " * count for count in (8, 10, 11, 27, 30)]
     theirs = CrossEncoder(str(folder), device="cpu").predict(
         [(GROUP.query, document) for document in documents], activation_fn=torch.nn.Identity(), show_progress_bar=False
@@ -200,13 +199,18 @@ def test_padding_does_not_change_scores_with_local_attention(tmp_path: Path, mon
     assert near(exported.score(exported.encode(GROUP.query, documents)), theirs.tolist(), 1e-4)
 
 
+@pytest.mark.usefixtures("exports_here")
 def test_without_a_setting_the_window_is_the_models(tmp_path: Path) -> None:
     CONFIGS["modernbert"].max_position_embeddings = 1024
     try:
         folder = make_model(tmp_path / "long", "modernbert", spread=0.2, window=1024)
     finally:
         CONFIGS["modernbert"].max_position_embeddings = 64
-    settings = {"model": str(folder), "export_dir": tmp_path / "store", "precision": "fp32"}
+    settings: dict[str, Any] = UNMEASURED | {
+        "model": str(folder),
+        "export_dir": tmp_path / "store",
+        "precision": "fp32",
+    }
     documents = ["the moon and the gravity of the sea " * count for count in (5, 20, 70, 80, 200)]
     theirs = CrossEncoder(str(folder), device="cpu").predict(
         [(GROUP.query, document) for document in documents], activation_fn=torch.nn.Identity(), show_progress_bar=False
@@ -224,9 +228,8 @@ def test_without_a_setting_the_window_is_the_models(tmp_path: Path) -> None:
 PEAK = """
 import resource, sys
 from pathlib import Path
-from app.config import Settings
-from app.engines.load import load_engine
-engine = load_engine(Settings(model=sys.argv[1], export_dir=Path(sys.argv[2]), precision=sys.argv[3], threads=1))
+from app.engines.load import load_artefact
+engine = load_artefact(Path(sys.argv[1]), None, 1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
 pairs = engine.encode("tides", ["the moon " * 4000])
@@ -242,7 +245,8 @@ def test_a_very_long_pair_does_not_need_memory_for_all_pairs_of_tokens(
     monkeypatch.setattr(CONFIGS["bert"], "max_position_embeddings", 4096)
     monkeypatch.setattr(CONFIGS["bert"], "num_attention_heads", 8)
     model = make_model(tmp_path / "long", spread=0.3, window=4096)
-    command = [sys.executable, "-c", PEAK, str(model), str(tmp_path / "store"), precision]
+    export(model, tmp_path / "out", precision=precision)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "out")]
     result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     length, megabytes = map(int, result.stdout.split())
@@ -264,7 +268,8 @@ def test_the_service_does_not_import_torch_for_an_exported_model() -> None:
     code = (
         "import sys; from pathlib import Path; from app.engines.load import load_engine;"
         "from app.config import Settings;"
-        "import app.main, app.api.server; s = load_engine(Settings(backend='openvino', precision='int8')); s.warm_up();"
+        f"settings = Settings(backend='openvino', precision='int8', **{UNMEASURED});"
+        "import app.main, app.api.server; s = load_engine(settings); s.warm_up();"
         "sys.exit(bool({'torch', 'transformers', 'sentence_transformers', 'nncf'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=EMBEDDED.parent.parent, check=False).returncode == 0
@@ -282,7 +287,8 @@ def test_a_failed_compilation_stops_the_start_and_later_breaks_the_engine(tmp_pa
 
 def test_an_export_is_served_from_its_folder(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED / "openvino-int8", tmp_path / "exported")
-    engine = load_engine(Settings(model=str(tmp_path / "exported"), export_dir=tmp_path / "store"))
+    settings = Settings(model=str(tmp_path / "exported"), precision="int8", export_dir=tmp_path / "store", **UNMEASURED)
+    engine = load_engine(settings)
     assert engine.info.backend == "openvino"
     assert engine.info.model == "reranker-minilm-l6-v2"
 
@@ -294,12 +300,17 @@ def test_a_manifest_of_another_version_is_rejected(tmp_path: Path, content: str)
         load_artefact(tmp_path, 512, 1)
 
 
-def test_a_model_is_exported_once_and_reused(tmp_path: Path) -> None:
+def test_an_export_that_is_not_supported_is_rejected(tmp_path: Path) -> None:
     source = ModelSource("tiny", str(make_model(tmp_path / "tiny")), None, is_local=True)
     with pytest.raises(
         StartupError, match=r"cannot be exported for openvino fp16: .*openvino with fp16 is not supported$"
     ):
         find_or_export(source, "openvino", "fp16", tmp_path / "store")
+
+
+@pytest.mark.usefixtures("exports_here")
+def test_a_model_is_exported_once_and_reused(tmp_path: Path) -> None:
+    source = ModelSource("tiny", str(make_model(tmp_path / "tiny")), None, is_local=True)
     first = find_or_export(source, "openvino", "fp32", tmp_path / "store")
     made = (first / "manifest.json").stat().st_mtime_ns
     assert find_or_export(source, "openvino", "fp32", tmp_path / "store") == first
@@ -314,7 +325,7 @@ def test_two_processes_that_start_at_once_export_once(tmp_path: Path) -> None:
         "from app.engines.load import load_engine; from app.config import Settings;"
         "from pathlib import Path; import sys;"
         "s = load_engine(Settings(model=sys.argv[1], backend='openvino', precision='fp32', "
-        "export_dir=Path(sys.argv[2])));"
+        f"export_dir=Path(sys.argv[2]), **{UNMEASURED}));"
         "print(s.info.backend)"
     )
     command = [sys.executable, "-c", code, str(model), str(tmp_path / "store")]
@@ -435,12 +446,17 @@ def test_a_folder_that_cannot_be_written_stops_the_start_with_the_remedy(
     assert message.endswith("Make the folder writable for this user, or set another one")
 
 
+def failing(file: Path, reason: str, end: str = "exit 1") -> str:
+    """A command in place of Python: an export that fails."""
+    file.write_text(f"#!/bin/sh\necho 'Not exported: {reason}' >&2\n{end}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
 def test_an_export_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = make_model(tmp_path / "tanh")
-    config = json.loads((folder / "config.json").read_text())
-    activation = {"activation_fn": "torch.nn.modules.activation.Tanh"}
-    (folder / "config.json").write_text(json.dumps(config | {"sentence_transformers": activation}))
-    wanted = locate_model(str(folder), None), "openvino", "fp32", tmp_path / "store"
+    export = failing(tmp_path / "export", "it has the activation tanh")
+    monkeypatch.setattr("app.engines.models.store.sys.executable", export)
+    wanted = locate_model(str(make_model(tmp_path / "tanh")), None), "openvino", "fp32", tmp_path / "store"
     with pytest.raises(StartupError, match="activation tanh") as first:
         find_or_export(*wanted)
     with monkeypatch.context() as patch:
@@ -458,11 +474,8 @@ def test_an_export_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch: p
 
 
 def test_the_reason_of_a_failed_export_is_known_at_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = make_model(tmp_path / "tanh")
-    config = json.loads((folder / "config.json").read_text())
-    activation = {"activation_fn": "torch.nn.modules.activation.Tanh"}
-    (folder / "config.json").write_text(json.dumps(config | {"sentence_transformers": activation}))
-    settings = Settings(model=str(folder), precision="fp32", export_dir=tmp_path / "store")
+    folder = make_model(tmp_path / "tanh", activation="activation.Tanh")
+    settings = Settings(model=str(folder), precision="fp32", export_dir=tmp_path / "store", **UNMEASURED)
     [reason] = load_engine(settings).info.failed_exports
     assert reason.startswith("tanh cannot be exported for openvino fp32: tanh has the activation tanh")
     monkeypatch.setattr("app.engines.models.store._export", lambda *_: pytest.fail("exported again"))
@@ -475,19 +488,16 @@ def test_an_export_that_failed_for_a_passing_reason_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     source, store = locate_model(str(make_model(tmp_path / "tiny")), None), tmp_path / "store"
-    end = "kill -9 $$" if "signal" in reason else "exit 1"
-    export = tmp_path / "export"
-    export.write_text(f"#!/bin/sh\necho 'Not exported: {reason}' >&2\n{end}\n")
-    export.chmod(0o755)
+    export = failing(tmp_path / "export", reason, "kill -9 $$" if "signal" in reason else "exit 1")
     with monkeypatch.context() as patch:
-        patch.setattr("app.engines.models.store.sys.executable", str(export))
+        patch.setattr("app.engines.models.store.sys.executable", export)
         for _ in range(2):
             with pytest.raises(StartupError, match=rf"tiny cannot be exported for openvino fp32: {reason}$"):
                 find_or_export(source, "openvino", "fp32", store)
     assert failed_exports(source, store) == (f"tiny cannot be exported for openvino fp32: {reason}",)
-    if "signal" in reason:  # once is enough
-        find_or_export(source, "openvino", "fp32", store)
-        assert failed_exports(source, store) == ()
+    monkeypatch.setattr("app.engines.models.store._export", export_here)
+    find_or_export(source, "openvino", "fp32", store)
+    assert failed_exports(source, store) == ()
 
 
 def test_an_unusable_model_is_rejected_without_a_fallback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -498,7 +508,7 @@ def test_an_unusable_model_is_rejected_without_a_fallback(tmp_path: Path, caplog
 
 def test_a_pickle_is_exported_only_if_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"model": str(pickled(make_model(tmp_path / "old"))), "export_dir": tmp_path / "store"}
-    settings |= {"backend": "openvino", "precision": "fp32"}
+    settings |= UNMEASURED | {"backend": "openvino", "precision": "fp32"}
     with pytest.raises(UnusableModel, match="RERANKER_ALLOW_PICKLE"):
         export_model(str(settings["model"]), "openvino", "fp32", tmp_path / "out")
     monkeypatch.setenv("RERANKER_ALLOW_PICKLE", "true")  # the export's own process reads it
@@ -509,12 +519,12 @@ def test_an_export_that_ranks_differently_is_rejected(tmp_path: Path, monkeypatc
     folder = make_model(tmp_path / "tiny")
     monkeypatch.setattr("app.export.parity._kendall_tau", lambda *_: 0.5)
     with pytest.raises(StartupError, match=r"ranks differently: Kendall tau 0\.500 < 0\.95"):
-        export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+        export(folder, tmp_path / "out", force=False)
     assert not (tmp_path / "out").exists()
-    export_model(str(folder), "openvino", "fp32", tmp_path / "out", force=True)
+    export(folder, tmp_path / "out")
     assert (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(StartupError, match="exists already"):
-        export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+        export(folder, tmp_path / "out", force=False)
 
 
 def test_a_labelled_file_gives_the_difference_in_ndcg(tmp_path: Path) -> None:
@@ -528,7 +538,7 @@ def test_a_labelled_file_gives_the_difference_in_ndcg(tmp_path: Path) -> None:
     labelled = tmp_path / "labelled.jsonl"
     labelled.write_text("\n".join(map(json.dumps, rows)))
     folder = make_model(tmp_path / "tiny")
-    manifest = export_model(str(folder), "openvino", "fp32", tmp_path / "out", evaluation=labelled)
+    manifest = export(folder, tmp_path / "out", evaluation=labelled)
     assert manifest.parity is not None
     assert manifest.parity.ndcg_difference == pytest.approx(0, abs=1e-6)
     assert ndcg([2, 0, 1], [3.0, 1.0, 2.0]) == pytest.approx(1)
@@ -588,7 +598,7 @@ def test_the_precision_that_is_tried_first_follows_the_cpu(
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_memory_stays_flat_over_requests_of_random_shapes(tmp_path: Path, backend: Any) -> None:
-    export_model(str(make_model(tmp_path / "tiny")), backend, "fp32", tmp_path / "out")
+    export(make_model(tmp_path / "tiny"), tmp_path / "out", backend)
     code = (
         "import random, sys; from pathlib import Path; from app.engines.load import load_artefact;"
         "s = load_artefact(Path(sys.argv[1]), 64, 2); r = random.Random(1);"
@@ -669,7 +679,7 @@ def test_settings_reach_the_engine(tmp_path: Path) -> None:
 
 
 def test_every_schedule_gives_the_same_scores(tmp_path: Path) -> None:
-    engine = load_engine(Settings(backend="openvino", precision="int8", export_dir=tmp_path, threads=2))
+    engine = load_artefact(EMBEDDED / "openvino-int8", None, 2)
     assert isinstance(engine, OpenVinoEngine)
     pairs = engine.encode("what causes tides", ["the moon " * count for count in (1, 5, 30, 90, 200)])
     expected = engine.score(pairs)

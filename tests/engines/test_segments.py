@@ -17,12 +17,12 @@ from app.engines.segments import ROW_TOKENS, Laid, lay_out, row_length, shared_r
 from app.engines.selftest import BOUNDS, USUAL_LOGIT
 from app.engines.torch import TorchEngine
 from app.engines.tuning import Candidate, TuningFile, tune
-from app.export.command import export_model
 from app.main import create_app
 from app.types import Pair
+from tests import models
 from tests.conftest import serving
 from tests.engines.test_families import DOCUMENTS, QUERY
-from tests.models import make_decoder, make_yes_no
+from tests.models import UNMEASURED, make_decoder, make_yes_no
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -47,7 +47,7 @@ class Exported(NamedTuple):
 
 
 def export(model: Path, out: Path, template: str | None = None) -> Exported:
-    export_model(str(model), "openvino", "fp32", out, template=template)
+    models.export(model, out, template=template)
     return Exported(out, TorchEngine(locate_model(str(model), None, template), "cpu", None, 2))
 
 
@@ -81,7 +81,7 @@ def test_pairs_in_one_row_score_as_alone_and_as_on_torch(exported: Exported) -> 
 def test_rounded_weights_score_in_shared_rows_within_the_bounds(tmp_path: Path, precision: Precision) -> None:
     model, texts = make_yes_no(tmp_path / "model", WINDOW), tmp_path / "texts.jsonl"
     texts.write_text("\n".join([json.dumps({"query": QUERY, "documents": DOCUMENTS})] * 2))
-    export_model(str(model), "openvino", precision, tmp_path / "out", calibration=texts, force=True)
+    models.export(model, tmp_path / "out", precision=precision, calibration=texts)
     engine = load_artefact(tmp_path / "out", None, 2)
     pairs = engine.encode(QUERY, DOCUMENTS)
     assert sum(engine.padded_tokens(pairs)) < sum(pair.length for pair in pairs)
@@ -142,6 +142,7 @@ def read_each_other(*arguments: object) -> Laid:
 def test_an_engine_that_is_wrong_in_shared_rows_serves_without_them(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.engines.tuning.arrange", lambda *_: True)  # as measured: the choice is kept
     right = tune([Candidate("right", exported.load)], lambda _: {}, TuningFile(tmp_path / "right"))
     assert right.info.shares_prefixes
     assert right.self_test is not None
@@ -165,7 +166,7 @@ async def test_usage_counts_all_tokens_and_the_metrics_those_that_are_computed(
     engine = exported.load()
     body = {"query": QUERY, "documents": DOCUMENTS}
     tokens = sum(pair.length for pair in engine.encode(QUERY, DOCUMENTS))
-    settings = Settings(model=str(exported.folder), export_dir=tmp_path, backend="openvino", threads=2)
+    settings = Settings(model=str(exported.folder), export_dir=tmp_path, backend="openvino", threads=2, **UNMEASURED)
     async with serving(create_app(settings)) as client:
         info = (await client.get("/info")).json()
         first, cached = [(await client.post("/rerank", json=body)).json() for _ in range(2)]

@@ -9,7 +9,7 @@ import pytest
 from app.engines.models.artefact import MODEL_FILES
 from app.engines.openvino_attention import MOST_TOKENS, expand_attention
 from app.engines.openvino_model import Configuration
-from app.export.command import export_model
+from tests import models
 from tests.models import make_decoder, make_model
 
 pytestmark = [
@@ -22,7 +22,7 @@ WINDOW = 64
 
 
 def export(model: Path, precision: str = "fp32") -> Path:
-    export_model(str(model), "openvino", precision, model.parent / precision, force=True)  # type: ignore[arg-type]
+    models.export(model, model.parent / precision, precision=precision)
     return model.parent / precision / MODEL_FILES["openvino"]
 
 

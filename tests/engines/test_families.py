@@ -18,8 +18,7 @@ from app.engines.models.store import find_or_export
 from app.engines.template import FAMILIES
 from app.engines.torch import TorchEngine
 from app.errors import UnusableModel
-from app.export.command import export_model
-from tests.models import make_decoder, make_model, make_modular, make_native, make_yes_no
+from tests.models import export, make_decoder, make_model, make_modular, make_native, make_yes_no
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -129,6 +128,7 @@ def test_a_decoder_without_a_known_template_says_what_to_set(tmp_path: Path) -> 
     check(load(folder, "none"), predict(folder, pairs_of()))
 
 
+@pytest.mark.usefixtures("exports_here")
 def test_an_export_at_the_first_start_has_the_template_of_the_setting(tmp_path: Path) -> None:
     folder = make_decoder(tmp_path / "model", {0: "LABEL_0"}, family="llama")
     source = locate_model(str(folder), None, "--question:{query}\\npassage:{document}")
@@ -164,7 +164,7 @@ def test_a_modular_head_equals_the_oracle(tmp_path: Path, pooling: str, packed: 
 )
 def test_an_export_equals_torch(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = make(tmp_path / "model")
-    manifest = export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+    manifest = export(folder, tmp_path / "out")
     assert manifest.parity is not None
     assert manifest.parity.kendall_tau > 0.99
     reference, exported = load(folder), load_artefact(tmp_path / "out", None, 2, is_exact=True)
@@ -195,7 +195,7 @@ def test_classes_that_needed_remote_code_are_native(tmp_path: Path, kind: str, i
     packed = load(folder, packed=True)
     assert packed.info.packed == is_packed
     check(packed, expected)
-    export_model(str(folder), "openvino", "fp32", tmp_path / "out", force=True)
+    export(folder, tmp_path / "out")
     exported = load_artefact(tmp_path / "out", None, 2)
     np.testing.assert_allclose(exported.score(exported.encode(QUERY, DOCUMENTS)), expected, atol=2e-3)
 

@@ -10,8 +10,8 @@ import pytest
 
 from app.engines.models.artefact import MODEL_FILES
 from app.engines.openvino_gated import keep_gates_apart
-from app.export.command import export_model
 from app.machine.hardware import cpu_features
+from tests import models
 from tests.engines.test_attention import CORE, logits
 from tests.models import make_model, make_modular, make_yes_no
 
@@ -31,7 +31,7 @@ print(engine.score(engine.encode("moon", ["tides"])))
 
 
 def export(model: Path) -> Path:
-    export_model(str(model), "openvino", "bf16", model.parent / "bf16", force=True)
+    models.export(model, model.parent / "bf16", precision="bf16")
     return model.parent / "bf16"
 
 

@@ -17,8 +17,7 @@ from app.engines.load import load_artefact
 from app.engines.models.source import locate_model
 from app.engines.torch import TorchEngine
 from app.errors import UnusableModel
-from app.export.command import export_model
-from tests.models import SMALL, WORDS, make_model, make_tokenizer
+from tests.models import SMALL, WORDS, export, make_model, make_tokenizer
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -118,7 +117,7 @@ def test_a_gte_reranker_needs_no_code_of_its_own(tmp_path: Path, packed: bool, t
 
 def test_a_gte_reranker_is_exported(tmp_path: Path) -> None:
     model = as_new(make_gte(tmp_path / "gte"), tmp_path / "new", rope_scaling=NTK)
-    export_model(str(model), "openvino", "fp32", tmp_path / "out")
+    export(model, tmp_path / "out")
     reference, exported = load(model), load_artefact(tmp_path / "out", None, 2, is_exact=True)
     pairs = exported.encode(QUERY, DOCUMENTS)
     np.testing.assert_allclose(exported.score(pairs), logits(reference), rtol=1e-4, atol=1e-4)

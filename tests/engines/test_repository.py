@@ -15,12 +15,11 @@ from app.engines.load import load_artefact, load_engine
 from app.engines.models.artefact import MODEL_FILES, Manifest
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, locate_model
-from app.export.command import export_model
 from app.export.parity import logits
 from tests.engines.test_exported import GROUP, near
 from tests.engines.test_tokenizer_file import DOCUMENTS, QUERY, lower_case, make_roberta
 from tests.hub import SHA, Hub, serve
-from tests.models import make_model, make_tokenizer, pickled
+from tests.models import UNMEASURED, export, make_model, make_tokenizer, pickled
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -43,7 +42,7 @@ def make_repository(folder: Path, family: str, backend: Any) -> Path:
 
 def carry(folder: Path, backend: Any) -> Path:
     """Export the model into its own folder."""
-    export_model(str(folder), backend, "fp32", folder.parent / "made")
+    export(folder, folder.parent / "made", backend)
     for name, place in NAMES[backend].items():
         (folder / place).parent.mkdir(exist_ok=True)
         shutil.copy(folder.parent / "made" / name, folder / place)
@@ -57,11 +56,12 @@ def test_an_export_in_the_repository_is_used(
     tmp_path: Path, family: str, backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_repository(tmp_path / family, family, backend)
-    reference = load_engine(Settings(backend="torch", model=str(model)))
+    reference = load_engine(Settings(backend="torch", model=str(model), **UNMEASURED))
     monkeypatch.setattr(
         "app.engines.models.store._export", lambda *_: pytest.fail("exported although an export is there")
     )
-    settings = Settings(backend=backend, precision="fp32", model=str(model), export_dir=tmp_path / "store")
+    fixed = UNMEASURED | {"backend": backend, "precision": "fp32"}
+    settings = Settings(model=str(model), export_dir=tmp_path / "store", **fixed)
     engine = load_engine(settings)
     assert near(logits(reference, GROUP), logits(engine, GROUP), 1e-5)
     assert (engine.info.max_length, engine.info.activation) == (64, "sigmoid")
@@ -127,7 +127,7 @@ def test_the_int8_file_fits_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_export_of_the_repository_gets_the_token_ids_of_torch(tmp_path: Path, backend: Any) -> None:
     """The tokenizer is one that transformers builds differently."""
     model = carry(make_roberta(tmp_path / "model", lower_case), backend)
-    reference = load_engine(Settings(backend="torch", model=str(model)))
+    reference = load_engine(Settings(backend="torch", model=str(model), **UNMEASURED))
     assert find_export(locate_model(str(model), None), backend, "fp32", tmp_path / "out")
     engine = load_artefact(tmp_path / "out", None, 2, is_exact=True)
     pairs = reference.encode(QUERY, DOCUMENTS)
@@ -192,7 +192,7 @@ def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(
         "import sys; from pathlib import Path; from app.engines.load import load_artefact, load_engine; "
         "from app.config import Settings;"
         "s = load_engine(Settings(model='owner/tiny', backend='openvino', precision='fp32', "
-        "export_dir=Path(sys.argv[1])));"
+        f"export_dir=Path(sys.argv[1]), **{UNMEASURED}));"
         "assert 'torch' not in sys.modules;"
         "print(s.info.model, s.info.revision, s.score(s.encode('tides', ['moon'])))"
     )

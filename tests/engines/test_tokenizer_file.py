@@ -21,10 +21,9 @@ from transformers import (
 from app.config import Settings
 from app.engines.load import load_artefact, load_engine
 from app.errors import StartupError, UnusableModel
-from app.export.command import export_model
 from app.first_stage.sentence_embeddings import SentenceEmbeddings
 from app.first_stage.words import Lexicon
-from tests.models import SMALL, WORDS
+from tests.models import SMALL, UNMEASURED, WORDS, export
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -132,9 +131,9 @@ def test_token_ids_and_scores_are_those_of_the_file(
     folder = make(tmp_path / "model")
     ids, logits = oracle(folder)
     assert AutoTokenizer.from_pretrained(folder)(QUERY, DOCUMENTS[0])["input_ids"] != ids[0]
-    reference = load_engine(Settings(backend="torch", model=str(folder)))
+    reference = load_engine(Settings(backend="torch", model=str(folder), **UNMEASURED))
     assert "transformers builds a tokenizer with other token ids than tokenizer.json. The file is used" in caplog.text
-    export_model(str(folder), "openvino", "fp32", tmp_path / "out")
+    export(folder, tmp_path / "out")
     for engine in (reference, load_artefact(tmp_path / "out", None, 2, is_exact=True)):
         pairs = engine.encode(QUERY, DOCUMENTS)
         assert [pair.ids.tolist() for pair in pairs] == ids
@@ -148,12 +147,12 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     size = unigram().get_vocab_size()
     with pytest.raises(UnusableModel, match=rf"does not fit the weights: it gives the token {size}, but .* has {size}"):
-        load_engine(Settings(backend="torch", model=str(folder)))
+        load_engine(Settings(backend="torch", model=str(folder), **UNMEASURED))
 
 
 def test_an_unchanged_file_is_used_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_roberta(tmp_path / "model", lambda _: None)
-    engine = load_engine(Settings(backend="torch", model=str(folder)))
+    engine = load_engine(Settings(backend="torch", model=str(folder), **UNMEASURED))
     assert [pair.ids.tolist() for pair in engine.encode(QUERY, DOCUMENTS)] == oracle(folder)[0]
     assert "The file is used" not in caplog.text
 
@@ -168,7 +167,7 @@ def test_the_file_is_found_in_the_folder_of_the_transformer(tmp_path: Path) -> N
         if file != "config_sentence_transformers.json":
             (whole / file).rename(whole / "0_Transformer" / file)
     shutil.copy(plain / "tokenizer.json", whole / "0_Transformer" / "tokenizer.json")
-    engine = load_engine(Settings(backend="torch", model=str(whole)))
+    engine = load_engine(Settings(backend="torch", model=str(whole), **UNMEASURED))
     assert [pair.ids.tolist() for pair in engine.encode(QUERY, DOCUMENTS)] == oracle(plain)[0]
 
 
@@ -179,7 +178,8 @@ def test_lower_case_of_sentence_transformers_stays(tmp_path: Path) -> None:
     settings = json.loads((folder / "sentence_bert_config.json").read_text())
     (folder / "sentence_bert_config.json").write_text(json.dumps(settings | {"do_lower_case": True}))
     upper, lower = (
-        load_engine(Settings(backend="torch", model=str(folder))).encode(text, ["moon"]) for text in ("TIDES", "tides")
+        load_engine(Settings(backend="torch", model=str(folder), **UNMEASURED)).encode(text, ["moon"])
+        for text in ("TIDES", "tides")
     )
     assert upper[0].ids.tolist() == lower[0].ids.tolist()
 

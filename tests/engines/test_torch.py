@@ -15,7 +15,7 @@ from app.engines.models.source import EMBEDDED
 from app.engines.torch import TorchEngine
 from app.engines.torch_device import pick_device
 from app.errors import EngineBroken, OutOfMemory, StartupError, UnusableModel
-from tests.models import CONFIGS, make_bi_encoder, make_model, pickled
+from tests.models import CONFIGS, UNMEASURED, make_bi_encoder, make_model, pickled
 
 # The optional tokenizer conversions of transformers warn about packages that are not needed here.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -39,7 +39,7 @@ DOCUMENTS = [
 
 
 def load(**settings: Any) -> TorchEngine:
-    engine = load_engine(Settings(backend="torch", **settings))
+    engine = load_engine(Settings(backend="torch", **UNMEASURED, **settings))
     assert isinstance(engine, TorchEngine)
     return engine
 

@@ -10,11 +10,10 @@ from transformers import AutoModelForSequenceClassification, ModernBertConfig
 
 from app.config import Settings
 from app.engines.load import load_artefact, load_engine
-from app.export.command import export_model
 from app.export.first_token import keep_first_token
 from app.export.parity import logits
 from tests.engines.test_exported import GROUP, near, pytestmark
-from tests.models import CONFIGS, SMALL, WORDS, make_model, make_tokenizer
+from tests.models import CONFIGS, SMALL, WORDS, export, make_model, make_tokenizer
 
 __all__ = ["pytestmark"]
 
@@ -29,7 +28,7 @@ def tokens_before_the_head(folder: Path) -> int:
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_family_computes_its_last_layer_for_one_token(tmp_path: Path, family: str) -> None:
-    export_model(str(make_model(tmp_path / family, family)), "openvino", "fp32", tmp_path / "out")
+    export(make_model(tmp_path / family, family), tmp_path / "out")
     assert tokens_before_the_head(tmp_path / "out") == 1
 
 
@@ -44,7 +43,7 @@ def test_a_head_that_reads_all_tokens_gets_all_tokens(tmp_path: Path) -> None:
     )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "mean")
     make_tokenizer("modernbert").save_pretrained(tmp_path / "mean")
-    export_model(str(tmp_path / "mean"), "openvino", "fp32", tmp_path / "out")
+    export(tmp_path / "mean", tmp_path / "out")
     reference = load_engine(Settings(backend="torch", model=str(tmp_path / "mean"), batch_tokens=1024))
     assert near(logits(reference, GROUP), logits(load_artefact(tmp_path / "out", 64, 1), GROUP), 1e-5)
 

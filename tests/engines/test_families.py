@@ -128,7 +128,6 @@ def test_a_decoder_without_a_known_template_says_what_to_set(tmp_path: Path) -> 
     check(load(folder, "none"), predict(folder, pairs_of()))
 
 
-@pytest.mark.usefixtures("exports_here")
 def test_an_export_at_the_first_start_has_the_template_of_the_setting(tmp_path: Path) -> None:
     folder = make_decoder(tmp_path / "model", {0: "LABEL_0"}, family="llama")
     source = locate_model(str(folder), None, "--question:{query}\\npassage:{document}")

@@ -183,11 +183,13 @@ def test_an_export_with_other_token_ids_is_not_used(
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    with serve(make_repository(tmp_path / "tiny", "bert", "openvino")) as hub:
+    """Serves the model in the folder `tiny`."""
+    with serve(tmp_path / "tiny") as hub:
         yield hub
 
 
 def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(tmp_path: Path, hub: Hub) -> None:
+    make_repository(hub.repository, "bert", "openvino")
     code = (
         "import sys; from pathlib import Path; from app.engines.load import load_artefact, load_engine; "
         "from app.config import Settings;"
@@ -217,7 +219,6 @@ def test_an_export_on_the_hub_is_served_without_torch_and_later_without_the_hub(
 
 
 def test_a_pickle_on_the_hub_is_rejected_before_the_download(tmp_path: Path, hub: Hub) -> None:
-    shutil.rmtree(hub.repository)
     pickled(make_model(hub.repository))
     code = (
         "from app.engines.load import load_artefact, load_engine; from app.config import Settings\n"

@@ -43,6 +43,7 @@ def nothing_around() -> Tokenizer:
 
 
 BERT = bert()
+PAIRS = PairTokenizer(BERT, 512)
 TEMPLATES = pytest.mark.parametrize("make", [bert, roberta, nothing_around])
 
 
@@ -80,7 +81,7 @@ def test_a_text_cannot_end_its_part_of_a_template(query: str, document: str) -> 
 @given(st.text(max_size=60), st.text(max_size=300), st.integers(16, 80))
 def test_any_text_that_fits_is_left_whole(query: str, document: str, max_length: int) -> None:
     own = BERT
-    [pair] = PairTokenizer(BERT, max_length).encode(query, [document])
+    [pair] = PAIRS.within(max_length).encode(query, [document])
     expected = own.encode(query, document)
     assert pair.length <= max_length
     assert pair.truncated == (len(expected.ids) > max_length)
@@ -128,7 +129,7 @@ WORDS = st.sampled_from(
 @settings(deadline=None, max_examples=200)
 @given(st.lists(WORDS, max_size=120), st.integers(32, 80), st.integers(1, 16), st.none() | st.integers(8, 30))
 def test_windows_cover_the_document_and_fit(words: list[str], max_length: int, query: int, limit: int | None) -> None:
-    tokenizer = PairTokenizer(BERT, max_length)
+    tokenizer = PAIRS.within(max_length)
     question, document = "tides " * query, "  ".join(words)
     [spans] = tokenizer.windows(question, [document], limit)
     pairs = tokenizer.encode(question, [document[start:end] for start, end in spans], limit)

@@ -61,7 +61,7 @@ def logits(engine: TorchEngine, query: str, documents: list[str], batch: int = 8
 
 def expected(oracle: CrossEncoder, query: str, documents: list[str], **options: Any) -> np.ndarray:
     pairs = [(query, document) for document in documents]
-    return oracle.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False, **options)
+    return oracle.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False, batch_size=8, **options)
 
 
 def test_logits_equal_the_oracles_on_every_kind_of_text(default: TorchEngine, oracle: CrossEncoder) -> None:
@@ -71,7 +71,8 @@ def test_logits_equal_the_oracles_on_every_kind_of_text(default: TorchEngine, or
 
 @pytest.mark.parametrize("query", ["", "?", "潮汐", "tide " * 100])
 def test_logits_equal_the_oracles_for_other_queries(default: TorchEngine, oracle: CrossEncoder, query: str) -> None:
-    assert np.abs(logits(default, query, DOCUMENTS) - expected(oracle, query, DOCUMENTS)).max() <= 1e-5
+    documents = DOCUMENTS[::3]
+    assert np.abs(logits(default, query, documents) - expected(oracle, query, documents)).max() <= 1e-5
 
 
 @pytest.mark.parametrize("words", [150, 600])
@@ -91,7 +92,7 @@ def test_batching_does_not_change_the_scores(default: TorchEngine) -> None:
 
 def test_activated_scores_equal_predict(default: TorchEngine, oracle: CrossEncoder) -> None:
     ours = default.activate(logits(default, QUERY, DOCUMENTS).tolist())
-    theirs = oracle.predict([(QUERY, document) for document in DOCUMENTS], show_progress_bar=False)
+    theirs = oracle.predict([(QUERY, document) for document in DOCUMENTS], show_progress_bar=False, batch_size=8)
     assert np.abs(np.array(ours) - theirs).max() <= 1e-5
     assert default.info.activation == "sigmoid"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
+from uv import find_uv_bin
 
 
 def environment(name: str, requirements: Sequence[str], alone: Sequence[str] = ()) -> Path:
@@ -19,11 +20,12 @@ def environment(name: str, requirements: Sequence[str], alone: Sequence[str] = (
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not stamp.exists() or stamp.read_text() != wanted:
-            venv.create(folder, clear=True, with_pip=True)
-            # Most of the installed modules are never imported.
-            pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+            venv.create(folder, clear=True)
+            # uv takes a tenth of pip's time. It has certificates of its own, but a proxy's may be among the system's.
+            python = folder / "bin" / "python"
+            install = [find_uv_bin(), "pip", "install", "--quiet", "--system-certs", "--python", python]
             for packages in (requirements, ["--no-deps", *alone] if alone else []):
                 if packages:
-                    subprocess.run([*pip, *packages], check=True, capture_output=True, text=True)
+                    subprocess.run([*install, *packages], check=True, capture_output=True, text=True)
             stamp.write_text(wanted)
     return folder

@@ -28,8 +28,9 @@ from app.config import Settings
 from app.errors import EngineBroken, StartupError
 from app.types import Pair
 from benchmarks.texts import WORDS
-from tests.commands import FIXED, TERMINAL, reranker
+from tests.commands import TERMINAL, reranker
 from tests.conftest import until
+from tests.e2e.process import FIXED
 from tests.fakes import NAN, FakeEngine
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,8 @@ from app.config import Settings
 from app.main import create_app
 from tests.clients.common import KEY
 from tests.clients.environments import ENVIRONMENTS, HERE, Environment
-from tests.commands import FIXED
 from tests.conftest import Serve, serving, until
-from tests.e2e.process import MOONS, service
+from tests.e2e.process import FIXED, MOONS, service
 from tests.fakes import FakeEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.timeout(600)]

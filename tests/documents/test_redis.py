@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import httpx
@@ -14,9 +15,8 @@ import pytest
 from app.documents.redis import RedisStore
 from app.documents.store import Entry, open_store
 from app.errors import StartupError, TooLarge, Unavailable
-from tests.commands import FIXED
 from tests.conftest import NO_CERTIFICATES, Serve, free_port
-from tests.e2e.process import MOONS, service
+from tests.e2e.process import FIXED, MOONS, service
 from tests.e2e.test_shared_cache import redis
 
 needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
@@ -140,22 +140,21 @@ async def test_replicas_share_their_documents(serve: Serve, tmp_path: Path) -> N
         assert process.wait(30) == 0
 
 
+SENT = [f"n{number}" for number in range(22 * 256)]
+
+
 def store_until_killed(url: str, process: "subprocess.Popen[str]") -> None:
-    """Send lines without end, and kill the service while they arrive."""
+    """Send the first lines of a long request, and kill the service when it has stored some."""
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port or 80)) as connection:
         head = "PUT /v1/documents?collection=planets HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n"
         connection.sendall(f"{head}Content-Length: {10**9}\r\n\r\n".encode())
-        for part in range(100):
-            lines = b"".join(
-                json.dumps({"id": f"n{number}", "text": f"number {number}"}).encode() + b"\n"
-                for number in range(part * 256, part * 256 + 256)
-            )
-            connection.sendall(lines)
-            if part > 20:
-                process.kill()
-                process.wait()
-                return
+        connection.sendall(b"".join(json.dumps({"id": name, "text": name}).encode() + b"\n" for name in SENT))
+        with httpx.Client(base_url=url, verify=NO_CERTIFICATES) as client:
+            while client.get(f"/v1/documents/{SENT[0]}", params={"collection": "planets"}).status_code != 200:
+                time.sleep(0.001)
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.e2e
@@ -169,11 +168,13 @@ async def test_a_kill_while_documents_arrive_loses_none_that_was_acknowledged(se
         ranked = (await client.post("/rerank", json=RANK)).json()
         assert ranked["results"][0]["id"] == "p2"
         assert "missing" not in ranked
-        # Of the lines of the other request, whole batches are stored, from the first on.
-        names = [f"n{number}" for number in range(1000)]
-        body = {"query": "number", "collection": "planets", "document_ids": names, "top_k": 1, "prefilter": 1}
-        body |= {"documents": ["number"], "document_ids": names[:999]}
-        missing = (await client.post("/rerank", json=body)).json().get("missing", [])
-        assert missing == names[999 - len(missing) : 999]
-        assert len(missing) % 256 in (0, 999 % 256)
+        # Of the other request, the first lines are stored, without a gap.
+        missing: list[str] = []
+        for start in range(0, len(SENT), 512):
+            body = {"query": "n", "collection": "planets", "document_ids": SENT[start : start + 512], "prefilter": 1}
+            ranked = (await client.post("/rerank", json=body | {"documents": ["n"]})).json()
+            missing += ranked.get("missing", [])
+        stored = len(SENT) - len(missing)
+        assert missing == SENT[stored:]
+        assert stored > 0
         assert (await client.put("/v1/documents", json=planets)).json()["replaced"] == len(PLANETS)

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.export.command import export_model
-from tests.e2e.process import QUICK
-from tests.models import make_model
+from tests.e2e.process import FIXED
+from tests.models import export, make_model
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -25,5 +24,5 @@ def _no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Settings of a service with a tiny model, for tests that do not depend on the scores. It starts faster."""
     model = make_model(tmp_path_factory.mktemp("models") / "tiny", spread=0.3)
-    export_model(str(model), "openvino", "fp32", model / "openvino-fp32", force=True)
-    return QUICK | {"RERANKER_MODEL": model, "RERANKER_PRECISION": "fp32"}
+    export(model, model / "openvino-fp32")
+    return {**FIXED, "RERANKER_MODEL": model, "RERANKER_PRECISION": "fp32"}

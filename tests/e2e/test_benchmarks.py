@@ -23,7 +23,7 @@ from benchmarks import rerankers
 from benchmarks.shapes import SHAPES
 from benchmarks.speed import ceiling, compare, gpu, models
 from tests.conftest import free_port
-from tests.e2e.process import QUICK, ROOT
+from tests.e2e.process import FIXED, ROOT
 from tests.pages.reader import check_self_contained, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """`bench("spans", FILE)`: the figures of `scripts/bench`. It runs in this process, which has imported torch."""
-    for name, value in QUICK.items():
+    for name, value in FIXED.items():
         monkeypatch.setenv(name, str(value))
 
     def run(*arguments: object) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from app import __version__
 from tests.conftest import free_port
-from tests.e2e.process import MOONS, QUICK, ROOT, service
+from tests.e2e.process import FIXED, MOONS, ROOT, service
 
 pytestmark = [pytest.mark.e2e]
 RERANKER = Path(sys.executable).with_name("reranker")
@@ -18,7 +18,7 @@ RERANKER = Path(sys.executable).with_name("reranker")
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with service(**QUICK) as (url, _):
+    with service(**FIXED) as (url, _):
         yield url
 
 

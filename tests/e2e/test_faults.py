@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.process import MOONS, QUICK, ROOT, service
+from tests.e2e.process import FIXED, MOONS, ROOT, service
 from tests.test_config import SERVICES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -43,7 +43,7 @@ def client() -> Iterator[httpx.Client]:
     before = ("env", *(f"{name}={value}" for name, value in SERVICES.items()), f"RERANKER_HOST={HOST}")
     settings = {"RERANKER_ROOT_PATH": PREFIX, "RERANKER_API_KEYS": "k", "RERANKER_TRUSTED_PROXIES": "127.0.0.1"}
     with (
-        service(*before, url=URL, **QUICK, **settings, RERANKER_KEEP_ALIVE=75, RERANKER_MAX_TEXT_CHARS=100_000),
+        service(*before, url=URL, **FIXED, **settings, RERANKER_KEEP_ALIVE=75, RERANKER_MAX_TEXT_CHARS=100_000),
         httpx.Client(headers=KEY, timeout=120) as client,
     ):
         yield client

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.e2e.process import MOONS, QUICK, service
+from tests.e2e.process import FIXED, MOONS, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -80,7 +80,7 @@ def message(received: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Target]:
-    with service(**QUICK, **SETTINGS) as (url, process):
+    with service(**FIXED, **SETTINGS) as (url, process):
         httpx.post(f"{url}/rerank", json=MOONS, timeout=60)
         yield Target(url, process)
 

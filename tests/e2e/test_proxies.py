@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
-from tests.e2e.process import MOONS, QUICK, service
+from tests.e2e.process import FIXED, MOONS, service
 from tests.e2e.proxies import REPLICAS, Load, Proxy, Replicas, address, assert_error, haproxy, nginx
 
 pytestmark = pytest.mark.e2e
@@ -32,7 +32,7 @@ def proxy(request: pytest.FixtureRequest) -> Proxy:
 @pytest.fixture(scope="module")
 def replica() -> Iterator[str]:
     """A replica with the embedded model, on all addresses."""
-    with service(**QUICK, RERANKER_HOST="::" if socket.has_dualstack_ipv6() else "127.0.0.1") as (url, _):
+    with service(**FIXED, RERANKER_HOST="::" if socket.has_dualstack_ipv6() else "127.0.0.1") as (url, _):
         yield url
 
 

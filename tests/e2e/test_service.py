@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import NO_CERTIFICATES, free_port
-from tests.e2e.process import MOONS, QUICK, ROOT, service, start, wait_until_ready
+from tests.e2e.process import FIXED, MOONS, ROOT, service, start, wait_until_ready
 from tests.models import make_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -67,7 +67,7 @@ def test_the_right_passage_is_ranked_first() -> None:
 
 
 def test_two_hundred_concurrent_requests_are_served_or_rejected_and_none_is_left() -> None:
-    with service(**QUICK, RERANKER_MAX_PARALLEL=1, RERANKER_MAX_QUEUE=5) as (url, _):
+    with service(**FIXED, RERANKER_MAX_PARALLEL=1, RERANKER_MAX_QUEUE=5) as (url, _):
         responses = asyncio.run(post_all(url, 200))
         statuses = Counter(response.status_code for response in responses)
         assert set(statuses) == {200, 429}
@@ -87,7 +87,7 @@ httpx.post(sys.argv[1] + "/rerank", json={"query": "tides " + sys.argv[2], "docu
 
 
 def test_killed_clients_leave_no_request_behind() -> None:
-    with service(**QUICK, RERANKER_MAX_PARALLEL=2) as (url, _):
+    with service(**FIXED, RERANKER_MAX_PARALLEL=2) as (url, _):
         clients = [subprocess.Popen([sys.executable, "-c", CLIENT, url, str(number)]) for number in range(5)]
         while httpx.get(f"{url}/health", verify=NO_CERTIFICATES).json()["waiting"] < 3:
             time.sleep(0.02)
@@ -106,7 +106,7 @@ def test_killed_clients_leave_no_request_behind() -> None:
 
 
 def test_sigterm_under_load_loses_no_accepted_request() -> None:
-    with service(**QUICK, RERANKER_MAX_PARALLEL=2, RERANKER_MAX_QUEUE=100) as (url, process):
+    with service(**FIXED, RERANKER_MAX_PARALLEL=2, RERANKER_MAX_QUEUE=100) as (url, process):
         seen: dict[str, Any] = {}
 
         def stop_in_the_middle() -> None:
@@ -137,7 +137,7 @@ def test_sigterm_under_load_loses_no_accepted_request() -> None:
 
 
 def test_requests_unfinished_after_the_shutdown_timeout_get_a_503() -> None:
-    with service(**QUICK, RERANKER_MAX_PARALLEL=1, RERANKER_SHUTDOWN_TIMEOUT=0.1) as (url, process):
+    with service(**FIXED, RERANKER_MAX_PARALLEL=1, RERANKER_SHUTDOWN_TIMEOUT=0.1) as (url, process):
         documents = ["The sea and the moon. " * 60 + str(number) for number in range(300)]
         statuses: list[int] = []
         client = threading.Thread(
@@ -336,7 +336,7 @@ def test_a_body_over_the_limit_is_rejected_while_it_is_being_sent(tiny: dict[str
 
 def test_an_inference_that_exceeds_its_timeout_is_stopped_and_the_engine_reloaded() -> None:
     """The batch is too large for the timeout. The next request is fast only if the batch was stopped."""
-    settings = QUICK | {"RERANKER_INFERENCE_TIMEOUT": 0.3, "RERANKER_BATCH_TOKENS": 200_000}
+    settings = FIXED | {"RERANKER_INFERENCE_TIMEOUT": "0.3", "RERANKER_BATCH_TOKENS": "200000"}
     with service(**settings) as (url, process):
         long = {"query": "moons", "documents": [f"{number} " + "moon " * 600 for number in range(200)]}
         hung = httpx.post(f"{url}/rerank", json=long, timeout=60)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.process import QUICK, service
+from tests.e2e.process import FIXED, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -23,7 +23,7 @@ OTHERS = [
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with service(**QUICK) as (url, _):
+    with service(**FIXED) as (url, _):
         yield url
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
-from tests.e2e.process import MOONS, QUICK, service, start
+from tests.e2e.process import FIXED, MOONS, service, start
 from tests.hub import serve
 from tests.models import make_model
 
@@ -118,5 +118,5 @@ def test_the_embedded_model_needs_no_folder(tmp_path: Path) -> None:
     (closed / "store").mkdir(parents=True)
     closed.chmod(0o700)
     os.chown(closed, OWNER, OWNER)
-    with service(*ORDINARY, **QUICK, RERANKER_EXPORT_DIR=closed / "store", HF_HOME=closed / "hub") as (url, _):
+    with service(*ORDINARY, **FIXED, RERANKER_EXPORT_DIR=closed / "store", HF_HOME=closed / "hub") as (url, _):
         assert httpx.post(f"{url}/rerank", json=MOONS, timeout=60).json()["results"][0]["index"] == 2

@@ -11,7 +11,8 @@ import pytest
 from app.engines.load import load_artefact
 from app.engines.models.artefact import Manifest, ScoreCalibration
 from app.engines.models.source import EMBEDDED
-from tests.commands import FIXED, reranker
+from tests.commands import reranker
+from tests.e2e.process import FIXED
 from tests.evaluation.test_command import ROOT, jsonl
 
 pytestmark = pytest.mark.timeout(300)

@@ -8,7 +8,8 @@ import pytest
 from app.environment import environment_names
 from app.evaluation.frontier import Point, choose
 from app.types import Fusion
-from tests.commands import FIXED, reranker
+from tests.commands import reranker
+from tests.e2e.process import FIXED
 from tests.evaluation.test_calibrate import CAPITALS, capitals
 from tests.evaluation.test_command import jsonl
 

@@ -10,8 +10,9 @@ from app.planning.estimate import Speed
 from app.planning.measurement import Measurement, measure
 from app.planning.texts import Size, make_requests
 from reranker_client import AsyncClient
-from tests.commands import FIXED, reranker
+from tests.commands import reranker
 from tests.conftest import Serve
+from tests.e2e.process import FIXED
 
 SMALL = ("--documents", 2, "--words", 5, "--seconds", 0)
 

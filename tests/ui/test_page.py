@@ -20,9 +20,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, Route, expect, sync_playwright
 
-from tests.commands import FIXED
 from tests.conftest import free_port
-from tests.e2e.process import MOONS, ROOT, start, wait_until_ready
+from tests.e2e.process import FIXED, MOONS, ROOT, start, wait_until_ready
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"

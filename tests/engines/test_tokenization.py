@@ -78,7 +78,7 @@ def test_a_text_cannot_end_its_part_of_a_template(query: str, document: str) -> 
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.text(max_size=60), st.text(max_size=300), st.integers(16, 80))
+@given(st.text(max_size=60), st.text(max_size=300) | st.text(min_size=50, max_size=300), st.integers(16, 80))
 def test_any_text_that_fits_is_left_whole(query: str, document: str, max_length: int) -> None:
     own = BERT
     [pair] = PAIRS.within(max_length).encode(query, [document])
@@ -127,13 +127,19 @@ WORDS = st.sampled_from(
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(WORDS, max_size=120), st.integers(32, 80), st.integers(1, 16), st.none() | st.integers(8, 30))
+@given(
+    st.lists(WORDS, max_size=120) | st.lists(WORDS, min_size=40, max_size=120),
+    st.integers(32, 80),
+    st.integers(1, 16),
+    st.none() | st.integers(8, 30),
+)
 def test_windows_cover_the_document_and_fit(words: list[str], max_length: int, query: int, limit: int | None) -> None:
     tokenizer = PAIRS.within(max_length)
     question, document = "tides " * query, "  ".join(words)
     [spans] = tokenizer.windows(question, [document], limit)
     pairs = tokenizer.encode(question, [document[start:end] for start, end in spans], limit)
     assert not any(pair.truncated for pair in pairs)
+    assert max(pair.length for pair in pairs) <= max_length
     assert (spans[0][0], spans[-1][1]) == (0, len(document))
     for (start, end), (next_start, next_end) in pairwise(spans):
         assert start < next_start

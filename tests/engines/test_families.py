@@ -129,7 +129,7 @@ def test_a_decoder_without_a_known_template_says_what_to_set(tmp_path: Path) -> 
 
 
 def test_an_export_at_the_first_start_has_the_template_of_the_setting(tmp_path: Path) -> None:
-    folder = make_decoder(tmp_path / "model", {0: "LABEL_0"}, family="llama")
+    folder = make_decoder(tmp_path / "model", {0: "LABEL_0"}, window=128, family="llama")
     source = locate_model(str(folder), None, "--question:{query}\\npassage:{document}")
     template = Manifest.read(find_or_export(source, "openvino", "fp32", tmp_path / "store")).template
     assert template is not None

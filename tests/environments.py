@@ -21,7 +21,7 @@ def environment(name: str, requirements: Sequence[str], alone: Sequence[str] = (
     with FileLock(folder.with_suffix(".lock")):
         if not stamp.exists() or stamp.read_text() != wanted:
             venv.create(folder, clear=True)
-            # uv takes a tenth of pip's time. It has certificates of its own, but a proxy's may be among the system's.
+            # uv is much faster than pip. The system's certificates may include that of a proxy; uv's own do not.
             python = folder / "bin" / "python"
             install = [find_uv_bin(), "pip", "install", "--quiet", "--system-certs", "--python", python]
             for packages in (requirements, ["--no-deps", *alone] if alone else []):

@@ -1,4 +1,4 @@
-"""What a test changes in the logging of the process, undone."""
+"""Restores the logging of the process after a test."""
 
 import logging
 from collections.abc import Iterator

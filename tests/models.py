@@ -48,7 +48,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
 }
 
-# Settings with which a start measures nothing, which takes seconds.
+# Settings that skip the measurements at the start, which take seconds.
 UNMEASURED: dict[str, Any] = {"batch_tokens": 1024, "streams": 2, "part_tokens": 384}
 
 
@@ -239,9 +239,9 @@ def make_bi_encoder(folder: Path) -> Path:
 def export(
     model: Path, output: Path, backend: Any = "openvino", precision: Any = "fp32", *, force: bool = True, **options: Any
 ) -> Manifest:
-    """Export a tiny model, calibrated and compared on a few texts in its own words.
+    """Export a tiny model. A few texts of words that it knows calibrate it and compare it with the original.
 
-    The project's texts are for models that can read them: hundreds of pairs, whose words are unknown here.
+    The project's own texts take much longer, and a tiny model does not know their words.
     """
     random = Random(7)
     groups = [[" ".join(random.choices(WORDS, k=length)) for length in (5, *range(1, 66, 6))] for _ in range(4)]
@@ -253,5 +253,5 @@ def export(
 
 
 def export_here(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
-    """In place of the loader's export in another process, where the imports alone take seconds."""
+    """Export in this process. The loader exports in a child process, which takes seconds to import its libraries."""
     export(Path(source.location), folder, backend, precision, template=source.template)

@@ -225,7 +225,11 @@ def main(
     async def all_figures() -> tuple[list[dict[str, Any]], dict[str, float]]:
         results = await measure(chosen, workloads.split(","), rounds, many)
         flops = pair_flops(folder, LONG_TOKENS)
-        return [figures(contender, results, flops, ceilings) for contender in chosen], await evaluate(chosen, sets)
+        found = [figures(contender, results, flops, ceilings) for contender in chosen]
+        quality = await evaluate(chosen, sets)
+        for contender in chosen:
+            await contender.close()
+        return found, quality
 
     with running(chosen) as starts:
         rows, quality = asyncio.run(all_figures())

@@ -44,6 +44,10 @@ class Contender(Protocol):
         """A score for each document, in order."""
         ...
 
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
     def peak_memory(self) -> int:
         """Peak resident memory in bytes."""
         ...
@@ -100,7 +104,6 @@ class Server:
         return scores
 
     async def close(self) -> None:
-        """Close the connections."""
         assert self._client is not None
         await self._client.aclose()
 
@@ -158,6 +161,9 @@ class Library:
             raise ContenderDied(f"{self.name} ended during a request")
         scores: list[float] = json.loads(line)
         return scores
+
+    async def close(self) -> None:
+        pass
 
     def _answer(self) -> str:
         assert self._process is not None

@@ -426,7 +426,7 @@ def interrupted(source: Path, target: Path, number: signal.Signals, after: int) 
 
 
 def finished(source: Path, target: Path) -> dict[str, Any]:
-    """The figures of a run that ends by itself, with a bad row."""
+    """The totals of a run that is not interrupted. Its input has a bad row."""
     process = start(source, target, "--json")
     printed, messages = process.communicate()
     assert process.returncode == 3, messages

@@ -168,7 +168,7 @@ async def test_a_kill_while_documents_arrive_loses_none_that_was_acknowledged(se
         ranked = (await client.post("/rerank", json=RANK)).json()
         assert ranked["results"][0]["id"] == "p2"
         assert "missing" not in ranked
-        # Of the other request, the first lines are stored, without a gap.
+        # The first lines of the interrupted request are stored, without a gap.
         missing: list[str] = []
         for start in range(0, len(SENT), 512):
             body = {"query": "n", "collection": "planets", "document_ids": SENT[start : start + 512], "prefilter": 1}

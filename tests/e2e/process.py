@@ -26,8 +26,8 @@ MOONS = {
     ],
 }
 
-# Settings that leave nothing to measure at the start. The layout is the engine's own for one thread: with another one,
-# the engine would be loaded and tested twice.
+# Settings that skip the measurements at the start. The schedule is the engine's default for one thread: with any other,
+# the engine is loaded and tested twice.
 FIXED = {
     "RERANKER_BACKEND": "openvino",
     "RERANKER_PRECISION": "int8",

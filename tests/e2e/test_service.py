@@ -244,10 +244,7 @@ def outcome(**settings: object) -> tuple[int, str]:
     [
         ({"RERANKER_MODEL": "/no/such/folder"}, "RERANKER_MODEL='/no/such/folder': no such folder"),
         ({"RERANKER_MODEL": "nobody/nothing", "HF_HUB_OFFLINE": 1}, "RERANKER_MODEL='nobody/nothing' cannot be loaded"),
-        (
-            {"RERANKER_MODEL": "nobody/nothing-at-all", "RERANKER_BACKEND": "torch"},
-            "RERANKER_MODEL='nobody/nothing-at-all' cannot be loaded",
-        ),
+        ({"RERANKER_MODEL": "nobody/nothing-at-all"}, "RERANKER_MODEL='nobody/nothing-at-all' cannot be loaded"),
         ({"RERANKER_DEVICE": "cuda:99"}, "RERANKER_DEVICE=cuda:99 is not available"),
         ({"RERANKER_MAX_PARALLEL": "many"}, "RERANKER_MAX_PARALLEL='many' is not valid"),
     ],

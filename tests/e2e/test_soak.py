@@ -12,11 +12,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
 def test_mixed_and_hostile_traffic_leaks_nothing() -> None:
-    command = [sys.executable, "-m", "benchmarks.reliability.soak", "--seconds", "8", "--json"]
+    command = [sys.executable, "-m", "benchmarks.reliability.soak", "--seconds", "20", "--json"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout, result.stderr
     figures = json.loads(result.stdout)
     assert [row for row in figures["rows"] if not row["ok"]] == []
     assert result.returncode == 0
-    assert figures["requests"] > 100
+    assert figures["requests"] > 500
     assert len(figures["rows"]) > 20

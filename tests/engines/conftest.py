@@ -7,5 +7,5 @@ from tests.models import export_here
 
 @pytest.fixture
 def exports_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that have no export yet are exported in the process of the tests."""
+    """The loader exports models in this process instead of in a child process."""
     monkeypatch.setattr("app.engines.models.store._export", export_here)

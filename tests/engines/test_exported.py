@@ -123,7 +123,7 @@ def test_a_calibration_that_would_change_the_order_is_refused(tmp_path: Path, sc
 
 
 def make_engine(kind: str, folder: Path) -> Engine:
-    """The embedded model on OpenVINO; on the others, where no kernel is compiled for a shape, a tiny one."""
+    """The embedded model for OpenVINO, which compiles kernels for each shape. A tiny model for the other engines."""
     if kind in ("int8", "bf16"):
         return load_artefact(EMBEDDED / f"openvino-{kind}", None, 2)
     model = make_model(folder / "tiny", spread=0.5)  # scores far apart
@@ -447,7 +447,7 @@ def test_a_folder_that_cannot_be_written_stops_the_start_with_the_remedy(
 
 
 def failing(file: Path, reason: str, end: str = "exit 1") -> str:
-    """A command in place of Python: an export that fails."""
+    """Write a program that fails as an export does, to run instead of Python. Returns its path."""
     file.write_text(f"#!/bin/sh\necho 'Not exported: {reason}' >&2\n{end}\n")
     file.chmod(0o755)
     return str(file)
@@ -605,7 +605,7 @@ def test_memory_stays_flat_over_requests_of_random_shapes(tmp_path: Path, backen
         "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6;"
         "make = lambda: s.encode('tides', ['moon ' * r.randint(0, 80) for _ in range(r.randint(1, 6))]);"
         "some = lambda count: [s.score(make()) for _ in range(count)];"
-        "some(1000); before = rss(); some(1500); print(rss() - before)"
+        "some(1500); before = rss(); some(2500); print(rss() - before)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     result = subprocess.run(command, cwd=EMBEDDED.parent.parent, capture_output=True, text=True, check=True)

@@ -141,7 +141,7 @@ def test_int8_is_calibrated_on_each_script(tmp_path: Path, monkeypatch: pytest.M
 
     def keep(conversion: Conversion, *rest: Any) -> None:
         seen.update(token for pair in conversion.calibration for token in pair.ids.tolist())
-        write_model(replace(conversion, calibration=conversion.calibration[:20]), *rest)  # which takes less time
+        write_model(replace(conversion, calibration=conversion.calibration[:20]), *rest)  # to save time
 
     monkeypatch.setattr("app.export.convert.write_model", keep)
     model = make_reader(tmp_path / "model", "Cyrillic", "Han")

@@ -59,6 +59,19 @@ def failures(url: str) -> float:
     return next(float(line.removeprefix(name)) for line in metrics.splitlines() if line.startswith(name))
 
 
+def keys(port: int) -> int:
+    command = ["redis-cli", "-p", str(port), "dbsize"]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def wait_for_keys(port: int, number: int) -> None:
+    """Scores are written after the answer."""
+    deadline = time.monotonic() + 10
+    while keys(port) < number:
+        assert time.monotonic() < deadline, f"Redis has fewer than {number} keys"
+        time.sleep(0.05)
+
+
 class Sharing(NamedTuple):
     """Two services with one Redis."""
 
@@ -78,8 +91,16 @@ def sharing(tiny: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -
         yield Sharing(settings, port, first, second)
 
 
+def store(sharing: Sharing, query: str) -> dict[str, Any]:
+    """The answer of the first service, after its scores are in Redis."""
+    before = keys(sharing.port)
+    answer = rank(sharing.first, query)
+    wait_for_keys(sharing.port, before + len(MOONS["documents"]))
+    return answer
+
+
 def test_replicas_share_their_scores(sharing: Sharing) -> None:
-    scored, known = rank(sharing.first), rank(sharing.second)
+    scored, known = store(sharing, str(MOONS["query"])), rank(sharing.second)
     assert (scored["meta"]["scored"], known["meta"]["scored"], known["meta"]["cached"]) == (5, 0, 5)
     assert known["results"] == scored["results"]
     assert known["usage"] == scored["usage"]
@@ -92,9 +113,9 @@ def test_scores_expire(tiny: dict[str, object], tmp_path: Path) -> None:
     settings = tiny | {"RERANKER_CACHE_URL": f"redis://127.0.0.1:{port}", "CACHE_TTL_SECONDS": 1}
     with redis(tmp_path, port), service(**settings) as (url, _):
         rank(url)
-        keys = subprocess.run(["redis-cli", "-p", str(port), "dbsize"], capture_output=True, check=True).stdout
-        assert keys.strip() == b"5"
+        wait_for_keys(port, 5)
         time.sleep(1.2)
+        assert keys(port) == 0
         assert rank(url)["meta"]["scored"] == 5
 
 
@@ -134,7 +155,7 @@ def test_the_service_starts_without_redis(tiny: dict[str, object]) -> None:
 def test_invalid_values_in_redis_are_ignored(sharing: Sharing) -> None:
     """Text, and encoded scores that are NaN or infinite."""
     for value in ("no score", r"\0\0\192\127\5\0\0\0\0", r"\0\0\128\127\5\0\0\0\0"):
-        rank(sharing.first, f"moons {value}")
+        store(sharing, f"moons {value}")
         script = f"for _, k in ipairs(redis.call('keys', '*')) do redis.call('set', k, '{value}') end"
         subprocess.run(["redis-cli", "-p", str(sharing.port), "eval", script, "0"], check=True, capture_output=True)
         assert rank(sharing.second, f"moons {value}")["meta"]["scored"] == 5, value

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,12 +24,26 @@ from tests.fakes import FakeEngine
 # Loading the system's certificates for each client takes longer than most tests.
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
+# Folders with long tests. Those of a later place wait for tools that are installed while the first tests run.
+LONG = {"e2e": 0, "engines": 0, "export": 0, "ui": 0, "deploy": 4, "clients": 8}
+
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of client libraries last: the libraries are installed meanwhile."""
-    items.sort(key=lambda item: item.get_closest_marker("clients") is not None)
+    """Run the long tests first, and the folders in turn: some mostly wait, some mostly compute.
+
+    The tests of a file run in one process, so a long file at the end would leave the other processes idle.
+    """
+    files: dict[Path, list[Path]] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        files.setdefault(path.parent, []).append(path)
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.parent.name
+        return folder not in LONG, files[item.path.parent].index(item.path) + LONG.get(folder, 0)
+
+    items.sort(key=place)
 
 
 async def until(condition: Callable[[], bool]) -> None:

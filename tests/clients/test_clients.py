@@ -17,7 +17,7 @@ from tests.conftest import Serve, serving, until
 from tests.e2e.process import FIXED, MOONS, service
 from tests.fakes import FakeEngine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ANSWER = 2
 # Their exceptions do not include the status or the message of the service.

@@ -13,7 +13,7 @@ from tests.clients.environments import HERE
 from tests.conftest import Serve
 from tests.e2e.process import MOONS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PACKAGES = ("ai@6.0.326", "@ai-sdk/cohere@3.0.63", "@langchain/cohere@1.0.5", "@langchain/core@1.4.0")
 SCRIPTS = ("ai_sdk.mjs", "langchain_cohere.mjs")

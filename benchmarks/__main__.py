@@ -21,6 +21,7 @@ COMMANDS = {
     "openloop": "reliability.openloop",
     "plan": "reliability.plan",
     "prefilter": "speed.prefilter",
+    "quality": "speed.quality",
     "promises": "reliability.promises",
     "routing": "reliability.routing",
 }

@@ -171,6 +171,45 @@ def test_the_spans_benchmark_measures_each_kind_of_request(tmp_path: Path, bench
     assert min(figures["seconds"].values()) > 0
 
 
+def test_the_quality_benchmark_measures_each_service_and_the_drift(
+    tmp_path: Path, bench: Callable[..., Any], tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in tiny.items():
+        monkeypatch.setenv(name, str(value))
+    rows = [
+        {
+            "query": f"moon {row}",
+            "documents": [{"id": "a", "text": "The moon."}, {"id": "b", "text": "Bread."}],
+            "qrels": {"a": 1},
+        }
+        for row in range(4)
+    ]
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    figures = bench("quality", file, "--clients", "1,2", "--rounds", 1, "--second-model", tiny["RERANKER_MODEL"])
+    assert [(row["way"], row["clients"]) for row in figures["rows"][::3]] == [
+        ("default", 1),
+        ("second model for all", 1),
+        ("second model for 5 %", 2),
+    ]
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in figures["rows"])
+    second = figures["second_model"]["second model for all"]
+    assert sum(second["requests"].values()) in (15, 16)  # the last one may still be running
+    assert second["average_tau"] == 1
+    assert figures["drift"]["0.0"] == 0  # all queries have the same documents
+
+
+def test_the_dialects_benchmark_measures_each_dialect(
+    bench: Callable[..., Any], tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in tiny.items():
+        monkeypatch.setenv(name, str(value))
+    figures = bench("dialects", "--requests", 10)
+    assert {"native", "Amazon Bedrock", "Google", "Mixedbread", "Pinecone", "Voyage"} < figures.keys()
+    assert figures["native"]["added_ms"] == 0
+    assert all(figure["p50_ms"] > 0 for figure in figures.values())
+
+
 def test_the_models_benchmark_measures_each_shape(
     tmp_path: Path, bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,7 @@ stop() {
   # The service may take its whole shutdown timeout, then send the last responses.
   local deadline=$((SECONDS + $(LC_ALL=C printf %.0f "$shutdown_timeout") + 15))
   kill -TERM "$pid"
-  while kill -0 "$pid" 2>/dev/null; do
+  while alive "$pid"; do
     if ((SECONDS > deadline)); then
       echo "Still running after its shutdown timeout; killing it." >&2
       kill -KILL "$pid"

@@ -23,13 +23,20 @@ url=http://$url:${RERANKER_PORT:-8000}
 
 remember() { echo "$1 $url $shutdown_timeout" >"$pid_file"; }
 
+# Whether a process has not ended. One that has ended keeps its pid until its parent asks for the exit status.
+alive() {
+  local state
+  state=$(ps -o stat= -p "$1" 2>/dev/null || awk '{ sub(/.*\) /, ""); print $1 }' "/proc/$1/stat" 2>/dev/null) || return 1
+  [[ -n $state && $state != Z* ]]
+}
+
 # Whether the service of the pid file is running; if so, sets pid, url and shutdown_timeout. Checks the command line,
 # because another process may have got the same pid.
 running() {
   local line
   [[ -f $pid_file ]] || return 1
   read -r -a line <"$pid_file"
-  [[ ${line[0]:-} =~ ^[0-9]+$ ]] && kill -0 "${line[0]}" 2>/dev/null || return 1
+  [[ ${line[0]:-} =~ ^[0-9]+$ ]] && alive "${line[0]}" || return 1
   { ps -o args= -p "${line[0]}" || tr '\0' ' ' <"/proc/${line[0]}/cmdline"; } 2>/dev/null |
     grep -qE -- 'python.* -m app *$' || return 1
   export pid=${line[0]}

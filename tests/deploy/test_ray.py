@@ -111,7 +111,7 @@ class Load:
         return {"query": f"tides {number}", "documents": texts}
 
     async def send(self) -> httpx.Response:
-        return await self._client.post("/rerank/query", json=self.request(20))
+        return await self._client.post("/rerank/query", json=self.request(60))
 
     async def send_slowly(self) -> httpx.Response:
         """Occupies a replica, but not the CPUs: other replicas start meanwhile."""

@@ -118,10 +118,7 @@ class Shadow:
     async def _start(self) -> Process:
         """The process, with its model loaded. Loading may include an export, so it has no limit."""
         command = [sys.executable, "-m", WORKER, *self._logs]
-        # In another session, a Ctrl-C in the terminal reaches the service only.
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, limit=MAX_ANSWER_BYTES, start_new_session=True
-        )
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=MAX_ANSWER_BYTES)
         try:
             answer = await _ask(process, self._settings, None)
             if "error" in answer:

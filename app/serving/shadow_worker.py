@@ -48,8 +48,13 @@ def main(level: str, form: str) -> int:
 
 
 def _step_back() -> None:
-    """Give way to the service, in the use of cores and of memory."""
-    with suppress(AttributeError):  # Windows has none
+    """Give way to the service, in the use of cores and of memory.
+
+    In another process group, a Ctrl-C in the terminal reaches the service only. Not in another session: Linux shares
+    the cores equally among sessions, and compares priorities within each.
+    """
+    with suppress(AttributeError):  # Windows has none of these
+        os.setpgid(0, 0)
         os.nice(19)
     with suppress(OSError):  # only Linux has it
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -37,6 +37,7 @@ from benchmarks.process import service
 BROKEN = 0.0, 0.1, 0.25, 0.5, 1.0
 REFERENCE, RECENT = 5000, 1000
 LOAD_SECONDS = 300
+DRIFT_QUERIES = 300
 # Of requests to the second model.
 RESULTS = "compared", "skipped", "interrupted"
 
@@ -80,10 +81,10 @@ def started(second_model: str) -> Iterator[list[Way]]:
         for way in found:
             way.url, _ = stack.enter_context(service(ENABLE_PREDICTION_CACHE="false", **way.settings))
         deadline = time.monotonic() + LOAD_SECONDS
-        while not all(second_model_of(way).get("status", "running") == "running" for way in found):
-            if time.monotonic() > deadline:
+        while (states := {second_model_of(way).get("status", "running") for way in found}) != {"running"}:
+            if "failed" in states or time.monotonic() > deadline:
                 raise RuntimeError(f"The second model was not loaded within {LOAD_SECONDS} s")
-            time.sleep(0.2)
+            time.sleep(1)
         yield found
 
 
@@ -151,7 +152,7 @@ def main(
 ) -> None:
     """Measure what a sample and a second model cost, and the drift when the search breaks."""
     try:
-        topics = list(read_collection(file, depth=documents, queries=queries))
+        topics = list(read_collection(file, depth=documents, queries=max(queries, DRIFT_QUERIES)))
     except UnusableCollection as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
     texts = [list(topic.documents.values()) for topic in topics]
@@ -159,7 +160,7 @@ def main(
     foreign = [body | {"documents": other} for body, other in zip(bodies, texts[1:] + texts[:1], strict=True)]
     counts = [int(each) for each in clients.split(",")]
     with started(second_model) as found:
-        send(found, bodies, counts, rounds)
+        send(found, bodies[:queries], counts, rounds)
         drift = drifts(*(top_scores(found[0].url, each) for each in (bodies, foreign)))
         second = {way.name: second_model_of(way) for way in found if second_model_of(way)}
     rows = [way.row(count) for count in counts for way in found]

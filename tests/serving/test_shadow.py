@@ -98,6 +98,8 @@ async def test_a_dead_or_stopped_second_model_harms_no_request(
         await wait_for(serve, "running")
         process = worker()
         assert os.getpriority(os.PRIO_PROCESS, process) == 19
+        assert os.getsid(process) == os.getsid(0)  # in another session, the priority has no effect
+        assert os.getpgid(process) != os.getpgid(0)  # a Ctrl-C does not reach it
         os.kill(process, signal.SIGSTOP)
         for number in range(5):
             await ask(client, f"query {number}")

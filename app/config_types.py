@@ -50,7 +50,7 @@ def named_sources(values: str) -> dict[str, str]:
         if not MODEL_NAME.fullmatch(name) or not source:
             raise ValueError(f"{value!r} is not NAME=SOURCE, with a name of letters, digits and . _ : / -")
         if name.lower() in map(str.lower, named):
-            raise ValueError(f"the name {name!r} is there twice")
+            raise ValueError(f"the name {name!r} appears twice")
         named[name] = source
     if not named:
         raise ValueError("must be NAME=SOURCE, NAME=SOURCE")

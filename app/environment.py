@@ -39,7 +39,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _check_models(settings: Settings) -> None:
-    """Raises `StartupError` if a setting of one model is there together with several models."""
+    """Raises `StartupError` if a setting for a single model is combined with several models."""
     if settings.models is None:
         if settings.cascade:
             raise StartupError("RERANKER_CASCADE needs RERANKER_MODELS, with the sources of its two models")

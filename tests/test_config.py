@@ -211,7 +211,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set() -> None:
         ("embedded", "'embedded' is not NAME=SOURCE, with a name of letters, digits and . _ : / -"),
         ("a=", "'a=' is not NAME=SOURCE"),
         ("a b=embedded", "'a b=embedded' is not NAME=SOURCE"),
-        ("a=embedded,A=x/y", "the name 'A' is there twice"),
+        ("a=embedded,A=x/y", "the name 'A' appears twice"),
         (",", "must be NAME=SOURCE, NAME=SOURCE"),
     ],
 )

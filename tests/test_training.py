@@ -83,7 +83,7 @@ SIGNALS = {"cosines": ByWords()}
 
 
 class Perfect:
-    """A judge that recognises answers in the first `words` words."""
+    """A judge that recognizes answers in the first `words` words."""
 
     tokenizer = make_tokenizer("bert")
 

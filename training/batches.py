@@ -1,4 +1,4 @@
-"""Training batches as arrays of token ids. All texts are tokenised once, before the training."""
+"""Training batches as arrays of token ids. All texts are tokenized once, before the training."""
 
 import logging
 from collections import Counter

@@ -38,7 +38,7 @@ def in_batches(tokenizer: Any, encoded: Sequence[Mapping[str, Sequence[int]]], r
 
 
 def encoded(tokenizer: Any, texts: Sequence[Any], max_length: int) -> list[dict[str, list[int]]]:
-    """Tokenise texts or pairs of texts. Of a pair that is too long, the longer text is truncated."""
+    """Tokenize texts or pairs of texts. Of a pair that is too long, the longer text is truncated."""
     first, second = zip(*texts, strict=True) if isinstance(texts[0], tuple) else (texts, None)
     tokens = tokenizer(list(first), second and list(second), truncation="longest_first", max_length=max_length)
     return [{name: tokens[name][at] for name in tokens} for at in range(len(texts))]

@@ -117,8 +117,8 @@ def train(
 ) -> None:
     """Train: questions near their texts, and texts near the teacher's embeddings `goals`."""
     chosen, steps = np.random.default_rng(seed), len(pairs) // BATCH
-    optimiser = torch.optim.Adam(student.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * steps, pct_start=0.1)
+    optimizer = torch.optim.Adam(student.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps, pct_start=0.1)
     for epoch in range(epochs):
         losses = []
         for batch in chosen.permutation(len(pairs))[: steps * BATCH].reshape(steps, BATCH):
@@ -126,9 +126,9 @@ def train(
             questions, texts = (student(bags) for bags in zip(*(pairs[place] for place in batch), strict=True))
             near = (student([taught[place] for place in lesson]) * torch.from_numpy(goals[lesson])).sum(1).mean()
             loss = cross_entropy(questions @ texts.T / TEMPERATURE, torch.arange(BATCH)) - near
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             losses.append(loss.item())
         typer.echo(f"epoch {epoch + 1} of {epochs}: loss {np.mean(losses):.4f}")

@@ -1,1 +1,1 @@
-"""HTTP: thin routes that parse, make one call and serialise. FastAPI is imported here and in `app.main` only."""
+"""HTTP: thin routes that parse, make one call and serialize. FastAPI is imported here and in `app.main` only."""

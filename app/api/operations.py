@@ -170,7 +170,7 @@ async def models(request: Request) -> JSONResponse:
 @router.get("/v3/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}", include_in_schema=False)
 async def model(name: str, request: Request) -> JSONResponse:
-    """The model of this name. The name may be written without its organisation."""
+    """The model of this name. The name may be written without its organization."""
     service = service_of(request.app)
     if service.reranker is None:
         return JSONResponse({"status": service.problem}, 503)

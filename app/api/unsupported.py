@@ -38,7 +38,7 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "normalize": (True, "true"),
     "softmax": (False, "false"),
 }
-UNKNOWN = "is not supported and ignored"
+UNKNOWN = "is not supported; it is ignored"
 # Options of Pinecone and DashScope are in this field.
 NESTED = "parameters"
 NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
@@ -68,7 +68,7 @@ def warnings(fields: Mapping[str, Any], translated: Collection[str], different: 
     named = [name for name in unused if NAME.fullmatch(name)][:MAX_REPORTED]
     found = [f"{name}: {different.get(name, UNKNOWN)}" for name in named]
     if others := len(unused) - len(named):
-        found.append(f"{others} more: not supported and ignored")
+        found.append(f"{others} more: not supported; they are ignored")
     return "; ".join(found)
 
 

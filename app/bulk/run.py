@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from app.serving.reranker import Reranker
 
 CHECKPOINT_SECONDS = 1.0
-# The time between two checkpoints is so many times that of writing one.
+# The time between two checkpoints is at least this many times the time to write one.
 SLOWDOWN = 50
 # Rows that one call of the reading thread returns, at most.
 READ_ROWS, READ_BYTES = 64, 1 << 20
-# So many batches are in memory for each one that runs, if documents have as many tokens as a short paragraph. An engine
-# that pads needs many, to find pairs of like lengths; one that splits large batches needs the next one.
+# This many batches are in memory for each one that runs, if documents have as many tokens as a short paragraph. An
+# engine that pads needs many, to find pairs of similar length; one that splits large batches needs the next one.
 WAITING_BATCHES, WIDE_BATCHES, DOCUMENT_TOKENS = 16, 4, 64
 FEWEST_DOCUMENTS, MOST_DOCUMENTS = 512, 8192
 # Parsed rows take a few times as much memory as their bytes.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TRIES = 3
 # Seconds between two tries while the engine is loaded again.
 PAUSE_SECONDS = 0.5
-# Batches of an engine that splits them: at most so many times the usual size, and about so many seconds.
+# Batches of an engine that splits them: at most this many times the usual size, and about this many seconds.
 WIDER, BATCH_SECONDS = 8, 2.0
 
 

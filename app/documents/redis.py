@@ -89,7 +89,7 @@ local removed = 0
 for place = 3, #ARGV do removed = removed + remove(space .. ':' .. ARGV[place]) end
 return {{removed, bytes()}}
 """
-# Arguments: space, time, number. Removes about so many; the answer is 0 after the last.
+# Arguments: space, time, number. Removes about that many; the answer is 0 after the last.
 CLEAR = f"""{HEAD}
 local removed, fields = 0, redis.call('HSCAN', prefix .. space, 0, 'COUNT', ARGV[3])[2]
 for place = 1, #fields, 2 do removed = removed + remove(space .. ':' .. fields[place]) end

@@ -34,9 +34,9 @@ CREATE TRIGGER removed AFTER DELETE ON documents BEGIN UPDATE total SET bytes = 
 """
 # A commit is on the disk when it returns (FULL): what was answered survives a power failure, too.
 PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "journal_size_limit = 67108864", "recursive_triggers = ON")
-# Another process may write to the file for so long.
+# How long to wait while another process writes to the file.
 BUSY_SECONDS = 5.0
-# The time of use is written only if it is older, so that most reads write nothing.
+# The time of the last use is updated only if it is older than this, so that most reads write nothing.
 TOUCH_SECONDS = 60.0
 # Ids per statement.
 PART = 500

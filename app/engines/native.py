@@ -1,6 +1,6 @@
 """Models that bring their own Python code although transformers has the same layers, under other names.
 
-They load without that code. A model is recognised by its `config.json`. What differs is the names of its weights or of
+They load without that code. A model is recognized by its `config.json`. What differs is the names of its weights or of
 its settings; a setting that transformers does not have leaves the model to its own code.
 """
 

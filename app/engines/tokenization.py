@@ -93,7 +93,7 @@ class PairTokenizer:
         return self._templated(self.template, instruction)
 
     def _templated(self, template: Template, instruction: str | None = None) -> "_Frame":
-        """The template's constants as tokens, except for their edges, which are tokenised with the texts."""
+        """The template's constants as tokens, except for their edges, which are tokenized with the texts."""
         before, between, after = template.parts(instruction)
         before, before_query = _split_end(before, template.edge)
         after_query, between = _split_start(between)
@@ -141,7 +141,7 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """Constant text that is tokenised together with the query or the document that it surrounds."""
+    """Constant text that is tokenized together with the query or the document that it surrounds."""
 
     before: str = ""
     after: str = ""

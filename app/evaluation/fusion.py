@@ -137,7 +137,7 @@ def fusion_table(figures: Mapping[str, Any], name: str) -> tuple[Sequence[str], 
         )
         for trial in figures["trials"]
     ]
-    return ("fusion with", "weight", name, "to the model alone"), rows
+    return ("fusion with", "weight", name, "vs. the model alone"), rows
 
 
 def fusion_notes(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ ALPHA = 0.8
 
 
 def write_onnx(module: Logits, conversion: Conversion, file: Path) -> None:
-    # ONNX Runtime's fusions recognise this form of attention.
+    # ONNX Runtime's fusions recognize this form of attention.
     conversion.exportable.scorer.transformer.set_attn_implementation("eager")
     if conversion.precision != "int8":
         _write_float(module, conversion, file)

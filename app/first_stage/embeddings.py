@@ -48,8 +48,8 @@ class Vocabulary:
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
     def pieces(self, words: Sequence[str]) -> Pieces:
-        # Normalising is most of the work. Words that are a piece or a single term do not need it.
-        others = self._normalised([word for word in words if word not in self._rows and not is_term(word)])
+        # Normalizing is most of the work. Words that are a piece or a single term do not need it.
+        others = self._normalized([word for word in words if word not in self._rows and not is_term(word)])
 
         def split(word: str) -> Sequence[int]:
             if word in self._rows:
@@ -62,7 +62,7 @@ class Vocabulary:
         counts = np.fromiter(map(len, each), np.int64, len(each))
         return Pieces(np.fromiter(chain.from_iterable(each), np.int64, counts.sum()), np.cumsum(counts) - counts)
 
-    def _normalised(self, words: Sequence[str]) -> Iterator[Sequence[int]]:
+    def _normalized(self, words: Sequence[str]) -> Iterator[Sequence[int]]:
         unknown = (self._rows[UNKNOWN],)
         for encoded in self._tokenizer.encode_batch_fast(words, add_special_tokens=False):
             yield encoded.ids or unknown

@@ -98,7 +98,7 @@ def make_plan(found: Measurement, rate: float, p95: float) -> dict[str, Any]:
 
 
 def _row(speed: Speed, rate: float, replicas: int, target: float) -> dict[str, Any]:
-    """What to expect of so many replicas. Times are None if the queue grows."""
+    """What to expect of this many replicas. Times are None if the queue grows."""
     each = rate / replicas
     used = speed.utilisation(each)
     p50, p95 = (1000 * seconds for seconds in speed.quantiles(each, SHARES))

@@ -23,7 +23,7 @@ class Measurement(NamedTuple):
 
 
 async def measure(client: AsyncClient, size: Size, seconds: float) -> Measurement:
-    """Measure for about so many seconds, one half for each part. Raises `RerankError`."""
+    """Measure for about this many seconds, one half for each part. Raises `RerankError`."""
     requests = make_requests(size, time_ns())
     for _ in range(WARM_UP):
         await send(client, next(requests))

@@ -104,7 +104,7 @@ class Pace:
 
     @property
     def cautious_speed_with_tokenizer(self) -> float:
-        """The same if the texts must be tokenised first."""
+        """The same if the texts must be tokenized first."""
         if not self.speed:
             return 0.0
         tokenizer = self._tokenizer.value / self._tokens.value
@@ -122,7 +122,7 @@ class Pace:
             self._engine.see(tokens, alone)
 
     def see_texts(self, passages: Collection[Passage], pairs: Sequence[Pair], seconds: float) -> None:
-        """Count texts that were tokenised. Those that were cut say nothing about their tokens."""
+        """Count texts that were tokenized. Those that were cut say nothing about their tokens."""
         texts = [len(passage.query) + len(passage.text) for passage in passages]
         self._tokenizer.see(seconds, sum(texts))
         for chars, pair in zip(texts, pairs, strict=True):

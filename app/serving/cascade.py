@@ -21,8 +21,8 @@ from app.types import Choice, Ranking, RerankQuery, Spans
 NAME = "cascade"
 """What clients call it."""
 DEFAULT_TOP_K = 10
-# A budget may leave no time for the large model. If it has not read for so many seconds, it reads one document in any
-# case: otherwise its speed, which decides what fits, would never be measured again.
+# A budget may leave no time for the large model. If it has read nothing for this many seconds, it reads one
+# document anyway: otherwise its speed, which decides what fits, would never be measured again.
 SECONDS_OF_TRUST = 10.0
 
 
@@ -60,7 +60,7 @@ class Cascade:
     name = NAME
 
     def __init__(self, small: Model, large: Model, top_k: int | None, metrics: Metrics) -> None:
-        """`top_k`: documents that the large model reads, unless a request says it."""
+        """`top_k`: documents that the large model reads, unless the request sets it."""
         self.small = small
         self.large = large
         self._top_k = top_k

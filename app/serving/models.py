@@ -55,7 +55,7 @@ class Models:
         return self.cascade if self.cascade and name.lower() == CASCADE else self.named(name)
 
     def named(self, name: str) -> Model:
-        """The model of this name, which may be without its organisation. Raises `UnknownModel`."""
+        """The model of this name, which may be without its organization. Raises `UnknownModel`."""
         known = self._by_name
         if not self.are_several:
             known = dict.fromkeys((self.first.name.lower(), _short(self.first.name)), self.first)
@@ -99,5 +99,5 @@ class Models:
 
 
 def _short(name: str) -> str:
-    """The name without its organisation."""
+    """The name without its organization."""
     return name.lower().rsplit("/", 1)[-1]

@@ -66,7 +66,7 @@ class Progress:
         return [(passage, self.known[key]) for key, passage in self.keyed if key in self.known]
 
     def truncated(self, pairs: Mapping[bytes, Pair]) -> list[Passage]:
-        """The passages that do not fit the window, judged by their scores and by the tokenised `pairs`."""
+        """The passages that do not fit the window, judged by their scores and by the tokenized `pairs`."""
         found: dict[bytes, Pair | Score] = {**pairs, **self.known}
         return [passage for key, passage in self.keyed if key in found and found[key].truncated]
 

@@ -1,6 +1,6 @@
 """Which documents of a request with a latency budget are read: those that fit, the best of the first stage first.
 
-They are chosen twice: roughly before the texts are tokenised, because most of a large request does not fit, and exactly
+They are chosen twice: roughly before the texts are tokenized, because most of a large request does not fit, and exactly
 afterwards. The plan is a value with a stage for each model, so that another model can read the best of them again.
 """
 
@@ -11,7 +11,7 @@ from app.serving.budget import Pace, ReadingPlan, Stage, fit
 from app.serving.progress import KeyedPassages, Progress
 from app.types import BudgetUse, Method, Pair, Passage
 
-# So many times what seems to fit is tokenised.
+# This many times what seems to fit is tokenized.
 SLACK = 1.5
 
 

@@ -229,7 +229,7 @@ class Reranker:
             progress.known |= shared
 
     async def _prepare(self, progress: Progress) -> dict[bytes, Pair]:
-        """Tokenise the passages without a score. In `chunk_max` mode, first split the documents that do not fit."""
+        """Tokenize the passages without a score. In `chunk_max` mode, first split the documents that do not fit."""
         pairs = await self._tokenize(progress, progress.missing())
         if progress.long_documents == "chunk_max" and (windows := await self._split(progress, pairs)):
             await self._look_up(progress, windows)

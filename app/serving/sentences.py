@@ -11,7 +11,7 @@ from app.types import Span
 
 # A longer sentence, such as a table or a text without punctuation, is cut between words.
 MAX_CHARS = 600
-# If a line is at least so long and the next one begins in lower case, a program has broken the sentence into lines.
+# If a line is at least this long and the next one begins in lower case, a program has broken the sentence into lines.
 WRAPPED_CHARS = 40
 # Characters of the last word that are compared with the abbreviations.
 LAST_CHARS = 24

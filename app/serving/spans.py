@@ -16,7 +16,7 @@ from app.serving.progress import Progress
 from app.serving.sentences import sentences
 from app.types import Passage, Ranking, RerankQuery, ScoredSpan, Span, SpanBounds, Spans
 
-# A passage has so many sentences, at most.
+# The most sentences of a passage.
 MOST_SENTENCES = 3
 # Characters of the documents of a request that are split into sentences. Splitting holds the interpreter lock.
 MOST_CHARS = 1_000_000

@@ -12,7 +12,7 @@ from app.telemetry.metrics import Metrics
 
 INFERENCE = "inference"
 """The name of the threads that call the engine."""
-# Who pays for what no request asked for, such as a probe.
+# The name that is charged for work that no request asked for, such as a probe.
 SERVICE = "service"
 
 
@@ -46,8 +46,8 @@ class _Run:
 class Ledger:
     """Divides what the engine uses among the running batches, and the costs of a batch among its requests.
 
-    Both by the tokens that are computed, in whole nanoseconds and microjoules: the sum of all bills is what the engine
-    used while batches ran. Used on the event loop only.
+    Both are divided by the number of computed tokens, in whole nanoseconds and microjoules: the sum of all bills is
+    what the engine used while batches ran. Used on the event loop only.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ class Drift:
             log.warning("RERANKER_DRIFT_FILE=%s cannot be used: %s", self._file, str(error).splitlines()[0])
             return None
         if stored.model != self._model or not sum(stored.counts):
-            log.warning("RERANKER_DRIFT_FILE=%s is about another model: it will be replaced", self._file)
+            log.warning("RERANKER_DRIFT_FILE=%s was made with another model, and will be replaced", self._file)
             return None
         return stored
 

@@ -1,7 +1,7 @@
 """OpenTelemetry traces: imported only when the standard `OTEL_*` variables ask for them.
 
 FastAPI makes the span of a request and takes the caller's `traceparent` up. Here is where spans go, and what is added
-to them once the answer is known: figures, and a child each for the queue, the first stage, tokenising and inference.
+to them once the answer is known: figures, and a child each for the queue, the first stage, tokenizing and inference.
 """
 
 import asyncio

@@ -42,7 +42,7 @@ COLUMNS = {
 
 @dataclass(slots=True)
 class Trial:
-    """One way to limit the work of a request, and what came of it with so many clients."""
+    """One way to limit the work of a request, and its result with this many clients."""
 
     clients: int
     way: str

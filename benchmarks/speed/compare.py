@@ -138,7 +138,7 @@ async def evaluate(contenders: Sequence[Contender], sets: dict[str, list[dict[st
 
 
 def figures(contender: Contender, results: Results, flops: float, ceilings: dict[str, float]) -> dict[str, Any]:
-    """Summarise the rounds: documents/s, latencies in milliseconds, share of the machine's peak speed."""
+    """Summarize the rounds: documents/s, latencies in milliseconds, share of the machine's peak speed."""
     cells: dict[str, dict[str, Any]] = {}
     for (name, workload, many), cell in results.items():
         if name != contender.name:

@@ -1,6 +1,6 @@
 """Speed on a GPU: `scripts/bench gpu`, or `python -m benchmarks.speed.gpu` without OpenVINO.
 
-Contenders run one at a time. "packed" and "padded" measure the whole service except HTTP: admission, tokenisation and
+Contenders run one at a time. "packed" and "padded" measure the whole service except HTTP: admission, tokenization and
 batching are included. `--device cpu` runs the same code on any machine, as a check.
 """
 

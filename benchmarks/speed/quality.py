@@ -54,7 +54,7 @@ class Way:
     runs: dict[int, list[Run]] = field(default_factory=dict)
 
     def row(self, clients: int) -> dict[str, Any]:
-        """The figures of all runs with so many clients."""
+        """The figures of all runs with this many clients."""
         runs = self.runs[clients]
         latencies = list(chain.from_iterable(each.latencies for each in runs))
         p50, p95 = np.percentile(latencies, [50, 95]) * 1000

@@ -417,10 +417,10 @@ async def test_other_fields_without_effect_are_reported(serve: Serve, path: str,
         response = await client.post(path, json=body | {"return_len": True, "overlap_tokens": 20, "a\r\nb: c": 1})
         many = await client.post(path, json=body | {f"field_{number}": number for number in range(20)})
     assert response.status_code == 200
-    ignored = "is not supported and ignored"
+    ignored = "is not supported; it is ignored"
     named = f"return_len: {ignored}; overlap_tokens: {ignored}"
-    assert response.headers["x-reranker-warning"] == f"{named}; 1 more: not supported and ignored"
-    assert many.headers["x-reranker-warning"].endswith(f"field_7: {ignored}; 12 more: not supported and ignored")
+    assert response.headers["x-reranker-warning"] == f"{named}; 1 more: not supported; they are ignored"
+    assert many.headers["x-reranker-warning"].endswith(f"field_7: {ignored}; 12 more: not supported; they are ignored")
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES)
@@ -431,7 +431,7 @@ async def test_options_inside_parameters_follow_the_same_rules(serve: Serve, pat
         answered = await client.post(path, json=body | {"parameters": {"top_n": 1, "max_length": None}})
     assert refused.status_code == 422
     assert "parameters.truncation_side: is not supported: " in refused.text
-    assert answered.headers["x-reranker-warning"] == "parameters.top_n: is not supported and ignored"
+    assert answered.headers["x-reranker-warning"] == "parameters.top_n: is not supported; it is ignored"
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ async def test_options_inside_parameters_follow_the_same_rules(serve: Serve, pat
 async def test_a_field_of_another_dialect_is_reported(serve: Serve, path: str, body: Any, field: str) -> None:
     async with serve() as client:
         response = await client.post(path, json=body | {field: 1})
-    assert response.headers["x-reranker-warning"] == f"{field}: is not supported and ignored"
+    assert response.headers["x-reranker-warning"] == f"{field}: is not supported; it is ignored"
 
 
 @pytest.mark.parametrize("name", ["truncate", "truncation"])

@@ -213,4 +213,4 @@ async def test_meaningful_fields_are_refused_and_others_reported(serve: Serve, s
     assert refused.status_code == 422
     assert service.message(refused.json()).startswith("max_tokens_per_query: is not supported: ")
     assert reported.status_code == 200
-    assert reported.headers["x-reranker-warning"] == "overlap_tokens: is not supported and ignored"
+    assert reported.headers["x-reranker-warning"] == "overlap_tokens: is not supported; it is ignored"

@@ -1,4 +1,4 @@
-"""What each hosted service has of its own: fields, answers, errors, and the paths that it shares with others."""
+"""What is particular to each hosted service: fields, answers, errors, and the paths that it shares with others."""
 
 from typing import Any
 
@@ -89,7 +89,7 @@ async def test_bedrock_returns_documents_as_they_were_sent(serve: Serve, read: l
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"nextToken": "abc"}, "nextToken: is not known: every answer has all results"),
+        ({"nextToken": "abc"}, "nextToken: is not supported: every answer contains all results"),
         ({"queries": []}, "queries: list should have at least 1 item"),
         ({"sources": [{"inlineDocumentSource": {"type": "TEXT"}}]}, "sources[0]: has no textDocument"),
         ({"sources": [{"inlineDocumentSource": {"type": "JSON", "jsonDocument": {}}}]}, "sources[0]: has no 'text'"),

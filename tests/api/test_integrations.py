@@ -50,7 +50,7 @@ async def post(client: httpx.AsyncClient, url: str, body: Any, ignored: str | No
     response = await client.post(url.removeprefix(SERVICE), content=content, headers=types | headers)
     assert response.status_code == 200, response.text
     warning = response.headers.get("x-reranker-warning")
-    assert warning == (ignored and f"{ignored}: is not supported and ignored")
+    assert warning == (ignored and f"{ignored}: is not supported; it is ignored")
     return response.json()
 
 

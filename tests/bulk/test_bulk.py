@@ -87,7 +87,7 @@ def files(folder: Path) -> set[str]:
 
 
 async def stopped(source: Path, target: Path, engine: FakeEngine, after: int) -> None:
-    """A run that is cancelled after it has scored so many batches."""
+    """A run that is cancelled after it has scored this many batches."""
     running = asyncio.create_task(rank(source, target, engine))
     await until(lambda: len(engine.batches) >= after or running.done())
     engine.gate.clear()
@@ -415,7 +415,7 @@ def start(source: Path, target: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def interrupted(source: Path, target: Path, number: signal.Signals, after: int) -> tuple[int, str]:
-    """Exit status and messages of a run that gets a signal after a checkpoint with so many rows."""
+    """Exit status and messages of a run that gets a signal after a checkpoint with this many rows."""
     process = start(source, target)
     state = target.with_name(target.name + ".state.json")
     while process.poll() is None and not (state.exists() and json.loads(state.read_text())["counts"]["rows"] >= after):

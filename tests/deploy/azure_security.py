@@ -1,4 +1,4 @@
-"""`python -m tests.deploy.azure_security`: check the Bicep files with checkov, in an environment of its own."""
+"""`python -m tests.deploy.azure_security`: check the Bicep files with checkov, in a separate environment."""
 
 import sys
 

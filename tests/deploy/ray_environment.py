@@ -1,4 +1,4 @@
-"""Ray in an environment of its own, which also sees the packages of the project. For the tests with real Ray."""
+"""Ray in a separate environment, which also sees the packages of the project. For the tests with real Ray."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`python -m tests.deploy.security`: check what the Helm chart creates with checkov, in an environment of its own."""
+"""`python -m tests.deploy.security`: check what the Helm chart creates with checkov, in a separate environment."""
 
 import os
 import subprocess

@@ -142,7 +142,7 @@ class Load:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def finish(self, count: int) -> None:
-        """Wait until so many more requests have been answered."""
+        """Wait until this many more requests have been answered."""
         goal = self.statuses.total() + count
         while self.statuses.total() < goal:  # noqa: ASYNC110 (the counter has no event)
             await asyncio.sleep(0.05)

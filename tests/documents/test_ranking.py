@@ -41,7 +41,7 @@ async def test_ids_rank_as_their_texts_do(serve: Serve, path: str) -> None:
         ]
         assert "missing" not in by_ids.json()
         assert "x-reranker-warning" not in by_ids.headers
-        assert by_texts.headers["x-reranker-warning"] == "collection: is not supported and ignored"
+        assert by_texts.headers["x-reranker-warning"] == "collection: is not supported; it is ignored"
 
 
 async def test_texts_references_and_ids_are_mixed(serve: Serve) -> None:
@@ -120,7 +120,7 @@ async def test_without_a_store_the_fields_are_ignored_and_named(serve: Serve, bo
     async with serve() as client:
         answer = await client.post("/v1/rerank", json={"query": QUERY} | body)
         assert (answer.status_code, len(answer.json()["results"])) == (200, 1)
-        assert "document_ids: is not supported and ignored" in answer.headers["x-reranker-warning"]
+        assert "document_ids: is not supported; it is ignored" in answer.headers["x-reranker-warning"]
 
 
 async def test_without_a_collection_no_document_is_looked_up(serve: Serve) -> None:

@@ -20,7 +20,8 @@ SECONDS_PER_TOKEN = 1e-5
 
 
 class Clock:
-    """Passes only where the tests say so: what is chosen does not hang on what else the machine does."""
+    """Passes only where the tests say so: what is chosen does not depend on what else the
+    machine is doing."""
 
     now = 0.0
 
@@ -44,7 +45,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TimedEngine(FakeEngine):
-    """Takes so long for each batch and each token, and longer for batches over its liking."""
+    """Takes a fixed time for each batch and each token, and longer for batches above its best size."""
 
     def __init__(self, per_batch: float = 0.0, best: int = 10**9, slowness: float = 1.0) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ def on_gpu(**speed: float) -> TimedEngine:
     return engine
 
 
-def test_on_a_gpu_batches_are_as_large_as_makes_them_faster(tmp_path: Path) -> None:
+def test_on_a_gpu_batches_grow_while_that_is_faster(tmp_path: Path) -> None:
     waits, computes = on_gpu(per_batch=0.5, slowness=0.02), on_gpu(slowness=0.5)
     arrange(waits, {})
     arrange(computes, {})

@@ -38,7 +38,7 @@ INT8 = EMBEDDED / "openvino-int8"
 # A self-test takes CPU time for each thread.
 ONE_THREAD = UNMEASURED | {"threads": 1, "streams": 1}
 Wrong = Callable[[int, int], bool]
-"""Whether a part of so many rows and so wide is computed wrongly."""
+"""Whether a part with this many rows and this width is computed wrongly."""
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -171,7 +171,7 @@ def test_a_pickle_is_loaded_only_if_allowed(tmp_path: Path) -> None:
         load(model=str(folder))
     assert "\n" not in str(caught.value)
     assert load(model=str(folder), allow_pickle=True).info.model == "old"
-    make_model(folder)  # with safetensors beside it the pickle is never read
+    make_model(folder)  # next to safetensors, the pickle is never read
     (folder / "pytorch_model.bin").write_bytes(b"no pickle")
     assert load(model=str(folder)).info.model == "old"
 

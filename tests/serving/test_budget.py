@@ -20,14 +20,14 @@ from tests.serving.test_degraded import held
 # 100 documents of two tokens each; the query has two. The earlier ones have a word of the query, in a shorter text.
 DOCUMENTS = [f"tides {number}" for number in range(10)] + [f"bread {number}" for number in range(90)]
 BODY: dict[str, Any] = {"query": "causing tides", "documents": DOCUMENTS, "prefilter": "lexical"}
-# Tokens per second of the engine at its warm-up: slow, so that the time of the rest is nothing against it.
+# Tokens per second of the engine at its warm-up: slow enough that all other time is negligible.
 SPEED = 10.0
 # Seconds that a document takes by the plan, at first.
 SECONDS = 4 * FIRST_MARGIN / SPEED
 
 
 def budget_for(documents: float) -> int:
-    """Milliseconds for so many documents."""
+    """Milliseconds for this many documents."""
     return round(documents * SECONDS * 1000)
 
 
@@ -342,7 +342,7 @@ async def test_windows_of_long_documents_cost_what_they_have(serve: Serve, engin
 
 
 async def test_a_document_that_does_not_fit_cannot_be_too_long(serve: Serve, engine: FakeEngine) -> None:
-    """More documents are tokenised than fit, because short words make more tokens than the estimate says."""
+    """More documents are tokenized than fit, because short words make more tokens than the estimate says."""
     engine.tokens_per_second, engine.lines = SPEED, 1
     body = BODY | {"query": "t", "long_documents": "refuse", "budget_ms": round(60 * FIRST_MARGIN / SPEED * 1000)}
     short, long = [f"t a b c {number}" for number in range(10)], [f"t a b c\n{number}" for number in range(90)]

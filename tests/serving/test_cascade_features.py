@@ -33,7 +33,7 @@ SPEED = 10.0
 
 
 def budget_for(documents: float) -> int:
-    """Milliseconds for so many documents of the large model, at first."""
+    """Milliseconds for this many documents of the large model, at first."""
     return round(documents * 4 * FIRST_MARGIN / SPEED * 1000)
 
 

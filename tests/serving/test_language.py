@@ -23,7 +23,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_texts_in_english_are_recognised(language: str) -> None:
+def test_texts_in_english_are_recognized(language: str) -> None:
     assert is_english(TEXTS[language]) is (language == "en")
 
 

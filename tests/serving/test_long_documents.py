@@ -166,7 +166,7 @@ async def test_scores_of_a_cut_document_and_of_its_windows_are_kept_apart(serve:
         assert await logit(client, "/rerank", TEI | {"truncate": True}) == CUT
 
 
-async def test_a_document_that_fits_is_tokenised_only_once(
+async def test_a_document_that_fits_is_tokenized_only_once(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []

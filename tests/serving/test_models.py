@@ -108,7 +108,7 @@ async def test_a_request_chooses_its_model(several: Several, asked: dict[str, st
     assert [name for name, engine in engines.items() if engine.batches] == [answered]
 
 
-async def test_a_name_that_is_unknown_is_404_with_those_that_are_there(several: Several) -> None:
+async def test_an_unknown_name_is_404_and_the_known_ones_are_listed(several: Several) -> None:
     async with several() as client:
         answer = await client.post("/v1/rerank", json=BODY | {"model": "medium"})
         tei = await client.post("/rerank", json={"query": "moon", "texts": ["moon"], "model": "medium"})

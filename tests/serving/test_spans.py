@@ -190,7 +190,7 @@ async def test_other_dialects_report_that_they_have_no_such_field(
     async with serve() as client:
         response = await client.post(path, json=body | {"max_spans": 1}, headers=headers)
     assert response.status_code == 200
-    assert response.headers["x-reranker-warning"] == "max_spans: is not supported and ignored"
+    assert response.headers["x-reranker-warning"] == "max_spans: is not supported; it is ignored"
     assert sum(map(len, engine.batches)) == 1
 
 

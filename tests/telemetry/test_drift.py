@@ -123,7 +123,7 @@ async def test_the_reference_outlives_a_restart(
     engine.info = replace(engine.info, model="another")
     async with serve(drift_file=file, drift_reference=200) as client:
         assert math.isnan(await distance(client))
-    assert "is about another model" in caplog.text
+    assert "was made with another model" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"model": "x", "counts": [1]}', '{"counts": 5}'])

@@ -22,7 +22,7 @@ from app.telemetry.record import ErrorBodyOf, Problem
 from app.types import MAX_DOCUMENTS, RerankQuery
 
 CAMEL = ConfigDict(alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True)
-# Of the clients of AWS, which send `InvokeModel` without the type of its body.
+# Beginnings of `Authorization` in clients of AWS, which send `InvokeModel` without a `Content-Type`.
 SIGNATURES = ("AWS4-", "Bearer ")
 # By the code of the error. Others are ValidationException or InternalServerException, by their status.
 EXCEPTIONS = {
@@ -46,7 +46,7 @@ class BedrockErrorBody(BaseModel):
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
-        """Serialise an error."""
+        """Serialize an error."""
         other = "ValidationException" if problem.status < INTERNAL[0] else "InternalServerException"
         return cls(exception=EXCEPTIONS.get(problem.code, other), message=problem.message)
 
@@ -60,7 +60,7 @@ class BedrockRoute(JsonRoute):
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         """The handler of the JSON route, also for a signed body without a type.
 
-        A page of another origin cannot send these `Authorization`s, so it still cannot reach a service on its machine.
+        A page of another origin cannot send these headers, so it still cannot reach a service on the user's machine.
         """
         handler = super().get_route_handler()
 
@@ -163,7 +163,7 @@ class BedrockRequest(RequestBody):
     def translate(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Accepts the options in `additionalModelRequestFields`. Refuses a token: there is never a next page."""
         if fields.pop("nextToken", None) is not None:
-            raise InvalidRequest("is not known: every answer has all results", "nextToken")
+            raise InvalidRequest("is not supported: every answer contains all results", "nextToken")
         inner: Any = fields
         for name in ("rerankingConfiguration", "bedrockRerankingConfiguration", "modelConfiguration"):
             inner = inner.get(name) if isinstance(inner, dict) else None

@@ -35,7 +35,7 @@ class DashScopeErrorBody(BaseModel):
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
-        """Serialise an error."""
+        """Serialize an error."""
         other = "InvalidParameter" if problem.status < INTERNAL[0] else "InternalError"
         code = ERROR_CODES.get(problem.code, other)
         return cls(code=code, message=problem.message, request_id=problem.request_id)

@@ -35,7 +35,7 @@ class GoogleErrorBody(BaseModel):
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
-        """Serialise an error."""
+        """Serialize an error."""
         name = grpc_name(problem.status)
         return cls(error=GoogleError(code=problem.status, message=problem.message, status=name))
 

@@ -169,7 +169,7 @@ class RerankRequest(RankRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REQUEST]})
 
     max_spans: Annotated[
-        int, Field(ge=0, description="Return so many of the best passages inside each document, as `spans`")
+        int, Field(ge=0, description="Return this many of the best passages inside each document, as `spans`")
     ] = 0
     relevant_spans: Annotated[
         RelevantSpans | None, Field(description="The same as Cohere has it; the answer has them as `relevant_spans`")

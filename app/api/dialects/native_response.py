@@ -178,7 +178,7 @@ class RerankResponse(BaseModel):
 
     @classmethod
     def of(cls, request: RerankRequest, ranking: Ranking, model: str, record: RequestRecord) -> Self:
-        """Serialise a ranking as the request asks."""
+        """Serialize a ranking as the request asks."""
         timings, ranked = ranking.timings, results(request, ranking)
         return cls(
             id=record.id,

@@ -26,7 +26,7 @@ class SpansMeta(BaseModel):
 
     @classmethod
     def of(cls, spans: Spans) -> Self:
-        """Serialise what the ranking says."""
+        """Serialize what the ranking says."""
         return cls(candidates=spans.candidates, cut=spans.cut, error=spans.error)
 
 

@@ -95,7 +95,7 @@ class HostedErrorBody(BaseModel):
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
-        """Serialise an error."""
+        """Serialize an error."""
         return cls(message=problem.message, detail=[HostedDetail(msg=problem.message)])
 
 

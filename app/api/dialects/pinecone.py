@@ -35,7 +35,7 @@ class PineconeErrorBody(BaseModel):
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
-        """Serialise an error."""
+        """Serialize an error."""
         return cls(error=PineconeError(code=grpc_name(problem.status), message=problem.message), status=problem.status)
 
 

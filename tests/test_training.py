@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from app.engines.models.source import locate_model
 from app.engines.torch import TorchEngine
-from tests.models import CONFIGS, WORDS, make_model, make_tokenizer
+from tests.models import CONFIGS, WORDS, export, make_model, make_tokenizer
 from training.__main__ import cli
 from training.calibration import calibrate
 from training.corpora import Corpus, Question, cloze
 from training.embedding import Embedder
 from training.groups import Group, read_groups, write_groups
 from training.inference import Floats, encoded_windows
-from training.judge import Judge
+from training.judge import Judge, open_teacher
 from training.lengthening import Lengthener
 from training.loop import CHECKPOINT, Training, listwise
 from training.model import CrossEncoder
@@ -354,6 +354,13 @@ def test_validation_measures_the_gain_over_bm25(corpora: Path) -> None:
     assert figures.gain == pytest.approx(1 - figures.bm25)
     fused = compare(name, topics, Perfect(), fusion_weight=100)  # type: ignore[arg-type]
     assert abs(fused.model - figures.bm25) < 0.1 < figures.gain, "so much weight leaves the order of BM25"
+
+
+def test_an_exported_model_can_teach(tmp_path: Path, start: str) -> None:
+    export(Path(start), tmp_path / "out")
+    pairs = [("what causes tides", "the moon"), ("moon", "bread " * 60), ("moon", "the sea"), ("sea", "plant and sea")]
+    exported, original = (open_teacher(model, "cpu", 64) for model in (str(tmp_path / "out"), start))
+    assert exported.logits(pairs) == pytest.approx(original.logits(pairs), abs=0.02)
 
 
 def test_validation_shows_how_much_of_long_documents_is_read(corpora: Path) -> None:

@@ -94,7 +94,9 @@ def prepare_own(
 def teach(
     groups: Groups,
     output: Output,
-    model: Annotated[list[str], typer.Option(help="Cross-encoder: folder or hub id; repeatable")],
+    model: Annotated[
+        list[str], typer.Option(help="Cross-encoder: folder or hub id, or folder of an export; repeatable")
+    ],
     keep: Annotated[int | None, typer.Option(help="Keep only this many documents of each group, the hardest")] = None,
     device: Device = "auto",
 ) -> None:

@@ -168,11 +168,11 @@ def _whole(plan: "Plan", groups: int) -> "Plan":
 def teach_folder(groups: Path, output: Path, models: Sequence[str], keep: int | None, device: str) -> None:
     """Write the groups with the mean scores of the models."""
     from training.groups import HELD_OUT_FILE, TRAIN_FILE, write_groups
-    from training.judge import Judge
+    from training.judge import open_teacher
     from training.schedule import MIDDLE
     from training.teaching import teach
 
-    teachers = [Judge(model, device, MIDDLE) for model in models]
+    teachers = [open_teacher(model, device, MIDDLE) for model in models]
     output.mkdir(parents=True, exist_ok=True)
     for file, own in zip((TRAIN_FILE, HELD_OUT_FILE), read_folder(groups), strict=True):
         write_groups(teach(own, teachers, keep), output / file)

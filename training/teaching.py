@@ -6,11 +6,11 @@ from itertools import islice
 import torch
 
 from training.groups import Group
-from training.judge import Judge
+from training.judge import Teacher
 from training.model import CrossEncoder
 
 
-def teach(groups: Sequence[Group], teachers: Sequence[Judge], keep: int | None) -> Iterator[Group]:
+def teach(groups: Sequence[Group], teachers: Sequence[Teacher], keep: int | None) -> Iterator[Group]:
     """Add the mean logits of the teachers to the groups. With `keep`, reduce each group to its hardest documents."""
     pairs = [(group.query, document) for group in groups for document in group.documents]
     of_teachers = [teacher.logits(pairs) for teacher in teachers]

@@ -23,12 +23,12 @@ EXAMPLE_RESPONSE: dict[str, Any] = {
     "results": [
         {
             "index": 1,
-            "relevance_score": 0.54832553863525,
+            "relevance_score": 0.63748419284821,
             "document": {"text": "Saturn has 146 confirmed moons, more than any other planet in the Solar System."},
         },
         {
             "index": 0,
-            "relevance_score": 0.23840360343456,
+            "relevance_score": 0.28814768791199,
             "document": {"text": "Mars has two small moons, Phobos and Deimos, discovered in 1877."},
         },
     ],

@@ -58,6 +58,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def distinct(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model with different scores for different pairs."""
+    return str(make_model(tmp_path_factory.mktemp("distinct"), spread=0.5))
+
+
+@pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A bi-encoder with random weights."""
     folder = tmp_path_factory.mktemp("encoder")
@@ -356,11 +362,11 @@ def test_validation_measures_the_gain_over_bm25(corpora: Path) -> None:
     assert abs(fused.model - figures.bm25) < 0.1 < figures.gain, "so much weight leaves the order of BM25"
 
 
-def test_an_exported_model_can_teach(tmp_path: Path, start: str) -> None:
-    export(Path(start), tmp_path / "out")
-    pairs = [("what causes tides", "the moon"), ("moon", "bread " * 60), ("moon", "the sea"), ("sea", "plant and sea")]
-    exported, original = (open_teacher(model, "cpu", 64) for model in (str(tmp_path / "out"), start))
-    assert exported.logits(pairs) == pytest.approx(original.logits(pairs), abs=0.02)
+def test_an_exported_model_can_teach(tmp_path: Path, distinct: str) -> None:
+    export(Path(distinct), tmp_path / "out")
+    pairs = [("what causes tides", "the moon"), ("moon", "bread " * 60), ("moon", "the sea"), ("what causes", "plant")]
+    exported, original = (open_teacher(model, "cpu", 64) for model in (str(tmp_path / "out"), distinct))
+    assert exported.logits(pairs) == pytest.approx(original.logits(pairs), abs=0.15)
 
 
 def test_validation_shows_how_much_of_long_documents_is_read(corpora: Path) -> None:
@@ -371,14 +377,17 @@ def test_validation_shows_how_much_of_long_documents_is_read(corpora: Path) -> N
     assert half["answer first"] == 1 > half["answer last"]
 
 
-def test_a_judge_gives_the_scores_of_the_model(start: str) -> None:
+def test_a_judge_gives_the_scores_of_the_model(start: str, distinct: str) -> None:
     pairs = [("what causes tides", "the moon"), ("moon", "bread " * 60), ("sea", "plant and sea")]
     expected = CrossEncoder(start, "cpu").logits(pairs, 64, 8).tolist()
     assert Judge(start, "cpu", 64).logits(pairs) == pytest.approx(expected, abs=0.01)
+    # These scores differ by 0.4 and more, and by bfloat16 by less than 0.1.
+    expected = CrossEncoder(distinct, "cpu").logits(pairs, 64, 8).tolist()
+    assert Judge(distinct, "cpu", 64).logits(pairs) == pytest.approx(expected, abs=0.15)
 
 
-def test_windows_cover_the_whole_document_and_the_best_one_counts(start: str) -> None:
-    judge = Judge(start, "cpu", 32, in_windows=True)
+def test_windows_cover_the_whole_document_and_the_best_one_counts(distinct: str) -> None:
+    judge = Judge(distinct, "cpu", 32, in_windows=True)
     pairs = [("what causes tides", "bread " * 60 + "the moon"), ("what causes tides", "the moon")]
     tokens, pair_of = encoded_windows(judge.tokenizer, pairs, 32)
     assert pair_of == [0] * (len(tokens) - 1) + [1]
@@ -386,7 +395,7 @@ def test_windows_cover_the_whole_document_and_the_best_one_counts(start: str) ->
     assert all("tides" in text for text in texts)
     assert ["moon" in text for text in texts] == [False] * (len(texts) - 2) + [True, True]
     windows = [text.split("[SEP]")[1].strip() for text in texts]
-    each = Judge(start, "cpu", 32).logits([("what causes tides", window) for window in windows])
+    each = Judge(distinct, "cpu", 32).logits([("what causes tides", window) for window in windows])
     assert judge.logits(pairs) == pytest.approx([max(each[:-1]), each[-1]], abs=0.01)
 
 

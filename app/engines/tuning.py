@@ -114,8 +114,7 @@ def _as_kept(kept: Tuning, candidates: Sequence[Candidate], rejected: list[str])
 def choose(
     candidates: Sequence[Candidate], rejected: list[str], errors: list[StartupError]
 ) -> tuple[Candidate, Engine]:
-    """The most exact candidate within 10 % of the fastest. If all of those fail the self-test, the next
-    fastest one that passes.
+    """The most exact candidate within 10 % of the fastest. If all of those fail the self-test, the next fastest.
 
     Candidates that fail the self-test are added to `rejected`, and reasons why some cannot be loaded to `errors`.
     Raises `StartupError` if none is left.

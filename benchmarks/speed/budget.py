@@ -23,6 +23,7 @@ from app.evaluation.measures import measure
 from app.evaluation.options import JudgedFile, Queries
 from app.evaluation.topic import Topic
 from benchmarks.load import print_table, progress_bar
+from benchmarks.options import numbers
 from benchmarks.process import service
 from reranker_client import AsyncClient
 
@@ -142,14 +143,14 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
     """Measure nDCG and latency of fixed depths, of latency budgets and of cascades, alone and under load."""
-    numbers = _numbers("depths", depths), _numbers("budgets", budgets), _numbers("cascade-top-k", top_k)
+    limits = numbers("depths", depths), numbers("budgets", budgets), numbers("cascade-top-k", top_k)
     settings = _settings(model, cascade)
     try:
         topics = judged(read_collection(file, queries=queries), file)
     except UnusableCollection as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
-    counts = _numbers("clients", clients)
-    found = [trial for count in counts for trial in trials(count, *numbers, has_cascade=cascade is not None)]
+    counts = numbers("clients", clients)
+    found = [trial for count in counts for trial in trials(count, *limits, has_cascade=cascade is not None)]
     with service(ENABLE_PREDICTION_CACHE="false", **settings) as (url, _):
         asyncio.run(run(url, topics, found))
     rows = [trial.row(topics) for trial in found]
@@ -173,16 +174,6 @@ def _settings(model: str | None, cascade: str | None) -> dict[str, str]:
         "RERANKER_MODELS": f"{SMALL}={sources[0]},{LARGE}={sources[1]}",
         "RERANKER_CASCADE": f"{SMALL},{LARGE}",
     }
-
-
-def _numbers(name: str, text: str) -> list[int]:
-    try:
-        found = [int(each) for each in text.split(",")]
-    except ValueError:
-        found = [0]
-    if min(found) < 1:
-        raise typer.BadParameter(f"{text!r} must be numbers of 1 or more, such as 10,20", param_hint=f"--{name}")
-    return found
 
 
 def _cell(name: str, value: Any) -> str:

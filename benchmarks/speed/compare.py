@@ -25,6 +25,7 @@ from app.machine.hardware import cpu_limit
 from app.pages.options import HtmlFile
 from app.pages.page import save
 from benchmarks.load import progress_bar
+from benchmarks.options import numbers
 from benchmarks.page import Grid, comparison_page, model_name
 from benchmarks.shapes import SHAPES, make_shape, pair_flops
 from benchmarks.speed.ceiling import matmul_ceiling
@@ -219,7 +220,7 @@ def main(
     folder = make_shape(model, WORK / "models" / model) if model in SHAPES else Path(model)
     chosen = [make_contender(name, folder) for name in contenders.split(",")]
     ceilings = {kind: matmul_ceiling(kind, cpu_limit()) for kind in ("int8", "bf16", "fp32")}
-    many = [int(number) for number in clients.split(",")]
+    many = numbers("clients", clients)
     sets = read_sets(data, queries) if data else {}
 
     async def all_figures() -> tuple[list[dict[str, Any]], dict[str, float]]:

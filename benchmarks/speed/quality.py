@@ -31,11 +31,13 @@ from app.evaluation.options import JudgedFile
 from app.telemetry.drift import Drift
 from app.telemetry.metrics import Metrics
 from benchmarks.load import Run, print_table, progress_bar, run
+from benchmarks.options import numbers
 from benchmarks.process import service
 
 # Shares of the requests for which the search is broken.
 BROKEN = 0.0, 0.1, 0.25, 0.5, 1.0
 REFERENCE, RECENT = 5000, 1000
+HOUR = 3600
 LOAD_SECONDS = 300
 DRIFT_QUERIES = 300
 # Of requests to the second model.
@@ -125,7 +127,7 @@ def drifts(right: Sequence[float], broken: Sequence[float]) -> dict[float, float
         drift.begin("")
         for score in rng.choices(right[::2], k=REFERENCE):
             drift.see(score)
-        timer.seconds += 7200
+        timer.seconds += 2 * HOUR  # the reference is then no part of the last hour
         for number in range(RECENT):
             drift.see(rng.choice(broken[1::2] if number < share * RECENT else right[1::2]))
         found[share] = drift.distance()
@@ -158,7 +160,7 @@ def main(
     texts = [list(topic.documents.values()) for topic in topics]
     bodies = [{"query": topic.query, "documents": own} for topic, own in zip(topics, texts, strict=True)]
     foreign = [body | {"documents": other} for body, other in zip(bodies, texts[1:] + texts[:1], strict=True)]
-    counts = [int(each) for each in clients.split(",")]
+    counts = numbers("clients", clients)
     with started(second_model) as found:
         send(found, bodies[:queries], counts, rounds)
         drift = drifts(*(top_scores(found[0].url, each) for each in (bodies, foreign)))

@@ -20,6 +20,7 @@ from app.engines.torch import TorchEngine
 from benchmarks import rerankers
 from benchmarks.shapes import SHAPES
 from benchmarks.speed import ceiling, compare, gpu, models
+from benchmarks.speed.quality import BROKEN, drifts
 from tests.conftest import free_port
 from tests.e2e.process import FIXED, ROOT
 from tests.pages.reader import check_self_contained, read
@@ -196,7 +197,8 @@ def test_the_quality_benchmark_measures_each_service_and_the_drift(
     second = figures["second_model"]["second model for all"]
     assert sum(second["requests"].values()) in (15, 16)  # the last one may still be running
     assert second["average_tau"] == 1
-    assert figures["drift"]["0.0"] == 0  # all queries have the same documents
+    assert figures["drift"]["1.0"] == 0  # all queries have the same documents, so nothing is broken
+    assert drifts([0.9, 0.9, 0.8, 0.8] * 2, [0.1] * 8) == pytest.approx({share: share for share in BROKEN}, abs=0.05)
 
 
 def test_the_dialects_benchmark_measures_each_dialect(

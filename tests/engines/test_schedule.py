@@ -20,8 +20,7 @@ SECONDS_PER_TOKEN = 1e-5
 
 
 class Clock:
-    """Passes only where the tests say so: what is chosen does not depend on what else the
-    machine is doing."""
+    """Passes only where the tests say so: what is chosen does not depend on what else the machine is doing."""
 
     now = 0.0
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from app.config import Settings
 from app.main import create_app
 from app.serving.reranker import Reranker
 from tests.fakes import FakeEngine
+from tests.logs import logging_restored
 
 # Loading the system's certificates for each client takes longer than most tests.
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return folder not in LONG, files[item.path.parent].index(item.path) + LONG.get(folder, 0)
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Commands that run in the test process configure its logging."""
+    with logging_restored():
+        yield
 
 
 async def until(condition: Callable[[], bool]) -> None:

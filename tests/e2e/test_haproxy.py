@@ -64,10 +64,14 @@ def served(replicas: Replicas, before: list[int]) -> list[int]:
 
 
 def statistics(port: int) -> dict[str, str]:
-    """The address of each replica, and what is missing to its full share after its start."""
+    """The address of each replica, and what is missing to its full share: the first check, or a part of its start."""
     page = httpx.get(f"http://127.0.0.1:{port}/;csv").text.removeprefix("# ")
     rows = csv.DictReader(io.StringIO(page))
-    return {row["addr"]: row["throttle"] for row in rows if row["svname"].startswith("replica") and row["addr"]}
+    return {
+        row["addr"]: row["throttle"] if row["check_status"].endswith("L7OK") else "not checked yet"
+        for row in rows
+        if row["svname"].startswith("replica") and row["addr"]
+    }
 
 
 def wait_for_full_shares(port: int) -> None:

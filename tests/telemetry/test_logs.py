@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +17,6 @@ from app.telemetry.logs import configure_logging
 from app.telemetry.metrics import Metrics
 from tests.conftest import Serve, free_port
 from tests.fakes import FakeEngine
-from tests.logs import logging_restored
 
 BODY = {"query": "private question", "documents": ["private passage", "of tides"]}
 CONSOLE_LINE = re.compile(r"[\d-]+ [\d:,]+ [A-Z]+ +[\w.]+: ")
@@ -26,14 +25,13 @@ Read = Callable[[], list[str]]
 
 
 @pytest.fixture
-def read(capsys: pytest.CaptureFixture[str]) -> Iterator[Read]:
+def read(capsys: pytest.CaptureFixture[str]) -> Read:
     """The lines logged since the last call. Needs `configure_logging` first."""
 
     def lines() -> list[str]:
         return capsys.readouterr().err.splitlines()
 
-    with logging_restored():
-        yield lines
+    return lines
 
 
 async def test_a_request_is_one_log_line_with_all_its_fields(serve: Serve, read: Read) -> None:

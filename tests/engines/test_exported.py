@@ -652,9 +652,11 @@ def test_an_export_that_ranks_differently_is_repeated_with_more_float_layers(
             str(folder), "onnx", "int8", tmp_path / output, calibration=texts, evaluation=texts, force=force
         )
 
+    # A model of random weights has scores that are close together: roundings change some places.
+    monkeypatch.setattr("app.export.command.MIN_KENDALL_TAU", 0.5)
     first = export("first", force=False)
     monkeypatch.setattr("app.export.command.MIN_KENDALL_TAU", 1.01)
-    with pytest.raises(StartupError, match=r"Kendall tau 1\.000 < 1\.01\. To keep it anyway, use --force"):
+    with pytest.raises(StartupError, match=r"Kendall tau [01]\.\d+ < 1\.01\. To keep it anyway, use --force"):
         export("refused", force=False)
     assert not (tmp_path / "refused").exists()
     second = export("second", force=True)

@@ -24,7 +24,7 @@ EXPORTERS = ("torch", "transformers", "openvino", "nncf")
 log = logging.getLogger(__name__)
 
 # Increase it when the export changes: exports of earlier versions are then not used.
-EXPORT_VERSION = 6
+EXPORT_VERSION = 7
 # Exit status of an export if no engine could use the model.
 UNUSABLE_MODEL = 3
 # Exit status of an export that could not be stored.

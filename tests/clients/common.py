@@ -37,7 +37,7 @@ def main(clients: dict[str, Make]) -> None:
         return error_of(make(task["full_url"], 1), query, documents)
 
     reports: dict[str, dict[str, Any]] = {}
-    # Some clients wait and try again, as long as the full service says, which is longer each time: all wait together.
+    # Some clients wait and try again: all wait together.
     with ThreadPoolExecutor(len(clients)) as threads:
         overloads = {name: threads.submit(overload, make) for name, make in clients.items()}
         for name, make in clients.items():

@@ -48,14 +48,17 @@ async def python(environment: Environment) -> Path:
 
 
 @pytest.fixture
-async def full_url(python: Path, serve: Serve, engine: FakeEngine) -> AsyncIterator[str]:
+async def full_url(
+    python: Path, serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[str]:
     """A service with no free slot and no queue.
 
-    The slot is taken after the client is installed, because `Retry-After` grows with the time that it is held.
+    The slot is taken after the client is installed, and clients that retry are told to wait for one second.
     """
+    monkeypatch.setattr("app.serving.admission.RETRY_AFTER", (1, 1))
     engine.patience = 300
     engine.gate.clear()
-    async with serve(max_parallel=1, max_queue=0) as client:
+    async with serve(max_parallel=1, max_queue=0, inference_timeout=300) as client:
         holder = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b"]}, timeout=300))
         await until(lambda: engine.entered == 1)
         yield str(client.base_url)

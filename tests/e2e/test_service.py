@@ -106,7 +106,8 @@ def test_killed_clients_leave_no_request_behind() -> None:
 
 
 def test_sigterm_under_load_loses_no_accepted_request() -> None:
-    patient = {"RERANKER_SHUTDOWN_TIMEOUT": 100}  # slow machines need longer than the default
+    # Slow machines need longer than the defaults.
+    patient = {"RERANKER_SHUTDOWN_TIMEOUT": 100, "RERANKER_QUEUE_TIMEOUT": 100}
     with service(**FIXED, **patient, RERANKER_MAX_PARALLEL=2, RERANKER_MAX_QUEUE=100) as (url, process):
         seen: dict[str, Any] = {}
 

@@ -436,7 +436,7 @@ def finished(source: Path, target: Path) -> dict[str, Any]:
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_a_killed_run_continues_with_the_same_command(tmp_path: Path) -> None:
-    lines: list[Any] = rows(120, documents=4, words=30)
+    lines: list[Any] = rows(120, documents=8, words=30)
     lines[5:5] = ["not json"]
     source, whole, target = write(tmp_path / "in.jsonl", lines), tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     expected = finished(source, whole)
@@ -453,7 +453,7 @@ def test_a_killed_run_continues_with_the_same_command(tmp_path: Path) -> None:
     assert figures["continued_after_rows"] >= 40
     totals = ("rows", "bad", "documents", "pairs", "tokens", "cached", "truncated")
     assert {name: figures[name] for name in totals} == {name: expected[name] for name in totals}
-    assert (figures["rows"], figures["bad"], figures["documents"]) == (120, 1, 480)
+    assert (figures["rows"], figures["bad"], figures["documents"]) == (120, 1, 960)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ async def test_every_response_matches_the_openapi_document(serve: Serve, tmp_pat
         process = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("st"),
             *("--config-file", Path(__file__).with_name("schemathesis.toml"), "run", f"{client.base_url}/openapi.json"),
-            *("--max-examples", "20", "--phases", "examples,coverage,fuzzing", "--checks", "all"),
+            *("--max-examples", "50", "--phases", "examples,coverage,fuzzing", "--checks", "all"),
             # The service accepts "true" as true and 0 as false, because clients send them.
             *("--exclude-checks", "negative_data_rejection", "--seed", "1", "--no-color"),
             cwd=tmp_path,

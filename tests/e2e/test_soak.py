@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
 def test_mixed_and_hostile_traffic_leaks_nothing() -> None:
-    command = [sys.executable, "-m", "benchmarks.reliability.soak", "--seconds", "12", "--json"]
+    command = [sys.executable, "-m", "benchmarks.reliability.soak", "--seconds", "20", "--json"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout, result.stderr
     figures = json.loads(result.stdout)

@@ -34,6 +34,7 @@ SETTINGS = {
     "RERANKER_PART_TOKENS": "384",
     "RERANKER_MAX_PARALLEL": "1",
     "RERANKER_MAX_QUEUE": "3",
+    "RERANKER_QUEUE_TIMEOUT": "100",  # three requests wait for one thread, on slow machines for long
     "RERANKER_SHUTDOWN_TIMEOUT": "5",
 }
 CLIENTS = 4

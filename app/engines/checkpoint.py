@@ -2,19 +2,19 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from sentence_transformers import CrossEncoder
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from app.engines.missing_weights import missing_weights
-from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
+from app.engines.models.folders import storing_in_hub_cache
+from app.engines.models.hub import check_repository, refuse_pickles
 from app.engines.models.size import check_fits, parameters
 from app.engines.models.source import ModelSource
 from app.engines.native import native_classes, own_code
@@ -23,8 +23,6 @@ from app.errors import StartupError, UnusableModel, first_line
 
 log = logging.getLogger(__name__)
 
-# One request finds out whether the hub is reachable and knows the model. The download itself would retry for minutes.
-HUB_SECONDS = 10
 CONFIG = "config.json"
 # They put all documents into one text.
 LISTWISE = {"JinaForRanking"}
@@ -86,7 +84,7 @@ def _find(
 ) -> CrossEncoder:
     """Check the model's files on this machine and load them, or else those on the hub."""
     if not allow_pickle:
-        _refuse_pickles(source, _local_files(source))
+        refuse_pickles(source, _local_files(source))
     if folder := _local_folder(source):
         _check_fits(source, parameters(folder), device, dtype)
     try:
@@ -95,11 +93,7 @@ def _find(
         if source.is_local or HF_HUB_OFFLINE:
             raise
         log.info("%s is not in the local hub cache: downloading it", source.location)
-        check_hub_cache()
-        found = HfApi().model_info(source.location, revision=source.revision, timeout=HUB_SECONDS)
-        if not allow_pickle:
-            _refuse_pickles(source, [PurePath(sibling.rfilename) for sibling in found.siblings or []])
-        _check_fits(source, found.safetensors.total if found.safetensors else 0, device, dtype)
+        _check_fits(source, check_repository(source, allow_pickle), device, dtype)
         cached_file(source.location, CONFIG, revision=source.revision, _raise_exceptions_for_missing_entries=False)
         return load()
 
@@ -118,17 +112,6 @@ def _check_architecture(config: dict[str, Any], source: ModelSource) -> None:
             f"RERANKER_MODEL={source.location!r} is a {architecture}, which ranks a whole list of documents at once. "
             "This service scores each document alone. Use a cross-encoder, such as Qwen/Qwen3-Reranker-0.6B or "
             "BAAI/bge-reranker-v2-m3"
-        )
-
-
-def _refuse_pickles(source: ModelSource, files: Sequence[PurePath]) -> None:
-    """Unpickling can run code, so every part of the model needs safetensors weights."""
-    safe = {file.parent for file in files if file.suffix == ".safetensors"}
-    pickle = next((file for file in files if file.match("pytorch_model*.bin") and file.parent not in safe), None)
-    if pickle:
-        raise UnusableModel(
-            f"RERANKER_MODEL={source.location!r} cannot be loaded: {pickle} is a pickle, which can run code, and "
-            "its folder has no model.safetensors. Set RERANKER_ALLOW_PICKLE=true to load it anyway"
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from app import __version__
 from app.config import Settings
 from app.engines.models.artefact import MANIFEST, Backend, Manifest, Precision, is_artefact
+from app.engines.models.hub import check_source
 from app.engines.models.source import ModelSource, digest, locate_model
 from app.engines.models.store import exported_folder, failed_exports, find_or_export
 from app.engines.protocol import Engine
@@ -173,7 +174,7 @@ def _exports(source: ModelSource, backend: Backend, settings: Settings) -> Itera
     for precision in precisions:
         wanted = source, backend, precision, store
         is_measured = precision == precisions[0] or is_artefact(exported_folder(*wanted))
-        yield _Export(backend, precision, partial(find_or_export, *wanted), is_measured)
+        yield _Export(backend, precision, partial(find_or_export, *wanted, settings.allow_pickle), is_measured)
 
 
 def _window(export: _Export, settings: Settings) -> int:
@@ -255,6 +256,7 @@ def _load_torch(source: ModelSource, settings: Settings) -> Engine:
         raise StartupError("RERANKER_BACKEND=torch: torch is not installed. Set RERANKER_INSTALL=full to install it")
     if settings.precision == "int8":
         raise StartupError("RERANKER_PRECISION=int8 needs RERANKER_BACKEND=openvino or onnx")
+    check_source(source, settings.allow_pickle)
     from app.engines.torch import TorchEngine
 
     return TorchEngine(

@@ -15,6 +15,7 @@ from typing import get_args
 from filelock import FileLock
 
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, is_artefact
+from app.engines.models.hub import check_source
 from app.engines.models.repository import find_export
 from app.engines.models.source import EMBEDDED, ModelSource
 from app.errors import NotStored, StartupError, UnusableModel, UnwritableFolder
@@ -39,7 +40,9 @@ class ExportFailed(StartupError):
     """The model cannot be exported, and the same versions will fail again."""
 
 
-def find_or_export(source: ModelSource, backend: Backend, precision: Precision, store: Path) -> Path:
+def find_or_export(
+    source: ModelSource, backend: Backend, precision: Precision, store: Path, allow_pickle: bool = False
+) -> Path:
     """The folder of the exported model: from the model's folder or the store, or made now. Raises `StartupError`.
 
     A new one is copied from the model's repository if that contains an export. If two processes start at the same time,
@@ -52,7 +55,7 @@ def find_or_export(source: ModelSource, backend: Backend, precision: Precision, 
         store.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not is_artefact(folder) and not find_export(source, backend, precision, folder):
-                _export_once(source, backend, precision, folder)
+                _export_once(source, backend, precision, folder, allow_pickle)
     except OSError as error:
         raise UnwritableFolder(f"RERANKER_EXPORT_DIR={store}", error, store) from None
     return folder
@@ -90,7 +93,7 @@ def failed_exports(source: ModelSource, store: Path) -> tuple[str, ...]:
     return tuple(record.read_text().partition("\n")[2] for record in records if os.access(record, os.R_OK))
 
 
-def _export_once(source: ModelSource, backend: Backend, precision: Precision, folder: Path) -> None:
+def _export_once(source: ModelSource, backend: Backend, precision: Precision, folder: Path, allow_pickle: bool) -> None:
     """Export, unless this failed before with the same model and the same versions. Remembers the reason."""
     failure = folder.with_name(f"{folder.name}{FAILED}")
     known = " ".join(f"{name} {version(name)}" for name in EXPORTERS if find_spec(name))
@@ -99,6 +102,7 @@ def _export_once(source: ModelSource, backend: Backend, precision: Precision, fo
         if versions == known:
             raise StartupError(f"{reason} (at an earlier start; delete {failure} to try again)")
     try:
+        check_source(source, allow_pickle)
         _export(source, backend, precision, folder)
     except (UnusableModel, NotStored):
         raise

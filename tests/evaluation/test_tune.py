@@ -76,7 +76,7 @@ def test_a_longer_window_is_not_tried_if_all_documents_fit(tmp_path: Path) -> No
 
 
 def test_without_enough_time_the_reason_is_given(tmp_path: Path) -> None:
-    texts = [f"{capital} is the capital of {country}. " * 200 for country, capital in CAPITALS.items()]
+    texts = [f"{capital} is the capital of {country}. " * 60 for country, capital in CAPITALS.items()]
     row = {"query": "What is the capital of France?", "documents": texts, "qrels": {"0": 1}}
     file = jsonl(tmp_path / "judged.jsonl", [row | {"qid": qid} for qid in range(60)])
     found = reranker("tune", file, "--precision", "int8", "--window", 512, "--seconds", 1, **FIXED)

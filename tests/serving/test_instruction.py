@@ -12,6 +12,7 @@ from app.errors import StartupError
 from tests.api.test_app import indices
 from tests.conftest import Serve
 from tests.fakes import INFO, FakeEngine
+from tests.models import UNMEASURED
 
 BODY: dict[str, Any] = {"query": "tides", "documents": ["moon", "bread", "tides"]}
 TEI: dict[str, Any] = {"query": "tides", "texts": ["moon", "bread", "tides"]}
@@ -56,4 +57,4 @@ async def test_a_model_without_instructions_rejects_one(serve: Serve) -> None:
 
 def test_a_setting_that_the_model_cannot_follow_stops_the_start() -> None:
     with pytest.raises(StartupError, match=r"RERANKER_INSTRUCTION='find bread': .* takes none\. Unset it"):
-        load_engine(Settings(instruction="find bread", backend="openvino", precision="int8"))
+        load_engine(Settings(instruction="find bread", backend="openvino", precision="int8", **UNMEASURED))

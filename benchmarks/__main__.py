@@ -17,6 +17,7 @@ COMMANDS = {
     "engine": "speed.engine",
     "gpu": "speed.gpu",
     "long": "speed.long_documents",
+    "memory": "speed.memory",
     "models": "speed.models",
     "openloop": "reliability.openloop",
     "plan": "reliability.plan",

@@ -172,6 +172,16 @@ def test_the_spans_benchmark_measures_each_kind_of_request(tmp_path: Path, bench
     assert min(figures["seconds"].values()) > 0
 
 
+def test_the_memory_benchmark_measures_models_alone_and_together(
+    bench: Callable[..., Any], tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(tiny["RERANKER_MODEL"])
+    monkeypatch.setenv("RERANKER_PRECISION", str(tiny["RERANKER_PRECISION"]))
+    services = bench("memory", "--models", f"{model},{model}", "--documents", 20)["services"]
+    assert [each["models"] for each in services] == [[model], [model], [model, model]]
+    assert all(each["used"] > 50e6 < each["unloaded"] for each in services)
+
+
 def test_the_quality_benchmark_measures_each_service_and_the_drift(
     tmp_path: Path, bench: Callable[..., Any], tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

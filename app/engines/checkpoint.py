@@ -85,7 +85,7 @@ def _find(
     """Check the model's files on this machine and load them, or else those on the hub."""
     if not allow_pickle:
         refuse_pickles(source, _local_files(source))
-    if folder := _local_folder(source):
+    if folder := local_folder(source):
         _check_fits(source, parameters(folder), device, dtype)
     try:
         return load(local_files_only=True)
@@ -115,7 +115,7 @@ def _check_architecture(config: dict[str, Any], source: ModelSource) -> None:
         )
 
 
-def _local_folder(source: ModelSource) -> Path | None:
+def local_folder(source: ModelSource) -> Path | None:
     """The folder of the model's files on this machine. None if they are not there yet."""
     known = _cached(source, CONFIG) or _cached(source, "modules.json")
     return Path(known).parent if known else None
@@ -123,7 +123,7 @@ def _local_folder(source: ModelSource) -> Path | None:
 
 def _local_files(source: ModelSource) -> list[PurePath]:
     """The model's files on this machine, relative to its folder."""
-    folder = _local_folder(source)
+    folder = local_folder(source)
     return [file.relative_to(folder) for file in folder.rglob("*")] if folder else []
 
 

@@ -13,6 +13,7 @@ from app.config import Settings
 from app.engines.load import load_engine
 from app.engines.models.size import check_fits, parameters
 from app.errors import StartupError
+from app.first_stage.sentence_embeddings import SentenceEmbeddings
 from tests.conftest import free_port
 from tests.e2e.process import start
 from tests.models import UNMEASURED, make_model, make_modular
@@ -80,6 +81,11 @@ def test_a_model_larger_than_the_memory_cannot_be_exported_either(tmp_path: Path
     with pytest.raises(StartupError, match=TOO_LARGE) as raised:
         load_engine(Settings(model=str(make_huge(tmp_path / "huge")), export_dir=tmp_path / "store"))
     assert "\n" not in str(raised.value)
+
+
+def test_a_first_stage_larger_than_the_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"^Loading RERANKER_PREFILTER_MODEL='\S+/huge' needs about 4000\.5 GB"):
+        SentenceEmbeddings(str(make_huge(tmp_path / "huge")))
 
 
 def test_a_model_that_can_be_loaded_but_not_exported_serves_on_torch(

@@ -14,6 +14,10 @@ import openvino as ov
 from openvino import opset13 as ops
 
 LARGEST_SCORE = 80.0
+# Below any sum that a token attends to.
+SMALLEST_SUM = np.float32(1e-37)
+# Of tokens, for attention to tokens nearby.
+SMALLEST_BLOCK = 16
 # The scores of a pair take 2 bytes for each head and pair of tokens: 32 MB with 16 heads at this length.
 MOST_TOKENS = 1024
 QUERY, KEY, VALUE, MASK, SCALE = range(5)
@@ -21,15 +25,17 @@ FLAT_RANK = 3
 
 
 def expand_attention(model: ov.Model, max_length: int) -> int:
-    """Replace every attention with a mask that covers padding only, for pairs of up to `max_length` tokens.
+    """Replace every attention to all tokens, or to those nearby, that are not padding.
 
-    Changes the model. Returns the number of replacements.
+    `max_length`: tokens of the longest pair. If there are more than `MOST_TOKENS`, only attention to tokens nearby is
+    replaced. Changes the model. Returns the number of replacements.
     """
     inputs = {name: node for node in model.get_parameters() for name in node.output(0).get_names()}
     found = [node for node in model.get_ordered_ops() if node.get_type_name() == "ScaledDotProductAttention"]
     if "attention_mask" not in inputs or not found:
         return 0
-    masks: dict[str, bool] = {}
+    length = min(max_length, MOST_TOKENS)
+    reaches: dict[str, int | None] = {}
     ones = ops.unsqueeze(ops.convert(inputs["attention_mask"], "f32"), ops.constant(-1))
     expanded = 0
     for node in found:
@@ -37,21 +43,25 @@ def expand_attention(model: ov.Model, max_length: int) -> int:
             continue
         mask = node.input_value(MASK)
         name = mask.get_node().get_name()
-        if name not in masks:
-            masks[name] = _covers_padding_only(model, mask, max_length)
-        if masks[name]:
-            node.output(0).replace(_products(node, ones).output(0))
-            expanded += 1
+        if name not in reaches:
+            reaches[name] = _reach(model, mask, length)
+        reach = reaches[name]
+        if reach is None or (reach == length < max_length):
+            continue
+        if reach < length and _is_one_token(mask) != _is_one_token(node.input_value(QUERY)):
+            continue
+        node.output(0).replace(_products(node, ones, reach if reach < length else None).output(0))
+        expanded += 1
     model.validate_nodes_and_infer_types()
     return expanded
 
 
-def _covers_padding_only(model: ov.Model, mask: Any, max_length: int) -> bool:
-    """Whether a mask lets each token attend to all tokens of its row that are not padding.
+def _reach(model: ov.Model, mask: Any, length: int) -> int | None:
+    """To how many tokens before and after it each token attends; `length` if to all. None if the mask is another one.
 
-    Computes the mask of the longest pair: local attention shows on no shorter one.
+    Computes the mask of a pair of `length` tokens.
     """
-    rows = np.array([[1] * (max_length - 2) + [0, 0], [1] * max_length])
+    rows = np.array([[1] * (length - 2) + [0, 0], [1] * length])
     part = ov.Model([ops.result(mask)], model.get_parameters(), "mask")
     inputs = {
         name: rows if name == "attention_mask" else rows * 0
@@ -60,20 +70,81 @@ def _covers_padding_only(model: ov.Model, mask: Any, max_length: int) -> bool:
     }
     found = ov.Core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)[0]
     attends = found if found.dtype == bool else found > -1
-    expected = np.broadcast_to(rows[:, None, None] > 0, (2, 1, attends.shape[-2], max_length))
-    return attends.shape[1] == 1 and bool((attends == expected).all())
+    if attends.shape[1] != 1:
+        return None
+    reach = int(attends[1, 0, 0].sum()) - 1
+    tokens = np.arange(length)
+    is_near = np.abs(tokens[:, None] - tokens) <= reach
+    expected = is_near[: attends.shape[-2]] & (rows[:, None, None] > 0)
+    # Rows of padding tokens may attend to anything.
+    differs = (attends != expected) & (rows[:, None, : attends.shape[-2], None] > 0)
+    if differs.any():
+        return None
+    return length if reach == length - 1 else reach
 
 
-def _products(node: Any, ones: Any) -> Any:
+def _is_one_token(value: Any) -> bool:
+    """Whether the tokens that attend, in the dimension before the last, are one."""
+    return bool(value.get_partial_shape()[-2].get_max_length() == 1)
+
+
+def _products(node: Any, ones: Any, reach: int | None) -> Any:
+    """Attention to all tokens, or to those at a distance of up to `reach`."""
     _skip_quantiser(node.input(QUERY))
     _skip_quantiser(node.input(KEY))
     query, key = node.input_value(QUERY), node.input_value(KEY)
     size = query.get_partial_shape()[-1].get_length()
     scale = node.input_value(SCALE) if node.get_input_size() > SCALE else ops.constant(np.float32(size**-0.5))
-    scores = ops.matmul(ops.multiply(query, scale), key, False, True)
-    e = ops.exp(ops.clamp(scores, -LARGEST_SCORE, LARGEST_SCORE))
-    context = ops.matmul(e, _without_padding(node.input_value(VALUE), ones), False, False)
-    return ops.divide(context, ops.matmul(e, ops.unsqueeze(ones, ops.constant(1)), False, False))
+    query = ops.multiply(query, scale).output(0)
+    value, counts = _without_padding(node.input_value(VALUE), ones), ops.unsqueeze(ones, ops.constant(1)).output(0)
+    if reach is None:
+        return _attend(query, key, value, counts)
+    if _is_one_token(query):  # only the first token of the last layer is computed
+        first_keys, first_values, first_counts = (
+            ops.slice(each, _ints(0), _ints(reach + 1), _ints(1), _ints(2)) for each in (key, value, counts)
+        )
+        return _attend(query, first_keys, first_values, first_counts)
+    block = max(reach, SMALLEST_BLOCK)
+    length = ops.slice(ops.shape_of(query), _ints(2), _ints(3), _ints(1))
+    rest = ops.floor_mod(ops.negative(length), _ints(block))
+    near = (np.abs(np.arange(block)[:, None] + block - np.arange(3 * block)) <= reach).astype(np.float32)
+    near_keys, near_values, near_counts = (_with_neighbours(each, rest, block) for each in (key, value, counts))
+    found = _attend(_blocks(query, rest, block), near_keys, near_values, near_counts, ops.constant(near))
+    joined = ops.reshape(found, _ints(0, 0, -1, size), True)
+    return ops.slice(joined, _ints(0), length, _ints(1), _ints(2))
+
+
+def _attend(query: Any, key: Any, value: Any, counts: Any, near: Any = None) -> Any:
+    e = ops.exp(ops.clamp(ops.matmul(query, key, False, True), -LARGEST_SCORE, LARGEST_SCORE))
+    if near is not None:
+        e = ops.multiply(e, near)
+    total = ops.matmul(e, counts, False, False)
+    if near is not None:
+        total = ops.maximum(total, ops.constant(SMALLEST_SUM))  # a padding token may have only padding near it
+    return ops.divide(ops.matmul(e, value, False, False), total)
+
+
+def _blocks(tokens: Any, rest: Any, block: int, before: int = 0) -> Any:
+    """Tokens in blocks: (pairs, heads, tokens, size) to (pairs, heads, blocks, block, size), with zeros at the end.
+
+    `before`: zeros at the start, and as many more at the end.
+    """
+    end = ops.concat([_ints(0, 0), ops.add(rest, _ints(before)), _ints(0)], 0)
+    padded = ops.pad(tokens, _ints(0, 0, before, 0), end, "constant", ops.constant(np.float32(0)))
+    size = tokens.get_partial_shape()[-1].get_length()
+    return ops.reshape(padded, _ints(0, 0, -1, block, size), True)
+
+
+def _with_neighbours(tokens: Any, rest: Any, block: int) -> Any:
+    """Each block with the one before and the one after it."""
+    blocks = _blocks(tokens, rest, block, before=block)
+    ends = ((0, -2), (1, -1), (2, np.iinfo(np.int64).max))
+    parts = [ops.slice(blocks, _ints(start), _ints(stop), _ints(1), _ints(2)) for start, stop in ends]
+    return ops.concat(parts, 3)
+
+
+def _ints(*values: int) -> Any:
+    return ops.constant(np.array(values, np.int64))
 
 
 def _skip_quantiser(edge: Any) -> None:
@@ -99,4 +170,4 @@ def _without_padding(value: Any, ones: Any) -> Any:
         if rank.is_static and rank.get_length() == FLAT_RANK and len(flat.get_target_inputs()) == 1:
             reshape.input(0).replace_source_output(ops.multiply(flat, ones).output(0))
             return value
-    return ops.multiply(value, ops.unsqueeze(ones, ops.constant(1)))
+    return ops.multiply(value, ops.unsqueeze(ones, ops.constant(1))).output(0)

@@ -38,7 +38,7 @@ def resident(client: httpx.Client) -> float:
     """Resident memory of the service in bytes."""
     found = re.search(r"^process_resident_memory_bytes (\S+)$", client.get("/metrics").text, re.MULTILINE)
     if found is None:
-        raise typer.BadParameter("this system does not tell the memory of a process")
+        raise typer.BadParameter("this system does not report the memory of a process")
     return float(found[1])
 
 

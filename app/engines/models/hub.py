@@ -1,4 +1,4 @@
-"""Whether a model can be loaded, as far as this is known without torch, whose import takes seconds."""
+"""Whether a model can be loaded, as far as that can be said without torch. Importing torch takes seconds."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath

@@ -27,7 +27,7 @@ class Configuration:
     arithmetic: Arithmetic
     """The arithmetic of all operations that are not int8."""
     fused: bool = True
-    """Whether attention is compiled into one kernel, and operations on single elements into others."""
+    """Whether attention to all tokens is compiled into one kernel, and operations on single elements into others."""
 
     def __str__(self) -> str:
         return f"{self.arithmetic} arithmetic{'' if self.fused else ', attention not fused'}"
@@ -43,8 +43,13 @@ class Configuration:
         return {"INFERENCE_PRECISION_HINT": self.arithmetic, **fusing}
 
     def expands_attention(self, max_length: int) -> bool:
-        """Whether attention is computed as in `app.engines.openvino_attention`: not in f16, where exp overflows."""
-        return not self.fused and self.arithmetic == "bf16" and max_length <= MOST_TOKENS
+        """Whether attention is computed as in `app.engines.openvino_attention`: not in f16, where exp overflows.
+
+        For pairs of more than `MOST_TOKENS` tokens this is only the attention to tokens nearby.
+        """
+        if max_length > MOST_TOKENS:
+            return self.fused and self.arithmetic != "f16"
+        return not self.fused and self.arithmetic == "bf16"
 
     def splits_gates(self, threads: int, streams: int) -> bool:
         """Whether the plugin would fuse gated layers for fewer threads than they need: see `keep_gates_apart`."""
@@ -110,11 +115,12 @@ def compile_model(
         model = _read(core, file, manifest.weights) if manifest.weights else str(file)
         expands, splits = configuration.expands_attention(max_length), configuration.splits_gates(threads, streams)
         if expands or splits:
-            model = core.read_model(model) if isinstance(model, str) else model
-        if expands:
-            expand_attention(model, max_length)
-        if splits:
-            keep_gates_apart(model)
+            read = core.read_model(model) if isinstance(model, str) else model
+            is_expanded = expands and expand_attention(read, max_length) > 0
+            if splits:
+                keep_gates_apart(read)
+            # The plugin's cache finds an unchanged file sooner than the model that was read from it.
+            model = read if is_expanded or splits else model
         if cache is not None:
             try:
                 return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache / configuration.folder)})

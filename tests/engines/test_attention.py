@@ -9,7 +9,7 @@ from transformers import ModernBertConfig
 
 from app.engines.models.artefact import MODEL_FILES
 from app.engines.openvino_attention import MOST_TOKENS, expand_attention
-from app.engines.openvino_model import Configuration
+from app.engines.openvino_model import EXACT, Configuration
 from tests import models
 from tests.models import SMALL, make_decoder, make_model
 
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 CORE = ov.Core()
-EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+FLOATS = {"INFERENCE_PRECISION_HINT": "f32"}
 WINDOW = 64
 
 
@@ -38,7 +38,7 @@ def logits(model: ov.Model | ov.CompiledModel, width: int = 24) -> np.ndarray:
     mask = (np.arange(width) < [[width], [max(1, width * 7 // 10)], [1]]).astype(np.int64)
     inputs = {"input_ids": rows * mask + (1 - mask), "attention_mask": mask, "token_type_ids": mask * 0}
     inputs |= {"position_ids": np.arange(width) * mask, "segment_ids": mask}  # of decoders
-    compiled = CORE.compile_model(model, "CPU", EXACT) if isinstance(model, ov.Model) else model
+    compiled = CORE.compile_model(model, "CPU", FLOATS) if isinstance(model, ov.Model) else model
     found = compiled({name: inputs[name] for node in compiled.inputs for name in node.names})[0]
     assert np.isfinite(found).all()
     return np.asarray(found).reshape(-1)
@@ -68,8 +68,8 @@ def test_local_attention_reads_the_tokens_nearby(tmp_path: Path, monkeypatch: py
     file = local(tmp_path, monkeypatch)
     model = CORE.read_model(file)
     assert expand_attention(model, WINDOW) == 4
-    fused, expanded = (CORE.compile_model(each, "CPU", EXACT) for each in (file, model))
-    for width in (1, 2, 8, 9, 15, 16, 17, 33, 48, 64):
+    fused, expanded = (CORE.compile_model(each, "CPU", FLOATS) for each in (file, model))
+    for width in (1, 2, 8, 9, 16, 24, 25, 33, 48, 64):
         np.testing.assert_allclose(logits(expanded, width), logits(fused, width), atol=2e-4, err_msg=str(width))
 
 
@@ -98,7 +98,10 @@ def test_a_causal_model_keeps_its_attention(tmp_path: Path) -> None:
     assert expand_attention(model, WINDOW) == 0
 
 
-def test_long_pairs_keep_fused_attention() -> None:
-    configuration = Configuration("bf16", fused=False)
-    assert configuration.expands_attention(MOST_TOKENS)
-    assert not configuration.expands_attention(8192)
+def test_for_long_pairs_only_local_attention_is_in_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CORE.read_model(local(tmp_path, monkeypatch))
+    assert expand_attention(model, MOST_TOKENS + 1) == 2 < attentions(model) + 2 == 4
+    assert Configuration("bf16", fused=False).expands_attention(MOST_TOKENS)
+    assert not Configuration("f32").expands_attention(MOST_TOKENS)
+    assert Configuration("f32").expands_attention(8192)
+    assert not EXACT.expands_attention(8192)

@@ -78,6 +78,9 @@ def main(
     documents: Annotated[int, typer.Option(min=1, help="Documents per request")] = 20,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens per document, about")] = 480,
     rounds: Annotated[int, typer.Option(min=1, help="Requests to each")] = 3,
+    window: Annotated[
+        int, typer.Option(min=0, help="Window of the export in tokens; default: enough for the documents")
+    ] = 0,
     precision: Annotated[str, typer.Option(help="int8, bf16 or fp32; default: the best guess for this CPU")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
 ) -> None:
@@ -86,7 +89,7 @@ def main(
     if unknown := set(names).difference(RERANKERS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(RERANKERS)}")
     precision = precision or cpu_precisions("openvino")[0]
-    load = Load(documents, tokens, rounds)
+    load = Load(documents, tokens, rounds, window or max(SMALL_WINDOW, tokens + AROUND))
     with progress_bar("models") as progress:
         rows = [measure(name, precision, load, progress) for name in names]
     found = {
@@ -113,6 +116,8 @@ class Load:
     documents: int
     tokens: int
     rounds: int
+    window: int
+    """Of the export, in tokens. A small one makes the export faster: the comparison has pairs of all lengths."""
 
 
 def measure(name: str, precision: str, load: Load, progress: Progress) -> Row:
@@ -128,7 +133,7 @@ def measure(name: str, precision: str, load: Load, progress: Progress) -> Row:
         progress.update(bar, description=f"{name}: random weights")
         folder = make_reranker(RERANKERS[name], WORK / "models" / name)
         step("export")
-        exported = export(folder, precision, min(RERANKERS[name].window, max(SMALL_WINDOW, load.tokens + AROUND)))
+        exported = export(folder, precision, min(RERANKERS[name].window, load.window))
         step("start")
         asyncio.run(_compare(row, folder, exported, load, step))
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
@@ -140,8 +145,7 @@ def measure(name: str, precision: str, load: Load, progress: Progress) -> Row:
 def export(model: Path, precision: str, window: int) -> Path:
     """Export the model in another process, which frees its memory; or reuse an earlier export.
 
-    It is forced, because models with random weights fail the comparison of rankings. `window`: in tokens; a small one
-    makes the export faster, because the comparison has pairs of all lengths.
+    It is forced, because models with random weights fail the comparison of rankings. `window`: in tokens.
     """
     folder = WORK / "models" / f"{identity(model)}-openvino-{precision}-{window}"
     if not folder.exists():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import openvino as ov
+from filelock import FileLock
 
 from app.engines.models.artefact import MODEL_FILES, Manifest, Precision
 from app.engines.models.shared_weights import joined
@@ -18,6 +19,9 @@ from app.machine.hardware import cpu_features
 log = logging.getLogger(__name__)
 
 Arithmetic = Literal["bf16", "f16", "f32"]
+
+# How long a start waits for another one that compiles the same model. Then it compiles without the cache.
+COMPILE_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +127,21 @@ def compile_model(
             model = read if is_expanded or splits else model
         if cache is not None:
             try:
-                return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(cache / configuration.folder)})
-            except RuntimeError as error:
-                # Another process may be compiling the same model, or the folder may be read-only. This start is slower.
+                return _compile_once(core, model, options, cache / configuration.folder)
+            except (RuntimeError, OSError) as error:
+                # The folder may be read-only, or another process may compile for too long. This start is slower.
                 log.info("Compiling without the cache %s: %s", cache, _last_line(error))
         return core.compile_model(model, "CPU", options)
     except (RuntimeError, OSError) as error:
         raise StartupError(f"{file} cannot be compiled: {_last_line(error)}") from error
+
+
+def _compile_once(core: ov.Core, model: str | ov.Model, options: dict[str, str], folder: Path) -> ov.CompiledModel:
+    """Compile with the compiled code in `folder`, or put it there. Raises `RuntimeError` and `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # OpenVINO writes a file of compiled code in place. The kernel kills a process that reads it too early (SIGBUS).
+    with FileLock(folder / "lock", timeout=COMPILE_SECONDS):
+        return core.compile_model(model, "CPU", {**options, "CACHE_DIR": str(folder)})
 
 
 def _core() -> ov.Core:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 from sentence_transformers import CrossEncoder
 
 from app.config import Settings
@@ -22,6 +24,7 @@ from app.engines.models.artefact import Manifest, ScoreCalibration, scratch_fold
 from app.engines.models.source import EMBEDDED, ModelSource, locate_model
 from app.engines.models.store import failed_exports, find_or_export
 from app.engines.openvino import PART_TOKENS, OpenVinoEngine, bucket_length, parts
+from app.engines.openvino_model import Configuration, compile_model
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
 from app.errors import EngineBroken, StartupError, UnusableModel, UnwritableFolder
@@ -380,6 +383,28 @@ def test_an_export_leaves_the_files_of_a_running_one(tmp_path: Path) -> None:
     assert (others / "model").exists()
     process.communicate()
     assert not list(tmp_path.iterdir())
+
+
+def test_code_that_another_process_compiles_is_not_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that reads the file while another one writes it is killed by the kernel."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("app.engines.openvino_model.COMPILE_SECONDS", 0.1)
+    folder, configuration, cache = EMBEDDED / "openvino-int8", Configuration("f32"), tmp_path / "compiled"
+
+    def compile_it() -> list[Path]:
+        compile_model(folder, Manifest.read(folder), 64, configuration, threads=1, cache=cache, streams=1)
+        return list(cache.rglob("*.blob"))
+
+    (cache / configuration.folder).mkdir(parents=True)
+    with FileLock(cache / configuration.folder / "lock"):
+        assert not compile_it()
+    assert "Compiling without the cache" in caplog.text
+    [blob] = compile_it()
+    written = blob.stat()
+    assert compile_it() == [blob]
+    assert blob.stat().st_mtime_ns == written.st_mtime_ns
 
 
 def test_an_export_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ async def full_url(
 ) -> AsyncIterator[str]:
     """A service with no free slot and no queue.
 
-    The slot is taken once the client is installed. `Retry-After` is one second, so clients that retry do so at once.
+    The slot is taken once the client is installed. `Retry-After` is one second, so clients that retry do not wait long.
     """
     monkeypatch.setattr("app.serving.admission.RETRY_AFTER", (1, 1))
     engine.patience = 300

@@ -86,6 +86,7 @@ async def test_who_leaves_pays_for_the_running_batch(serve: Serve, engine: FakeE
         await until(lambda: engine.entered == 1)
         request.cancel()
         engine.gate.set()
+        await until(lambda: bool(engine.batches) and not serve.reranker.batcher.backlog)
         # The engine's thread notes a batch before the event loop charges it.
         while await by_key(client, "tokens") != {"anyone": sum(length for batch in engine.batches for length in batch)}:
             pass

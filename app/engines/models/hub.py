@@ -9,6 +9,8 @@ from app.errors import StartupError, UnusableModel, first_line
 
 # One request finds out whether the hub is reachable and knows the model. The download itself would retry for minutes.
 HUB_SECONDS = 10
+# Every model has one of these files.
+ROOTS = ("config.json", "modules.json")
 
 
 def check_source(source: ModelSource, allow_pickle: bool) -> None:
@@ -20,8 +22,8 @@ def check_source(source: ModelSource, allow_pickle: bool) -> None:
         return
     from huggingface_hub import try_to_load_from_cache
 
-    names = ("config.json", "modules.json")
-    if any(isinstance(try_to_load_from_cache(source.location, name, revision=source.revision), str) for name in names):
+    cached = (try_to_load_from_cache(source.location, name, revision=source.revision) for name in ROOTS)
+    if any(isinstance(file, str) for file in cached):
         return
     try:
         with storing_in_hub_cache():

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from app.engines.models.artefact import MODEL_FILES, Backend, Manifest, Precision, scratch_folder
 from app.engines.models.folders import check_hub_cache, storing_in_hub_cache
+from app.engines.models.hub import HUB_SECONDS
 from app.engines.models.source import ModelSource
 from app.engines.tokenizer_file import ADDED, FILE, sample_ids
 from app.errors import first_line
@@ -18,7 +19,6 @@ from app.machine.hardware import cpu_features
 
 log = logging.getLogger(__name__)
 
-HUB_SECONDS = 10
 # Without one of these instruction sets, sums of signed int8 products overflow.
 ONNX_INT8 = {
     "avx512_vnni": "onnx/model_qint8_avx512_vnni.onnx",

@@ -1,4 +1,4 @@
-"""Fast inference: OpenVINO in bfloat16 on CPUs, torch in bfloat16 on GPUs."""
+"""Fast inference: OpenVINO on CPUs, torch in bfloat16 on GPUs."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from app.engines.tokenization import OVERLAP
+from training.model import fast_dtype
 
 Floats = npt.NDArray[np.float32]
 Batch = Mapping[str, npt.NDArray[np.int64]]
@@ -81,7 +82,8 @@ def _compiled(model: Any, names: Sequence[str]) -> Run:
         # torch warns about the way OpenVINO traces.
         warnings.simplefilter("ignore")
         converted = openvino.convert_model(model, example_input=example)
-    compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    hint = "bf16" if fast_dtype("cpu") == torch.bfloat16 else "f32"
+    compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     return lambda batch: np.asarray(compiled({name: batch[name] for name in names})[0], np.float32)
 
 

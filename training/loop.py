@@ -28,7 +28,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class Training:
-    """Owns the float32 weights, their average and the optimizer. The model computes with a bfloat16 copy."""
+    """Owns the float32 weights, their average and the optimizer. The model computes with a copy in the faster precision."""
 
     def __init__(self, model: CrossEncoder, plan: Plan, groups: Sequence[Group], output: Path) -> None:
         self._model, self._plan, self._groups, self._output = model, plan, groups, output
@@ -46,7 +46,7 @@ class Training:
         On SIGTERM, finishes the step, saves a checkpoint and raises `KeyboardInterrupt`.
         """
         self._resume()
-        self._model.model.train().to(torch.bfloat16)
+        self._model.model.train().to(self._model.dtype)
         losses: list[float] = []
         started, read = monotonic(), self._model.tokens_read
         with _stop_requested() as stop:

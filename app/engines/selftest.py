@@ -22,9 +22,9 @@ BOUNDS = {"fp32": 0.02, "fp16": 0.1, "bf16": 0.25, "int8": 0.4}
 USUAL_LOGIT = 8.0
 # CPU seconds for each thread. After this time the remaining rounds are skipped. Corner widths are always tested.
 # CPU time is used so that a busy machine tests as much as a quiet one.
-SECONDS = 0.4
+SECONDS = 0.35
 # Tokens of one call, for an engine that takes several shapes at once.
-ROUND_TOKENS = 3072
+ROUND_TOKENS = 1024
 # Pairs of these lengths are tested in shared rows, two in each at least.
 SHARED_LENGTHS = range(32, 2 * ROW_TOKENS // 3 + 1)
 

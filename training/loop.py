@@ -28,7 +28,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class Training:
-    """Owns the float32 weights, their average and the optimizer. The model computes with a copy in the faster precision."""
+    """Owns the float32 weights, their average and the optimizer. The model computes with a copy of them."""
 
     def __init__(self, model: CrossEncoder, plan: Plan, groups: Sequence[Group], output: Path) -> None:
         self._model, self._plan, self._groups, self._output = model, plan, groups, output

@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from app.engines.template import Template
+from app.engines.word_pieces import encode_texts, text_encoder
 from app.types import Ids, Pair, Span
 
 # Windows of a long document overlap by a quarter. A sentence that is cut in one window is whole in the next.
@@ -36,6 +37,7 @@ class PairTokenizer:
         self.template = template
         """What the model reads around a pair, if it is more than special tokens and a prompt."""
         self._texts = _plain(self._tokenizer) if template else self._tokenizer
+        self._encode = text_encoder(self._texts)
         self._frame = self._templated(template) if template else _Frame.of(self._tokenizer, prompt)
         self.max_length = max_length
 
@@ -99,14 +101,11 @@ class PairTokenizer:
         after_query, between = _split_start(between)
         between, before_document = _split_end(between, template.edge)
         after_document, after = _split_start(after)
-        constants = _ids(self._tokenizer, [before, between, after])
+        constants = encode_texts(self._tokenizer, [before, between, after])
         edges = self._encode([before_query, after_query, before_document, after_document])
         query = _Edges(before_query, after_query, len(edges[0]), edges[1])
         document = _Edges(before_document, after_document, len(edges[2]), edges[3])
         return _Frame(constants[0], constants[1], constants[2], (0, 0, 0, 0, 0), query, document)
-
-    def _encode(self, texts: Sequence[str]) -> list[Ids]:
-        return _ids(self._texts, texts)
 
     def _assemble(
         self, frame: "_Frame", query: Ids, document: Ids, max_tokens_per_doc: int | None, prefixes: dict[int, Ids]
@@ -132,11 +131,6 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
     plain = Tokenizer.from_str(tokenizer.to_str())
     plain.encode_special_tokens = True
     return plain
-
-
-def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
-    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.array(encoding.ids, np.int32) for encoding in encoded]
 
 
 @dataclass(frozen=True, slots=True)

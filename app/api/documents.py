@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import yaml
 from pydantic import (
@@ -54,6 +54,14 @@ def _text_or_number(value: Any) -> Any:
     return value if type(value) in (str, int) else None
 
 
+class _Origin(NamedTuple):
+    """What the client sent. One value, because pydantic takes some microseconds to set one."""
+
+    sent: dict[str, Any]
+    repaired: bool
+    was_text: bool
+
+
 class Document(BaseModel):
     """A document with its id and metadata. It may have other fields, for `rank_fields`."""
 
@@ -62,9 +70,7 @@ class Document(BaseModel):
     text: Text | None = None
     id: Annotated[Text | int | None, BeforeValidator(_text_or_number, json_schema_input_type=Any)] = None
     metadata: Any = None
-    _sent: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _repaired: bool = PrivateAttr(False)
-    _was_text: bool = PrivateAttr(False)
+    _origin: _Origin = PrivateAttr()
 
     @model_validator(mode="wrap")
     @classmethod
@@ -77,17 +83,17 @@ class Document(BaseModel):
         sent = _echoed(value)
         text = find_text(sent)
         document = handler(sent if text is None else {**sent, "text": text})
-        document._sent, document._repaired, document._was_text = sent, sent != value, was_text
+        document._origin = _Origin(sent, sent != value, was_text)
         return document
 
     @model_serializer
     def _as_sent(self) -> dict[str, Any]:
-        return self._sent
+        return self._origin.sent
 
     @property
     def was_repaired(self) -> bool:
         """Whether it had broken characters, which U+FFFD has replaced."""
-        return self._repaired
+        return self._origin.repaired
 
     @property
     def retrieval_score(self) -> float | None:
@@ -98,12 +104,12 @@ class Document(BaseModel):
     @property
     def was_text(self) -> bool:
         """Whether it was sent as a string. It is written as an object nevertheless."""
-        return self._was_text
+        return self._origin.was_text
 
     @property
     def names(self) -> list[str]:
         """The names of its fields, as they were sent."""
-        return list(self._sent)
+        return list(self._origin.sent)
 
     def is_reference(self, fields: list[str]) -> bool:
         """Whether it has an id and nothing that the model could read."""
@@ -124,7 +130,7 @@ class Document(BaseModel):
             return self.text
         values = self.chosen(fields)
         if not values:
-            if fields == TEXT_FIELDS and (name := media(self._sent)):
+            if fields == TEXT_FIELDS and (name := media(self._origin.sent)):
                 raise InvalidRequest(f"must be a text: '{name}' is not supported", f"documents[{index}]")
             problem = "no 'text'" if fields == TEXT_FIELDS else f"none of rank_fields ({', '.join(fields)})"
             raise InvalidRequest(f"has {problem}", f"documents[{index}]")

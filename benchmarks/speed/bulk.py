@@ -56,19 +56,23 @@ def main(
     engine.warm_up()
     speeds: dict[str, list[float]] = {"bulk": [], "engine": []}
     costs: dict[str, list[float]] = {"bulk": [], "engine": []}
+    tokenizer: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             source = Path(folder) / f"{number}.jsonl"
             made = list(requests(rows, documents, word_range(words), number))
             source.write_text("".join(json.dumps(row) + "\n" for row in made))
+            spent = process_time()
             pairs = [pair for row in made for pair in engine.encode(row["query"], row["documents"])]
+            tokens = sum(pair.length for pair in pairs)
+            tokenizer.append(tokens / (process_time() - spent))
             for name in ("bulk", "engine") if number % 2 else ("engine", "bulk"):
                 spent = process_time()
                 seconds = alone(engine, pairs) if name == "engine" else _bulk(source, settings, engine)
-                tokens = sum(pair.length for pair in pairs)
                 speeds[name].append(tokens / seconds)
                 costs[name].append(tokens / (process_time() - spent))
     ratios = {"wall": ratio(speeds), "cpu": ratio(costs)}
+    costs["tokenizer"] = tokenizer
     if as_json:
         figures = {"tokens_per_second": speeds, "tokens_per_cpu_second": costs, "ratios": ratios}
         print(json.dumps(figures, indent=2))

@@ -109,9 +109,7 @@ def _identity(source: ModelSource, settings: Settings) -> tuple[object, ...]:
 def _candidates(source: ModelSource, settings: Settings) -> Iterator[Candidate]:
     """The ways to serve the model, probably the best first. Raises `StartupError` if the settings contradict it."""
     if source.is_local and is_artefact(Path(source.location)):
-        folder = Path(source.location)
-        manifest = Manifest.read(folder)
-        export = _Export(manifest.backend, manifest.precision, lambda: folder)
+        export = _own_export(source, settings)
         yield from _ways_to_load(export, _window(export, settings), settings)
         return
     backend = settings.backend
@@ -160,6 +158,25 @@ class _Export:
         except StartupError as error:
             self.error = error
             raise
+
+
+def _own_export(source: ModelSource, settings: Settings) -> _Export:
+    """The model is an export. Raises `StartupError` if the settings ask for another engine."""
+    folder = Path(source.location)
+    manifest = Manifest.read(folder)
+    backend, precision, device = settings.backend, settings.precision, settings.device
+    problem = ""
+    if backend not in ("auto", manifest.backend):
+        problem = f"RERANKER_BACKEND={backend}: {source.name} is an export for {manifest.backend}"
+    elif manifest.backend == "openvino" and device not in ("auto", "cpu"):
+        problem = f"RERANKER_DEVICE={device}: {source.name} is an export for OpenVINO, which runs on the CPU"
+    if problem:
+        raise StartupError(f"{problem}. Unset it, or set RERANKER_MODEL to the original model")
+    if precision not in ("auto", manifest.precision):
+        log.warning(
+            "RERANKER_PRECISION=%s has no effect: %s is an export in %s", precision, source.name, manifest.precision
+        )
+    return _Export(manifest.backend, manifest.precision, lambda: folder)
 
 
 def _exports(source: ModelSource, backend: Backend, settings: Settings) -> Iterator[_Export]:

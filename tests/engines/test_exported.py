@@ -604,6 +604,25 @@ def test_impossible_combinations_are_rejected(tmp_path: Path, settings: dict[str
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "cuda"}, "RERANKER_DEVICE=cuda: .*openvino-int8 is an export for OpenVINO, which runs on the CPU"),
+        ({"backend": "torch"}, "RERANKER_BACKEND=torch: .*openvino-int8 is an export for openvino"),
+        ({"backend": "onnx"}, "set RERANKER_MODEL to the original model"),
+    ],
+)
+def test_an_export_runs_on_its_own_engine_only(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        load_engine(Settings(model=str(EMBEDDED / "openvino-int8"), export_dir=tmp_path, **settings))
+
+
+def test_another_precision_than_that_of_the_export_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(model=str(EMBEDDED / "openvino-int8"), precision="bf16", export_dir=tmp_path, **UNMEASURED)
+    assert load_engine(settings).info.precision == "int8"
+    assert "RERANKER_PRECISION=bf16 has no effect" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("features", "backend", "precisions"),
     [
         ({"avx512_vnni", "avx512_bf16"}, "openvino", ["int8", "bf16"]),

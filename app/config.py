@@ -113,7 +113,7 @@ class Settings(QualitySettings):
     """Load `pytorch_model.bin` if a model has no `model.safetensors`."""
     max_length: int | None = Field(None, alias="RERANKER_MAX_LENGTH", ge=16, le=131072)
     """Maximum tokens of a query and document together. If unset or too high, the model's own limit (its window)
-    applies. A lower value than that is logged at startup."""
+    applies. If you set a lower value, the service logs a warning."""
     long_documents: Literal["auto", "truncate", "chunk_max", "refuse"] = Field("auto", alias="RERANKER_LONG_DOCUMENTS")
     """How to read documents longer than the window: `truncate`, `chunk_max` (score overlapping windows and keep the
     best) or `refuse`. `auto` uses the mode that the model declares, otherwise `truncate`. Requests can override it."""
@@ -177,7 +177,7 @@ class Settings(QualitySettings):
     """First stage that selects which documents of a large request the model scores: `lexical`, `embedding`, `hybrid`
     or `off`. Requests can override it."""
     prefilter_top_k: int = Field(100, alias="RERANKER_PREFILTER_TOP_K", ge=1)
-    """Documents that the first stage passes on to the model. Requests with fewer documents skip the first stage."""
+    """Documents that the first stage passes on to the model. Requests with this many documents or fewer skip the first stage."""
     prefilter_model: str | None = Field(None, alias="RERANKER_PREFILTER_MODEL")
     """sentence-transformers model for the first stage: a folder or a Hub id. Needs torch. If unset, the included static
     embeddings are used."""
@@ -194,7 +194,7 @@ class Settings(QualitySettings):
 
     # Limits
     max_documents: int = Field(1000, alias="RERANKER_MAX_DOCUMENTS", ge=1, le=10_000)
-    """Documents per request, at most 10000."""
+    """Maximum number of documents per request. It can be set to 10000 at most."""
     max_text_chars: int = Field(100_000, alias="RERANKER_MAX_TEXT_CHARS", ge=1, le=100_000_000)
     """Characters per query or document."""
     span_candidates: int = Field(50, alias="RERANKER_SPAN_CANDIDATES", ge=1, le=10_000)

@@ -10,7 +10,7 @@ PREFIX = "RERANKER_"
 # Variables that scripts and clients read, and the service does not.
 SCRIPT_VARIABLES = {
     "RERANKER_INSTALL": "`scripts/setup`: `full`, or `slim` to leave out torch and model export.",
-    "RERANKER_URL": "`reranker` commands: URL of the service.",
+    "RERANKER_URL": "`reranker rerank` and `reranker info`: URL of the service.",
     "RERANKER_API_KEY": "`reranker` commands, `manage_reranker.sh` and `performance_test.sh`: API key to send.",
     "RERANKER_PROXY_PORT": "nginx or HAProxy in front of the replicas: port to listen on (default `8080`).",
     "RERANKER_PROXY_ROUTING": "HAProxy in front of the replicas: `query` sends equal queries to the same replica "

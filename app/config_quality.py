@@ -18,13 +18,13 @@ class QualitySettings(EnvironmentSettings):
 
     # Quality
     relevant_score: float = Field(0.1, alias="RERANKER_RELEVANT_SCORE", ge=0, le=1)
-    """A request counts as one without a relevant document if its highest score, from 0 to 1, is lower. It changes no
-    answer: see [observability](observability.md#quality)."""
+    """If the highest score of a request, from 0 to 1, is lower, the request counts as one without a relevant document.
+    It changes no answer: see [observability](observability.md#quality)."""
     drift_reference: int = Field(5000, alias="RERANKER_DRIFT_REFERENCE", ge=200)
-    """Requests after the start with which the last hour is compared: see
+    """Number of requests after the start that are the reference. The last hour is compared with it: see
     [observability](observability.md#drift)."""
     drift_file: Path | None = Field(None, alias="RERANKER_DRIFT_FILE")
-    """File that keeps that reference for the next start. If unset, each start makes another one."""
+    """File that keeps that reference for the next start. If unset, each start collects a new one."""
 
     # Sample of requests
     sample_file: Path | None = Field(None, alias="RERANKER_SAMPLE_FILE")
@@ -41,8 +41,8 @@ class QualitySettings(EnvironmentSettings):
     # Second model
     shadow_model: str | None = Field(None, alias="RERANKER_SHADOW_MODEL")
     """Model that scores some requests after their answers, to compare it with `RERANKER_MODEL`: see
-    [observability](observability.md#compare-a-second-model). Backend, precision, device and window are set as for that
-    one. If unset, there is none."""
+    [observability](observability.md#compare-a-second-model). It uses the same settings
+    of backend, precision, device and window. If unset, there is none."""
     shadow_share: float = Field(0.01, alias="RERANKER_SHADOW_SHARE", ge=0, le=1)
     """Share of the requests to score with `RERANKER_SHADOW_MODEL`, from 0 to 1."""
     shadow_threads: int = Field(1, alias="RERANKER_SHADOW_THREADS", ge=1, le=1024)

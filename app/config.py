@@ -177,7 +177,8 @@ class Settings(QualitySettings):
     """First stage that selects which documents of a large request the model scores: `lexical`, `embedding`, `hybrid`
     or `off`. Requests can override it."""
     prefilter_top_k: int = Field(100, alias="RERANKER_PREFILTER_TOP_K", ge=1)
-    """Documents that the first stage passes on to the model. Requests with this many documents or fewer skip the first stage."""
+    """Documents that the first stage passes on to the model. Requests with this many documents or fewer skip the first
+    stage."""
     prefilter_model: str | None = Field(None, alias="RERANKER_PREFILTER_MODEL")
     """sentence-transformers model for the first stage: a folder or a Hub id. Needs torch. If unset, the included static
     embeddings are used."""

@@ -12,8 +12,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from app.types import Ids
 
-# BERT splits texts at these white spaces, and around ASCII punctuation. It also splits at other characters, so a word here
-# can be several of BERT's words.
+# BERT splits texts at these white spaces, and around ASCII punctuation. It also splits at other characters, so a word
+# here can be several of BERT's words.
 find_words: Callable[[str], list[str]] = re.compile(r"[^ \t\n\r!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]").findall
 # When the remembered words have more characters, they are forgotten: about 15 MB. Each word counts as some more.
 MOST_CHARACTERS, WORD_CHARACTERS = 1_000_000, 16

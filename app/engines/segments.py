@@ -87,6 +87,8 @@ def _filled(pairs: Sequence[Pair], indices: Sequence[int], streams: int) -> list
     rests = {index: pairs[index].length - start for index in indices}
     shortest = min(rests.values())
     fitting = {index: rest for index, rest in rests.items() if rest + shortest <= room}
+    if not fitting:
+        return []
     rounds = max(1, -(-sum(fitting.values()) // (room * streams)))
     while (rows := _even_rows(fitting, rounds * streams, room)) is None:
         rounds += 1

@@ -124,6 +124,15 @@ def test_rows_keep_their_bound_and_hold_one_request_each(exported: Exported) -> 
         assert row_length(own) <= ROW_TOKENS
 
 
+@pytest.mark.parametrize("prefix", [ROW_TOKENS - 2, ROW_TOKENS - 1, ROW_TOKENS, ROW_TOKENS + 1, 2 * ROW_TOKENS])
+def test_pairs_whose_prefix_fills_a_row_have_their_own_rows(prefix: int) -> None:
+    first = np.arange(prefix, dtype=np.int32)
+    ids = [np.append(first, np.full(rest, 7, np.int32)) for rest in (1, 2, 3)]
+    pairs = [Pair(own, np.zeros_like(own), False, first) for own in ids]
+    for row in shared_rows(pairs, 2):
+        assert row_length([pairs[index] for index in row]) <= ROW_TOKENS
+
+
 def test_pairs_that_gain_nothing_have_their_own_rows(exported: Exported) -> None:
     engine = exported.load()
     single = engine.encode(QUERY, DOCUMENTS[:1]) + engine.encode(QUERY, DOCUMENTS[1:2])

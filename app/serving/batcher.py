@@ -94,10 +94,10 @@ class Batcher:
         return monotonic() - (self._last_success or self._started)
 
     def seconds_for(self, pairs: Sequence[Pair]) -> float:
-        """Seconds that an idle engine needs for these pairs; 0 before its first batch."""
+        """Seconds that an idle engine needs for these pairs, without padding; 0 before its first batch."""
         if not pairs or not self.speed:
             return 0.0
-        return sum(self.engine.padded_tokens(pairs)) / self.speed
+        return sum(self._computed(pairs)) / self.speed
 
     @property
     def backlog(self) -> float | None:
@@ -126,9 +126,10 @@ class Batcher:
         bill = current_bill.get(None)
         works = [Work(pair, loop.create_future(), bill) for pair in pairs]
         if works:
-            self._queues.append(queue := Queue(works, priority))
+            queue = Queue(works, priority)
             if self.engine.info.shares_prefixes:
                 queue.computed = sum(self._computed(pairs)) / queue.tokens
+            self._queues.append(queue)
             self._arrived.set()
         return [work.future for work in works]
 

@@ -46,6 +46,8 @@ async def score_pairs(
 
 def _check_deadline(progress: Progress, pairs: Mapping[bytes, Pair], cache: ScoreCache, batcher: Batcher) -> None:
     """Raise `DeadlineExceeded` at once if even an idle engine could not score these pairs in time."""
+    if progress.deadline is None:
+        return
     needed = batcher.seconds_for([pair for key, pair in pairs.items() if not cache.joinable(key)])
     if needed > progress.remaining():
         raise DeadlineExceeded(

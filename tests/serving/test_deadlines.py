@@ -57,6 +57,17 @@ async def test_a_wrong_header_is_named(serve: Serve, value: str) -> None:
     assert response.json()["detail"].startswith("X-Request-Timeout-Ms: must be from 1 to 86400000 milliseconds")
 
 
+async def test_one_long_document_does_not_count_for_all(serve: Serve, engine: FakeEngine) -> None:
+    """The engine pads a batch, but short pairs are not batched with the long one."""
+    engine.seconds_per_token = 0.001
+    many = {"query": "moon", "documents": ["moon " * 200, *(f"moon {number}" for number in range(50))]}
+    async with serve() as client:
+        assert (await client.post("/rerank", json=BODY)).status_code == 200
+        assert serve.reranker.batcher.speed
+        response = await client.post("/rerank", json=many | {"timeout_ms": 5000})
+    assert response.status_code == 200
+
+
 async def test_a_request_that_cannot_meet_its_deadline_is_rejected_at_once(serve: Serve, engine: FakeEngine) -> None:
     engine.seconds_per_token = 0.01
     many = {"query": "moon", "documents": [f"moon {number}" for number in range(1000)]}

@@ -140,7 +140,8 @@ class Serve:
 @pytest.fixture(autouse=True)
 def _collect_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Services in the test process freeze no objects: it has so many that this takes seconds."""
-    monkeypatch.setattr("app.lifespan.freeze_loaded_objects", lambda: None)
+    for module in ("app.lifespan", "app.serving.supervisor"):
+        monkeypatch.setattr(f"{module}.freeze_loaded_objects", lambda: None)
 
 
 @pytest.fixture

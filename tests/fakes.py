@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engines.padding import Shape, common_shapes
-from app.engines.protocol import EngineInfo
+from app.engines.protocol import Activate, EngineInfo
 from app.engines.schedule import Schedule
 from app.errors import OutOfMemory
 from app.types import Pair, Span
@@ -104,8 +104,9 @@ class FakeEngine:
     def padded_tokens(self, pairs: Sequence[Pair]) -> list[int]:
         return [max(pair.length for pair in pairs)] * len(pairs)
 
-    def activate(self, logits: Sequence[float]) -> list[float]:
-        return [float(1 / (1 + np.exp(-logit))) for logit in logits]
+    @property
+    def activate(self) -> Activate:
+        return lambda logits: [float(1 / (1 + np.exp(-logit))) for logit in logits]
 
     def warm_up(self) -> float:
         return self.tokens_per_second

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from app.engines.models.artefact import Manifest
 from app.engines.models.source import digest
 from app.engines.padding import timed, warm_up_pairs
-from app.engines.protocol import EngineInfo
+from app.engines.protocol import Activate, EngineInfo
 from app.engines.selftest import SelfTest
 from app.engines.tokenization import PairTokenizer
 from app.types import Pair, Span
@@ -69,9 +69,10 @@ class ExportedEngine(ABC):
     ) -> list[list[Span]]:
         return self._tokenizer.windows(query, documents, max_tokens, instruction)
 
-    def activate(self, logits: Sequence[float]) -> list[float]:
-        activated: list[float] = self._manifest.scores(np.array(logits, np.float32)).tolist()
-        return activated
+    @property
+    def activate(self) -> Activate:
+        scores = self._manifest.scores
+        return lambda logits: scores(np.array(logits, np.float32)).tolist()
 
     def warm_up(self) -> float:
         pairs = warm_up_pairs(self._manifest.pad_token_id, self._max_length)

@@ -1,6 +1,6 @@
 """The interface of an engine. The libraries of an engine are imported only when it is chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,8 @@ from app.engines.schedule import Schedule
 from app.engines.selftest import SelfTest
 from app.engines.template import Template
 from app.types import Evidence, LongDocuments, Pair, Span
+
+Activate = Callable[[Sequence[float]], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +160,11 @@ class Engine(Protocol):
         """Tokens that the engine computes for each pair of a batch, including padding and its part of a shared row."""
         ...
 
-    def activate(self, logits: Sequence[float]) -> list[float]:
-        """The relevance scores, in float32: the model's own activation, of calibrated logits if the export has them."""
+    @property
+    def activate(self) -> Activate:
+        """From logits to relevance scores, in float32: the model's own activation, of calibrated logits if the export
+        has them. The function does not hold the model.
+        """
         ...
 
     def warm_up(self) -> float:

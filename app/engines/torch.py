@@ -17,7 +17,7 @@ from app.engines.packing import alike, pack
 from app.engines.padding import Shape, common_shapes, timed
 from app.engines.preprocessing import PROBE, OwnPreprocessing
 from app.engines.prompts import default_prompt, pair_tokenizer
-from app.engines.protocol import EngineInfo
+from app.engines.protocol import Activate, EngineInfo
 from app.engines.schedule import Schedule
 from app.engines.scorer import Classifier, Scorer, make_scorer
 from app.engines.selftest import SelfTest
@@ -145,8 +145,10 @@ class TorchEngine:
         lengths = [pair.length for pair in pairs]
         return lengths if self.info.packed else [max(lengths)] * len(lengths)
 
-    def activate(self, logits: Sequence[float]) -> list[float]:
-        return self._model.activation_fn(torch.tensor(logits, dtype=torch.float32)).tolist()  # type: ignore[no-any-return]
+    @property
+    def activate(self) -> Activate:
+        function = self._model.activation_fn
+        return lambda logits: function(torch.tensor(logits, dtype=torch.float32)).tolist()
 
     def warm_up(self) -> float:
         for rows, length in WARM_UP_SHAPES:

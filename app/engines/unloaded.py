@@ -19,6 +19,8 @@ class Unloaded:
         self.schedule = engine.schedule
         self.probes: ProbeSet | None = None
         self.self_test = engine.self_test
+        self.activate = engine.activate
+        """Cached scores are answered during a reload."""
 
     def encode(
         self,
@@ -35,9 +37,6 @@ class Unloaded:
         _refuse()
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        _refuse()
-
-    def activate(self, logits: Sequence[float]) -> list[float]:
         _refuse()
 
     def padded_tokens(self, pairs: Sequence[Pair]) -> list[int]:

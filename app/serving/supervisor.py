@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from app.errors import EngineBroken
+from app.machine.garbage import freeze_loaded_objects
 from app.serving.model import Model
 from app.telemetry.metrics import Metrics
 
@@ -32,25 +33,29 @@ class Supervisor:
                 await engine()
                 self._reloads = 0
                 return
+            # Only the text of the error is kept: its traceback holds the broken engine.
             except EngineBroken as error:
-                reason = error
-                if error.scored:
-                    self._reloads = 0
+                reason, has_scored = str(error), error.scored
             except Exception as error:
-                if not self._reloads:
+                if self._model.reranker is None:
                     raise
-                # The first load succeeded, so a failed reload may have a passing cause: try again.
-                reason = EngineBroken(f"{type(error).__name__}: {error}")
+                # The first load succeeded, so this may have a passing cause: try again.
+                reason, has_scored = f"{type(error).__name__}: {error}.", self._model.reranker.batcher.scored
+                log.debug("The engine stopped", exc_info=True)
+            if has_scored:
+                self._reloads = 0
             await self._prepare_reload(reason)
 
-    async def _prepare_reload(self, reason: EngineBroken) -> None:
+    async def _prepare_reload(self, reason: str) -> None:
         self._model.lifecycle.reload()
         if self._reloads >= self._max_reloads:
             raise EngineBroken(f"{reason} {self._reloads} reloads did not help (RERANKER_MAX_RELOADS)")
-        # The broken engine may take a moment to release its memory.
+        # The new engine may not fit into the memory next to the broken one, which may take a moment to release it.
+        self._model.drop_engine()
+        freeze_loaded_objects()
         await asyncio.sleep(PAUSE_SECONDS * self._reloads)
         self._reloads += 1
         self._metrics.reloads.inc()
         self._model.reloads += 1
-        reason_text = self._model.explain(str(reason))
+        reason_text = self._model.explain(reason)
         log.error("%s Reloading the engine (%d of %d)", reason_text, self._reloads, self._max_reloads)

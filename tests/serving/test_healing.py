@@ -1,18 +1,23 @@
 """The service recovers from an engine that hangs, fails or runs out of memory."""
 
 import asyncio
+import gc
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 
 import httpx
 import pytest
 from prometheus_client import generate_latest
 
+from app.api.service import service_of
+from app.config import Settings
 from app.errors import EngineBroken, ScoringFailed
+from app.main import create_app
 from app.serving import heartbeat, supervisor
 from app.serving.lifecycle import Phase
-from tests.conftest import Serve, free_port, until
+from tests.conftest import Serve, free_port, serving, until
 from tests.fakes import NAN, FakeEngine
 
 BODY = {"query": "moon", "documents": ["moon"]}
@@ -92,6 +97,43 @@ async def test_an_engine_that_reports_it_is_broken_is_reloaded_at_once(serve: Se
         await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
         await until(lambda: serve.service.lifecycle.phase is Phase.READY)
         assert (await client.post("/rerank", json=BODY)).status_code == 200
+
+
+async def test_the_broken_engine_is_released_before_the_next_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two engines at once may not fit into the memory."""
+    monkeypatch.setattr(supervisor, "freeze_loaded_objects", gc.collect)
+    engines: list[weakref.ref[FakeEngine]] = []
+    alive: list[int] = []
+
+    def load(_: Settings) -> FakeEngine:
+        alive.append(sum(engine() is not None for engine in engines))
+        engines.append(weakref.ref(made := FakeEngine()))
+        return made
+
+    app = create_app(Settings(inference_timeout=0.1), load=load)
+    async with serving(app) as client:
+        assert (await client.post("/rerank", json=BODY)).status_code == 200
+        for loaded in (2, 3):
+            gate = engines[-1]().gate  # type: ignore[union-attr]
+            gate.clear()
+            assert (await client.post("/rerank", json=other(loaded))).status_code == 500
+            gate.set()
+            await until(lambda: len(engines) == loaded)  # noqa: B023
+            await until(lambda: service_of(app).lifecycle.phase is Phase.READY)
+    assert alive == [0, 0, 0]
+
+
+async def test_an_unexpected_error_reloads_the_engine(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve() as client:
+        assert (await client.post("/rerank", json=BODY)).status_code == 200
+        monkeypatch.setattr(serve.reranker.batcher, "_next_batch", lambda: 1 // 0)
+        failed = await client.post("/rerank", json=other(1))
+        await until(lambda: "reranker_reloads_total 1.0" in _figures(serve))
+        await until(lambda: serve.service.lifecycle.phase is Phase.READY)
+        assert (await client.post("/rerank", json=other(2))).status_code == 200
+    assert failed.status_code == 503
 
 
 async def test_failed_requests_do_not_reload_a_working_engine(serve: Serve, engine: FakeEngine) -> None:

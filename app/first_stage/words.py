@@ -64,7 +64,8 @@ class Lexicon:
 
     def containing(self, term: str) -> NDArray[np.int32]:
         """The places of the words that contain the term, repeated if a word contains it repeatedly; shape (words,)."""
-        places = np.array(self._places.containing.get(term, NO_PLACES))
+        # A copy, because an array cannot grow while numpy reads it, and another thread may be adding a word.
+        places = np.array(self._places.containing.get(term, NO_PLACES)[:])
         return np.append(places, self._places[term]) if is_term(term) and term in self._places else places
 
 

@@ -1,5 +1,8 @@
 """BM25 scores by shared words."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import pytest
 
 from app.first_stage.lexical import lexical_scores
@@ -49,3 +52,21 @@ def test_a_text_without_spaces_has_no_more_words_than_characters() -> None:
     words = lexicon.read(["潮汐月球" * 1000, "月海 moon月"])
     assert sorted(lexicon.words) == sorted(["潮", "汐", "月", "球", "海", "moon"])
     assert words.counts.tolist() == [4000, 4]
+
+
+def test_words_are_added_while_another_thread_looks_for_a_term() -> None:
+    lexicon = Lexicon()
+    lexicon.read([" ".join(f"word{number}'s" for number in range(1000))])
+    stop = Event()
+
+    def add() -> None:
+        for number in range(100):
+            lexicon.read([" ".join(f"word{number}x{part}'s" for part in range(100))])
+        stop.set()
+
+    with ThreadPoolExecutor(2) as threads:
+        adding = threads.submit(add)
+        while not stop.is_set() and not adding.done():
+            lexicon.containing("s")
+        adding.result()
+    assert len(lexicon.containing("s")) == 1000 + 100 * 100

@@ -17,7 +17,7 @@ from app.engines.models.store import exported_folder, failed_exports, find_or_ex
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule
 from app.engines.tuning import Candidate, TuningFile, tune
-from app.errors import NotStored, StartupError
+from app.errors import InvalidRequest, NotStored, StartupError
 from app.machine.hardware import cpu_features, cpu_name, has_gpu
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def load_engine(settings: Settings) -> Engine:
     engine.info = replace(engine.info, failed_exports=failed_exports(source, store))
     if settings.instruction is not None and engine.info.instruction is None:
         raise StartupError(f"RERANKER_INSTRUCTION={settings.instruction!r}: {engine.info.model} takes none. Unset it")
+    try:
+        engine.encode("", [""], None, settings.instruction)
+    except InvalidRequest as error:
+        raise StartupError(f"RERANKER_INSTRUCTION: {error.args[0]}") from None
     return engine
 
 
@@ -206,7 +210,8 @@ def _window(export: _Export, settings: Settings) -> int:
 def _ways_to_load(export: _Export, window: int, settings: Settings) -> Iterator[Candidate]:
     """One candidate for ONNX Runtime, or one for each configuration that OpenVINO can compute the export in."""
     if export.backend == "onnx":
-        yield Candidate(f"onnx {export.precision}", partial(_load_onnx_export, export, settings), export.is_measured)
+        limits = settings.max_length, settings.threads, settings.device
+        yield Candidate(f"onnx {export.precision}", lambda: _load_onnx(export.folder(), *limits), export.is_measured)
         return
     from app.engines.openvino_model import EXACT, configurations
 
@@ -219,10 +224,6 @@ def _ways_to_load(export: _Export, window: int, settings: Settings) -> Iterator[
             partial(_load_openvino_export, export, settings, configuration),
             export.is_measured and not is_slow and configuration != EXACT,
         )
-
-
-def _load_onnx_export(export: _Export, settings: Settings) -> Engine:
-    return _load_onnx(export.folder(), settings.max_length, settings.threads, settings.device)
 
 
 def _load_openvino_export(export: _Export, settings: Settings, configuration: "Configuration") -> Engine:

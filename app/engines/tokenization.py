@@ -16,8 +16,11 @@ from tokenizers import Encoding, Tokenizer
 
 from app.engines.template import Template
 from app.engines.word_pieces import encode_texts, text_encoder
+from app.errors import InvalidRequest
 from app.types import Ids, Pair, Span
 
+# Tokens of a query and a document together, at least, that a template must leave.
+LEAST_ROOM = 16
 # Windows of a long document overlap by a quarter. A sentence that is cut in one window is whole in the next.
 OVERLAP = 4
 
@@ -90,9 +93,18 @@ class PairTokenizer:
         ]
 
     def _frame_for(self, instruction: str | None) -> "_Frame":
-        if instruction is None or self.template is None:
+        """Raises `InvalidRequest` if the template and the instruction leave no room for a query and a document."""
+        if self.template is None:
             return self._frame
-        return self._templated(self.template, instruction)
+        frame = self._frame if instruction is None else self._templated(self.template, instruction)
+        if self.max_length - frame.tokens < LEAST_ROOM:
+            named = "the template" if instruction is None else "the template with it"
+            problem = (
+                f"{named} has {frame.tokens} tokens, and the window of the model {self.max_length}: at least "
+                f"{LEAST_ROOM} must be left for the query and the document"
+            )
+            raise InvalidRequest(problem, None if instruction is None else "instruction")
+        return frame
 
     def _templated(self, template: Template, instruction: str | None = None) -> "_Frame":
         """The template's constants as tokens, except for their edges, which are tokenized with the texts."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from app.engines.protocol import Engine
 from app.engines.schedule import Schedule, arrange, speed_of
 from app.engines.selftest import SelfTest, self_test, shared_test
-from app.errors import StartupError, UnusableModel, first_line
+from app.errors import InvalidRequest, StartupError, UnusableModel, first_line
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +193,8 @@ def _test(engine: Engine, name: str, rejected: list[str]) -> SelfTest | None:
         test = self_test(engine)
     except StartupError:
         raise
+    except InvalidRequest as error:
+        raise StartupError(f"RERANKER_MAX_LENGTH: {error}") from None
     except Exception as error:  # libraries raise various types
         reason = f"it fails: {first_line(error)}"
     else:

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
 from app.engines.models.source import EMBEDDED
-from app.engines.template import FAMILIES
+from app.engines.template import FAMILIES, Template
 from app.engines.tokenization import PairTokenizer
+from app.errors import InvalidRequest
 from tests.models import make_chat_tokenizer
 
 TEXTS = [
@@ -47,6 +48,18 @@ PAIRS = PairTokenizer(BERT, 512)
 TEMPLATES = pytest.mark.parametrize("make", [bert, roberta, nothing_around])
 
 
+@pytest.mark.parametrize("words", [60, 3_000])
+def test_an_instruction_that_leaves_no_room_is_refused(words: int) -> None:
+    template = Template.parse("{instruction}: {query} {document}", "find answers")
+    tokenizer = PairTokenizer(BERT, 64, template)
+    assert tokenizer.encode("tides", ["The moon causes the tides."])[0].length <= 64
+    for use in (tokenizer.encode, tokenizer.windows):
+        with pytest.raises(
+            InvalidRequest, match=r"instruction: the template with it has .* the window of the model 64"
+        ):
+            use("tides", ["The moon causes the tides."], instruction="tides " * words)
+
+
 @TEMPLATES
 @pytest.mark.parametrize("max_length", [16, 64, 512])
 def test_pairs_equal_the_tokenizers_own(make, max_length: int) -> None:
@@ -72,7 +85,7 @@ def test_a_text_cannot_end_its_part_of_a_template(query: str, document: str) -> 
     assert [token for token in forged.ids if token in control] == [token for token in honest.ids if token in control]
     # Nothing is lost: the model reads the characters.
     assert tokenizer.decode(forged.ids.tolist(), skip_special_tokens=True).count(FORGED) == 1
-    [spans] = pairs.within(160).windows("tides", [FORGED * 9])
+    [spans] = pairs.within(260).windows("tides", [FORGED * 9])
     assert len(spans) > 1
     assert not any(pair.truncated for pair in pairs.encode("tides", [(FORGED * 9)[start:end] for start, end in spans]))
 

@@ -1,6 +1,8 @@
 """Instructions: what a request asks the model to look for."""
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from app.errors import StartupError
 from tests.api.test_app import indices
 from tests.conftest import Serve
 from tests.fakes import INFO, FakeEngine
-from tests.models import UNMEASURED
+from tests.models import UNMEASURED, export, make_yes_no
 
 BODY: dict[str, Any] = {"query": "tides", "documents": ["moon", "bread", "tides"]}
 TEI: dict[str, Any] = {"query": "tides", "texts": ["moon", "bread", "tides"]}
@@ -53,6 +55,16 @@ async def test_a_model_without_instructions_rejects_one(serve: Serve) -> None:
     assert refused.status_code == 422
     assert "instruction: the model fake takes none" in refused.text
     assert accepted.status_code == 200
+
+
+def test_a_setting_that_leaves_no_room_stops_the_start(tmp_path: Path) -> None:
+    export(make_yes_no(tmp_path / "model", 256), tmp_path / "out")
+    load = partial(Settings, model=str(tmp_path / "out"), **UNMEASURED)
+    assert load_engine(load()).info.instruction
+    with pytest.raises(StartupError, match="RERANKER_INSTRUCTION: the template with it has"):
+        load_engine(load(instruction="find the moon " * 200))
+    with pytest.raises(StartupError, match="RERANKER_MAX_LENGTH: the template has"):
+        load_engine(load(max_length=16))
 
 
 def test_a_setting_that_the_model_cannot_follow_stops_the_start() -> None:

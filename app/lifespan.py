@@ -34,6 +34,7 @@ from app.serving.batcher import Batcher
 from app.serving.budget import Pace
 from app.serving.cache import ScoreCache
 from app.serving.cascade import NAME
+from app.serving.fallback import Fallback
 from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.loops import clear_memory_regularly, run_until_broken, until_unused
@@ -74,6 +75,7 @@ class Parts:
 
     tokenizers: Executor
     prefilter: Prefilter
+    fallback: Fallback
     shared_cache: "SharedCache | None"
     first_loads: asyncio.Lock
     """The first loads measure the machine, one after the other."""
@@ -124,7 +126,8 @@ async def _serve(plan: Plan) -> None:
             method = first_stage_method(settings.prefilter) if settings.budget_ms else settings.prefilter
             prefilter = await load_prefilter(settings.prefilter_model, method, tokenizers)
             shared_cache = await _shared_cache(settings, stack, service.metrics)
-            parts = Parts(tokenizers, prefilter, shared_cache, asyncio.Lock())
+            fallback = Fallback(stack.enter_context(running_threads(1, "fallback")))
+            parts = Parts(tokenizers, prefilter, fallback, shared_cache, asyncio.Lock())
             await run_until_broken(*(_run_model(plan, parts, model, own[model.own_name]) for model in service.models))
     except StartupError as error:
         log.debug("Start failed", exc_info=True)
@@ -244,6 +247,7 @@ def _assemble(plan: Plan, parts: Parts, common: Common, model: Model, engine: En
         metrics=service.metrics,
         limits=service.limits,
         prefilter=parts.prefilter,
+        fallback=parts.fallback,
         span_bounds=SpanBounds(settings.span_candidates, settings.max_span_candidates),
         long_documents=None if settings.long_documents == "auto" else settings.long_documents,
         shared_cache=parts.shared_cache,

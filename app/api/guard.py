@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
@@ -96,12 +96,13 @@ class RequestGuard:
         with self._quota.share(caller), self._bodies.hold() as body:
             scope["state"] |= {"caller": caller, "body": body}
             if is_stream(scope):
-                with suppress(ClientDisconnect):
+                with suppress(ClientDisconnect), _counted(scope):
                     await self.app(scope, receive, send)
                 return
             content = await body.read(scope, receive)
             if content is not None:
-                await self._handle(content, scope, receive, send)
+                with _counted(scope):
+                    await self._handle(content, scope, receive, send)
 
     async def _refuse(self, error: RerankerError | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer instead of the handler and close, without reading the rest of the body. None: the handler failed."""
@@ -145,6 +146,17 @@ class RequestGuard:
             self._metrics.requests.labels(status).inc()
             if status == CLIENT_GONE:
                 self._metrics.disconnects.inc()
+
+
+@contextmanager
+def _counted(scope: Scope) -> Iterator[None]:
+    """A stop of the service waits for this request."""
+    service = service_of(scope["app"])
+    service.running += 1
+    try:
+        yield
+    finally:
+        service.running -= 1
 
 
 def _request_id(scope: Scope) -> str:

@@ -68,13 +68,13 @@ class Server(uvicorn.Server):
         if seconds < 0 and self._lifecycle.phase is Phase.LEAVING:
             return False
         self._lifecycle.drain()
-        models = service_of(self._app).models
-        if not (left := models.requests_in_progress()):
+        service = service_of(self._app)
+        if not (left := service.running):
             return True
         if seconds < self._shutdown_timeout:
             return False
         log.warning("RERANKER_SHUTDOWN_TIMEOUT=%g s is over: %d requests get a 503", self._shutdown_timeout, left)
-        models.close()
+        service.models.close()
         return True
 
 

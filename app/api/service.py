@@ -59,6 +59,8 @@ class Service:
     documents: DocumentStore | None = None
     """None if documents are not stored."""
     gpu: Gpu | None = None
+    running: int = 0
+    """Requests that are being answered, health checks and the like excluded."""
 
     @property
     def reranker(self) -> Reranker | None:

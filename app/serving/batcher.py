@@ -74,9 +74,10 @@ class Batcher:
         self._line = line or Turns().join()
         # In the order in which requests take turns.
         self._queues: list[Queue] = []
-        # Tokens that running batches compute.
+        # The running batches, and the tokens that they compute.
+        self._batches: list[list[Work]] = []
         self._running = 0
-        self._batches = 0
+        self._taken = 0
         # The configured budget, and the count of batches that fitted since the last one that did not.
         self._most, self._fitting = token_budget, 0
         self._arrived = asyncio.Event()
@@ -120,8 +121,7 @@ class Batcher:
 
         Raises `Unavailable` after the batcher has stopped.
         """
-        if not self.alive:
-            raise Unavailable("The engine is stopped")
+        self.check_alive()
         loop = asyncio.get_running_loop()
         bill = current_bill.get(None)
         works = [Work(pair, loop.create_future(), bill) for pair in pairs]
@@ -132,6 +132,11 @@ class Batcher:
             self._queues.append(queue)
             self._arrived.set()
         return [work.future for work in works]
+
+    def check_alive(self) -> None:
+        """Raises `Unavailable` after the batcher has stopped."""
+        if not self.alive:
+            raise Unavailable("The engine is stopped")
 
     def allow(self, tokens: int) -> None:
         """Set the token budget. A budget that the memory has limited grows towards it as usual."""
@@ -147,10 +152,10 @@ class Batcher:
         self._queues = [queue for queue in self._queues if queue.works]
 
     def close(self) -> None:
-        """Accept no more pairs, and fail those waiting for a batch."""
+        """Accept no more pairs, and fail all that have no logit yet. Nobody waits for the running batches."""
         self.alive = False
-        for queue in self._queues:
-            fail_waiting(queue.works, Unavailable(STOPPED))
+        for works in (*(queue.works for queue in self._queues), *self._batches):
+            fail_waiting(works, Unavailable(STOPPED))
         self._queues = []
 
     async def run(self) -> None:
@@ -169,14 +174,16 @@ class Batcher:
                     computed = self._computed([work.pair for work in batch])
                     turn.begin(sum(computed))
                     self._running += sum(computed)
+                    self._batches.append(batch)
                     scoring = batches.create_task(self._score(batch, computed), name="batch")
                     scoring.add_done_callback(partial(self._end, batch, sum(computed), turn))
         finally:
             self.close()
             self._line.close()
 
-    def _end(self, batch: Sequence[Work], computed: int, turn: Turn, _: "asyncio.Task[None]") -> None:
+    def _end(self, batch: list[Work], computed: int, turn: Turn, _: "asyncio.Task[None]") -> None:
         """Clean up after a batch, even one that was cancelled before it began."""
+        self._batches.remove(batch)
         # Usually no pair still waits. The pairs of a cancelled batch do, and nothing else would end their wait.
         fail_waiting(batch, Unavailable(STOPPED))
         self._running -= computed
@@ -189,8 +196,8 @@ class Batcher:
         return [pair.length for pair in pairs]
 
     def _next_batch(self) -> list[Work]:
-        self._batches += 1
-        if self._batches % TURN_EVERY:
+        self._taken += 1
+        if self._taken % TURN_EVERY:
             queues = sorted(self._queues, key=attrgetter("priority", "tokens"))
         else:
             queues = sorted(self._queues, key=attrgetter("priority"))

@@ -155,7 +155,7 @@ class Model:
         self._loaded.set()  # requests that wait for the load get an error
 
     def close(self) -> None:
-        """Answer all requests that wait."""
+        """Answer all requests."""
         if self.reranker:
             self.reranker.batcher.close()
         self._loaded.set()

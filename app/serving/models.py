@@ -78,14 +78,8 @@ class Models:
         waiting = rerankers[0].admission.waiting if rerankers else 0
         return not waiting + sum(reranker.batcher.pending for reranker in rerankers)
 
-    def requests_in_progress(self) -> int:
-        """Requests that run or wait, for a slot or for a load."""
-        admission = next((model.reranker.admission for model in self._models if model.reranker), None)
-        loading = sum(model.waiting for model in self._models)
-        return loading + (admission.active + admission.waiting if admission else 0)
-
     def close(self) -> None:
-        """Answer all requests that wait."""
+        """Answer all requests."""
         for model in self._models:
             model.close()
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from app.engines.protocol import Engine
 from app.errors import DeadlineExceeded, Refused, RerankerError, ScoringFailed
-from app.first_stage.lexical import lexical_scores
 from app.first_stage.prefilter import Prefilter
 from app.machine.threads import on_thread
 from app.serving.admission import Admission
 from app.serving.batcher import Batcher
 from app.serving.cache import ScoreCache
 from app.serving.checks import check_instruction, check_query, check_untruncated, cut_long_documents
+from app.serving.fallback import Fallback, compare_words
 from app.serving.language import LanguageWatch
 from app.serving.progress import KeyedPassages, Progress
 from app.serving.ranking import rank
@@ -44,6 +44,7 @@ class Reranker:
         metrics: Metrics,
         limits: Limits,
         prefilter: Prefilter,
+        fallback: Fallback,
         span_bounds: SpanBounds,
         long_documents: LongDocuments | None = None,
         shared_cache: "SharedCache | None" = None,
@@ -59,6 +60,7 @@ class Reranker:
         self._tokenizers = tokenizers
         self._metrics = metrics
         self._first_stage = prefilter
+        self._fallback = fallback
         self._long_documents = long_documents
         self._shared_cache = shared_cache
         self._languages = LanguageWatch(metrics)
@@ -152,7 +154,7 @@ class Reranker:
             await self.score_passages(progress, progress.passages())
         check_untruncated(query, progress.long_documents, progress.scored_passages())
         if query.evidence == "lexical" and not progress.words:
-            await self._compare_words(progress)
+            await compare_words(progress, self._tokenizers)
 
     async def _score_chosen(self, progress: Progress) -> None:
         """Get the scores of the documents that the first stage keeps, and of these as many as the budget allows."""
@@ -229,7 +231,11 @@ class Reranker:
             progress.known |= shared
 
     async def _prepare(self, progress: Progress) -> dict[bytes, Pair]:
-        """Tokenize the passages without a score. In `chunk_max` mode, first split the documents that do not fit."""
+        """Tokenize the passages without a score. In `chunk_max` mode, first split the documents that do not fit.
+
+        Raises `Unavailable` if nothing can be scored any more.
+        """
+        self.batcher.check_alive()
         pairs = await self._tokenize(progress, progress.missing())
         if progress.long_documents == "chunk_max" and (windows := await self._split(progress, pairs)):
             await self._look_up(progress, windows)
@@ -281,16 +287,10 @@ class Reranker:
         if pairs:
             await score_pairs(progress, pairs, self.cache, self.batcher, self._shared_cache)
 
-    async def _compare_words(self, progress: Progress) -> None:
-        """Compute the BM25 score of each document."""
-        query = progress.query
-        queries = [query.query] * len(query.documents) if isinstance(query.query, str) else query.query
-        progress.words = await on_thread(self._tokenizers, lexical_scores, queries, query.documents)
-
     async def degrade(self, progress: Progress, error: RerankerError) -> Ranking:
-        """Rank without the missing scores."""
+        """Rank without the missing scores. Raises `error` if too many requests ask for that at once."""
         if progress.choice is None or progress.query.evidence == "lexical":
-            await self._compare_words(progress)
+            await self._fallback.compare_words(progress, error)
         ranking = rank(progress, self.engine)
         ranking.degraded = error.code
         return ranking

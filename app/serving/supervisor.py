@@ -11,7 +11,8 @@ from app.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 2.0
+# The pause before the second reload in a row. Before the first it is this share of it, before later ones a multiple.
+PAUSE_SECONDS, LEAST_PAUSE = 2.0, 0.05
 
 
 class Supervisor:
@@ -50,10 +51,10 @@ class Supervisor:
         self._model.lifecycle.reload()
         if self._reloads >= self._max_reloads:
             raise EngineBroken(f"{reason} {self._reloads} reloads did not help (RERANKER_MAX_RELOADS)")
-        # The new engine may not fit into the memory next to the broken one, which may take a moment to release it.
+        # The new engine may not fit into the memory next to the broken one. Requests that just failed still hold that.
         self._model.drop_engine()
+        await asyncio.sleep(PAUSE_SECONDS * max(LEAST_PAUSE, self._reloads))
         freeze_loaded_objects()
-        await asyncio.sleep(PAUSE_SECONDS * self._reloads)
         self._reloads += 1
         self._metrics.reloads.inc()
         self._model.reloads += 1

@@ -360,3 +360,21 @@ def test_a_mistyped_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch, val
     monkeypatch.setenv("RERANKER_DOCUMENTS", value)
     with pytest.raises(StartupError, match="RERANKER_DOCUMENTS is not valid: must be memory, a path with a slash"):
         load_settings()
+
+
+async def test_a_stop_waits_for_an_upload(serve: Serve) -> None:
+    async with serve(documents="memory") as client:
+        proceed = asyncio.Event()
+
+        async def lines() -> AsyncIterator[bytes]:
+            yield line(DOCUMENT)
+            await proceed.wait()
+            yield line({"id": "b", "text": "bread"})
+
+        upload = asyncio.create_task(put_lines(client, lines()))
+        await until(lambda: serve.service.running == 1)
+        await client.get("/health")
+        assert serve.service.running == 1
+        proceed.set()
+        assert (await upload).json()["stored"] == 2
+        assert serve.service.running == 0

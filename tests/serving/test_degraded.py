@@ -1,6 +1,7 @@
 """The answer when scoring fails or is late: an error, or a ranking by shared words."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from app.errors import ScoringFailed
+from app.serving import fallback
 from tests.api.test_app import indices
 from tests.conftest import Serve, until
 from tests.fakes import NAN, FakeEngine
@@ -49,6 +51,19 @@ async def test_a_full_queue(
     assert response.status_code == status
     degraded = 'reranker_degraded_total{reason="queue_full"} 1.0' in figures
     assert degraded == (status == 200) == ("x-reranker-degraded" in response.headers)
+
+
+async def test_many_degraded_answers_at_once_are_errors_again(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fallback, "MOST", 3)
+    async with held(serve, engine) as client:
+        answers = await asyncio.gather(*(client.post("/rerank/query", json=LEXICAL) for _ in range(12)))
+        later = await client.post("/rerank/query", json=LEXICAL)
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses[200] >= 3
+    assert statuses[429] == 12 - statuses[200] > 0
+    assert later.status_code == 200
 
 
 async def test_a_degraded_answer_says_so_and_has_every_document(serve: Serve, engine: FakeEngine) -> None:

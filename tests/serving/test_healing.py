@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import signal
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
@@ -15,7 +17,7 @@ from app.api.service import service_of
 from app.config import Settings
 from app.errors import EngineBroken, ScoringFailed
 from app.main import create_app
-from app.serving import heartbeat, supervisor
+from app.serving import batcher, heartbeat, supervisor
 from app.serving.lifecycle import Phase
 from tests.conftest import Serve, free_port, serving, until
 from tests.fakes import NAN, FakeEngine
@@ -102,6 +104,8 @@ async def test_an_engine_that_reports_it_is_broken_is_reloaded_at_once(serve: Se
 async def test_the_broken_engine_is_released_before_the_next_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two engines at once may not fit into the memory."""
     monkeypatch.setattr(supervisor, "freeze_loaded_objects", gc.collect)
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 4)
+    monkeypatch.setattr(batcher.log, "disabled", True)
     engines: list[weakref.ref[FakeEngine]] = []
     alive: list[int] = []
 
@@ -110,14 +114,12 @@ async def test_the_broken_engine_is_released_before_the_next_one_is_loaded(monke
         engines.append(weakref.ref(made := FakeEngine()))
         return made
 
-    app = create_app(Settings(inference_timeout=0.1), load=load)
+    app = create_app(Settings(), load=load)
     async with serving(app) as client:
         assert (await client.post("/rerank", json=BODY)).status_code == 200
         for loaded in (2, 3):
-            gate = engines[-1]().gate  # type: ignore[union-attr]
-            gate.clear()
+            engines[-1]().failure = EngineBroken("device lost")  # type: ignore[union-attr]
             assert (await client.post("/rerank", json=other(loaded))).status_code == 500
-            gate.set()
             await until(lambda: len(engines) == loaded)  # noqa: B023
             await until(lambda: service_of(app).lifecycle.phase is Phase.READY)
     assert alive == [0, 0, 0]
@@ -197,6 +199,27 @@ def test_a_process_that_cannot_recover_exits_with_1() -> None:
         answer = client.post("/rerank", json=BODY)
     assert answer.status_code == 500
     assert process.wait(20) == 1
+
+
+SLOW = HANGS.replace("inference_timeout=0.1, max_reloads=0", "max_parallel=1").replace(", 1, 100", ", 0.1, 100")
+
+
+def test_a_stop_answers_requests_in_the_engine_and_in_the_queue() -> None:
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(port)])
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client, ThreadPoolExecutor(3) as clients:
+        health: dict[str, object] = {}
+        while health.get("status") != "ok":
+            assert process.poll() is None
+            with suppress(httpx.TransportError):
+                health = client.get("/health").json()
+        sent = [clients.submit(client.post, "/rerank", json=other(number)) for number in range(3)]
+        while (health["active"], health["waiting"], health["pending_pairs"]) != (1, 2, 0):
+            health = client.get("/health").json()
+        process.send_signal(signal.SIGTERM)
+        answers = [each.result() for each in sent]
+    assert {(answer.status_code, answer.json()["error"]["type"]) for answer in answers} == {(503, "unavailable")}
+    assert process.wait(20) == 0
 
 
 async def test_the_batch_size_that_fits_is_remembered(serve: Serve, engine: FakeEngine) -> None:

@@ -35,8 +35,6 @@ STATUSES: dict[type[errors.RerankerError], tuple[int, str]] = {
     errors.BufferFull: (503, "buffer_full"),
     errors.Unavailable: (503, "unavailable"),
     errors.DeadlineExceeded: (504, "deadline"),
-    errors.ScoringFailed: (500, "failed"),
-    errors.OutOfMemory: (500, "failed"),
 }
 SHOWN_VALUE_CHARS = 60
 BAD_REQUEST, NOT_FOUND = HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND

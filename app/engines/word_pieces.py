@@ -57,15 +57,15 @@ class WordPieces:
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """The token ids of each text, without special tokens."""
-        found: dict[int, Ids] = {}
-        whole = [at for at, text in enumerate(texts) if not self._is_words(text)]
-        if whole:
-            found = dict(zip(whole, encode_texts(self._tokenizer, [texts[at] for at in whole]), strict=True))
-        words = {at: find_words(text) for at, text in enumerate(texts) if at not in found}
-        known = self._learn(words.values())
-        for at, own in words.items():
-            found[at] = np.array(list(chain.from_iterable(map(known.__getitem__, own))), np.int32)
-        return [found[at] for at in range(len(texts))]
+        split = [find_words(text) if self._is_words(text) else None for text in texts]
+        known = self._learn([words for words in split if words is not None])
+        others = iter(
+            encode_texts(self._tokenizer, [text for text, words in zip(texts, split, strict=True) if words is None])
+        )
+        return [
+            next(others) if words is None else np.array([*chain.from_iterable(map(known.__getitem__, words))], np.int32)
+            for words in split
+        ]
 
     def _is_words(self, text: str) -> bool:
         return len(text) <= LONGEST_TEXT and not any(token in text for token in self._added)

@@ -31,7 +31,7 @@ def unknown() -> None:
 
 
 class Admission:
-    """Slots with a bounded queue in front. Owns the active and waiting counts; used on the event loop only."""
+    """Slots with a bounded queue in front. Owns the requests that hold one or wait; used on the event loop only."""
 
     def __init__(
         self, max_parallel: int, max_queue: int, queue_timeout: float, models: Collection[str] = ("",)
@@ -40,8 +40,6 @@ class Admission:
         self.max_parallel = max_parallel
         self.max_queue = max_queue
         self.queue_timeout = queue_timeout
-        self.active = 0
-        self.waiting = 0
         self._free = max_parallel
         self._models = models
         # Waiting requests: a heap by priority, round and arrival. While it has live turns, no slot is free. Each model
@@ -55,6 +53,16 @@ class Admission:
         # When each active request got its slot, oldest first.
         self._entered: dict[object, float] = {}
 
+    @property
+    def active(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._entered)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
+        return self._waiting_of.total()
+
     @asynccontextmanager
     async def slot(self, priority: int = 0, backlog: Backlog = unknown, model: str = "") -> AsyncIterator[float]:
         """Hold one slot; yields the seconds waited for it. Lower `priority` is served first.
@@ -63,7 +71,6 @@ class Admission:
         `queue_timeout` seconds.
         """
         waited = await self._enter(priority, backlog, model)
-        self.active += 1
         ticket = object()
         self._entered[ticket] = time.perf_counter()
         try:
@@ -71,7 +78,6 @@ class Admission:
             self._record(time.perf_counter() - self._entered[ticket])
         finally:
             del self._entered[ticket]
-            self.active -= 1
             self._release()
 
     async def _enter(self, priority: int, backlog: Backlog, model: str) -> float:
@@ -83,7 +89,6 @@ class Admission:
                 self.retry_after(backlog()),
             )
         started = time.perf_counter()
-        self.waiting += 1
         self._waiting_of[model] += 1
         try:
             async with asyncio.timeout(self.queue_timeout):
@@ -93,7 +98,6 @@ class Admission:
                 f"No free slot within {self.queue_timeout:g} s (RERANKER_QUEUE_TIMEOUT)", self.retry_after(backlog())
             ) from None
         finally:
-            self.waiting -= 1
             self._waiting_of[model] -= 1
             if not self._waiting_of[model]:
                 self._last_rounds.pop(model, None)  # what this model abandoned does not count against it

@@ -72,6 +72,8 @@ def take_batch(queues: Sequence[Sequence[int]], budget: int, max_padding: float 
     batch: list[tuple[int, int]] = []
     left = budget
     for index, queue in enumerate(queues):
+        if batch and left < (longest if pads else 1):
+            break
         start, position = bisect_left(queue, shortest), bisect_right(queue, longest)
         while position > start:
             if batch and not pads:

@@ -65,9 +65,9 @@ async def test_retry_after_grows_with_the_queue_and_the_time_requests_take() -> 
     assert admission.retry_after() == 1
     admission._record(4.0)
     assert admission.retry_after() == 2
-    admission.waiting = 9
+    admission._waiting_of[""] = 9
     assert admission.retry_after() == 20
-    admission.waiting = 1000
+    admission._waiting_of[""] = 1000
     assert admission.retry_after() == 60
 
 
@@ -101,7 +101,7 @@ def test_retry_after_includes_waiting_requests() -> None:
     admission = Admission(max_parallel=2, max_queue=100, queue_timeout=30)
     admission._record(4.0)
     assert admission.retry_after(6.0) == 3  # the first of two ends half way
-    admission.waiting = 3
+    admission._waiting_of[""] = 3
     assert admission.retry_after(6.0) == 6 + 4
 
 

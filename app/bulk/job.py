@@ -54,7 +54,7 @@ class Job:
         source, identity = open_source(self._path, settings.max_body_bytes), identify(self._path)
         earlier = self._earlier()
         async with running(create_app(settings, engine)) as service:
-            identity = {"input": identity} | identity_of(service, self._options, self._kept)
+            identity = {"input": identity} | identity_of(service, settings, self._options, self._kept)
             if earlier:
                 earlier.check(identity, self._output.state)
             start = earlier or Checkpoint(identity, counts=self.counts)
@@ -106,7 +106,7 @@ class Job:
             print(f"{counts.bad:,} rows without a ranking: {output.bad} has the line and the reason of each")
 
 
-def identity_of(service: "Service", options: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Any]:
+def identity_of(service: "Service", settings: Any, options: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Any]:
     """What the output depends on, besides the input."""
     reranker, defaults = service.reranker, service.defaults
     assert reranker is not None  # noqa: S101 (the service is running)
@@ -124,6 +124,10 @@ def identity_of(service: "Service", options: Mapping[str, Any], kept: Sequence[s
             "fusion_method": defaults.fusion_method,
             "prefilter": defaults.prefilter,
             "prefilter_top_k": defaults.prefilter_top_k,
+            "prefilter_model": settings.prefilter_model,
+            "span_candidates": settings.span_candidates,
+            "max_span_candidates": settings.max_span_candidates,
+            "max_body_bytes": settings.max_body_bytes,
             "max_documents": reranker.limits.max_documents,
             "max_text_chars": reranker.limits.max_text_chars,
         },

@@ -54,7 +54,7 @@ class Worker:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         service = asyncio.run_coroutine_threadsafe(self._start(settings), self._loop).result()
         self._scoring = Scoring(service, options, kept)
-        self._identity = json.dumps(identity_of(service, options, kept), sort_keys=True)
+        self._identity = json.dumps(identity_of(service, settings, options, kept), sort_keys=True)
 
     def __call__(self, block: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(self._rank(rows_of(block)), self._loop).result()

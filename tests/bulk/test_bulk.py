@@ -271,6 +271,8 @@ async def test_a_run_with_other_input_model_or_options_does_not_continue(tmp_pat
         await rank(source, target, top_k=2)
     with pytest.raises(CannotResume, match=r"settings\.max_documents \(1000 then, 9 now\)"):
         await rank(source, target, settings={"max_documents": 9})
+    with pytest.raises(CannotResume, match=r"settings\.span_candidates \(\d+ then, 3 now\)"):
+        await rank(source, target, settings={"span_candidates": 3})
     other = FakeEngine()
     other.info = replace(other.info, model="other")
     with pytest.raises(CannotResume, match=r'model\.name \("fake" then, "other" now\).*add --overwrite'):

@@ -35,7 +35,7 @@ from app.serving.budget import Pace
 from app.serving.cache import ScoreCache
 from app.serving.cascade import NAME
 from app.serving.fallback import Fallback
-from app.serving.gauges import gpu_of, watch_gpu, watch_reranker
+from app.serving.gauges import gpu_of, publish_engine, watch_gpu, watch_reranker
 from app.serving.heartbeat import watch
 from app.serving.loops import clear_memory_regularly, run_until_broken, until_unused
 from app.serving.model import Model
@@ -189,6 +189,8 @@ async def _run_engine(plan: Plan, parts: Parts, model: Model, settings: Settings
         reranker = model.reranker or _assemble(plan, parts, common, model, engine, batcher)
         model.take(reranker, engine, batcher, perf_counter() - started)
         freeze_loaded_objects()
+        if model is service.models.first:
+            publish_engine(service.metrics, engine.info)
         if model is service.models.observed:
             service.observer.ready(engine.info)
         _announce(settings, engine, perf_counter() - started)

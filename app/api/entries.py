@@ -44,7 +44,7 @@ ONE = TypeAdapter[Document](AnyDocument)
 
 
 class PutDocuments(BaseModel):
-    """Documents to store. All of them are stored, or none."""
+    """Documents to store. All of them are stored, or none; in Redis this holds for each 500 of them."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 

@@ -22,7 +22,6 @@ def watch_reranker(metrics: Metrics, reranker: Reranker, models: Models) -> None
         metrics.registry.register(ModelFigures(models))
     admission, cache = reranker.admission, reranker.cache
     loop = asyncio.get_running_loop()
-    metrics.engine.info({name: str(value) for name, value in reranker.engine.info.summary().items()})
     for name, meaning, read in (
         ("active_requests", "Running requests", lambda: admission.active),
         ("waiting_requests", "Requests waiting for a slot", lambda: admission.waiting),
@@ -40,6 +39,11 @@ def watch_reranker(metrics: Metrics, reranker: Reranker, models: Models) -> None
         ("tasks", "Tasks on the event loop", lambda: len(asyncio.all_tasks(loop))),
     ):
         metrics.gauge(name, meaning).set_function(read)
+
+
+def publish_engine(metrics: Metrics, info: EngineInfo) -> None:
+    """Publish the facts about the engine of the first model. A reload may lead to another configuration."""
+    metrics.engine.info({name: str(value) for name, value in info.summary().items()})
 
 
 def gpu_of(info: EngineInfo) -> Gpu | None:

@@ -181,14 +181,16 @@ async def test_load_and_large_requests_do_not_count_as_failures_of_redis(
 
 async def test_a_busy_process_does_not_blame_redis(tmp_path: Path) -> None:
     metrics, port = Metrics(), free_port()
-    with redis(tmp_path, port):
+    with redis(tmp_path, port) as server:
         cache = SharedCache(f"redis://127.0.0.1:{port}", 60, metrics)
         await cache.connect()
         cache.put({b"key": Score(1.0, 10, truncated=False)})
         await asyncio.gather(*cache._writes)
+        server.send_signal(signal.SIGSTOP)
         lookup = asyncio.create_task(cache.get([b"key"]))
-        await asyncio.sleep(0)  # the question is sent
-        time.sleep(3 * SECONDS)  # noqa: ASYNC251 (as the parsing of a large body does)
+        await asyncio.sleep(SECONDS / 4)  # the question is sent
+        server.send_signal(signal.SIGCONT)
+        time.sleep(3 * SECONDS)  # noqa: ASYNC251 (as the parsing of a large body does, while the answer arrives)
         await lookup
         found = {}
         while not found:  # on a slow machine a lookup may be late by itself

@@ -14,7 +14,7 @@ from app.engines.exported import ExportedEngine
 from app.engines.memory import out_of_memory
 from app.engines.models.artefact import Precision
 from app.engines.openvino_model import Arithmetic, Configuration, compile_model, configurations
-from app.engines.openvino_streams import Inputs, Rows, Streams
+from app.engines.openvino_streams import Inputs, Rows, Streams, StreamsBroken
 from app.engines.padding import Shape, bucket_length, pad, shapes
 from app.engines.schedule import Schedule
 from app.engines.segments import divided, lay_out, row_length, shared_rows
@@ -92,6 +92,12 @@ class OpenVinoEngine(ExportedEngine):
             return self._streams
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
+        try:
+            return self._score(pairs)
+        except StreamsBroken:
+            return self._score(pairs)  # on new streams
+
+    def _score(self, pairs: Sequence[Pair]) -> list[float]:
         logits = np.zeros(len(pairs), np.float32)
         split = self._parts(pairs)
         with out_of_memory(["alloc"]):

@@ -9,7 +9,6 @@ import numpy as np
 import openvino as ov
 
 from app.engines.padding import Floats, Int64s
-from app.errors import OutOfMemory
 from app.types import Pair
 
 
@@ -23,6 +22,10 @@ class Inputs(NamedTuple):
 
 Rows = Sequence[Sequence[Pair]]
 MakeInputs = Callable[[Rows], Inputs]
+
+
+class StreamsBroken(Exception):
+    """The inference of another batch failed meanwhile."""
 
 
 class Streams:
@@ -46,7 +49,7 @@ class Streams:
 
     def _infer(self, make_inputs: MakeInputs, rows: Rows) -> Floats:
         if self.broken:
-            raise OutOfMemory("Another batch did not fit in memory: the model is compiled again")
+            raise StreamsBroken("another batch failed: the model is compiled again")
         arrays, ends = make_inputs(rows)
         try:
             if not hasattr(self._request, "it"):

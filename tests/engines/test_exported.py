@@ -734,3 +734,22 @@ def test_every_schedule_gives_the_same_scores(tmp_path: Path) -> None:
         engine.schedule = schedule
         # int8 and bf16 round differently for other shapes
         assert engine.score(pairs) == pytest.approx(expected, abs=0.15)
+
+
+def test_a_batch_beside_one_that_failed_is_scored_on_new_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed inference breaks the streams of all batches."""
+    engine = load_artefact(EMBEDDED / "openvino-int8", None, 2)
+    assert isinstance(engine, OpenVinoEngine)
+    pairs = engine.encode("what causes tides", ["moon", "the moon " * 30, "the sea " * 60, "bread " * 90])
+    expected, pad, padded = engine.score(pairs), engine._pad, []
+
+    def pad_and_break(rows: Any) -> Any:
+        padded.append(rows)
+        if len(padded) == 1:
+            assert engine._streams is not None
+            engine._streams.broken = True
+        return pad(rows)
+
+    monkeypatch.setattr(engine, "_pad", pad_and_break)
+    assert engine.score(pairs) == expected
+    assert len(padded) > len(pairs)

@@ -1,8 +1,7 @@
 """Routes that store documents, so that they can be ranked by their ids."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
@@ -23,6 +22,7 @@ from app.api.ranking import header_timeout
 from app.api.service import Service, service_of
 from app.documents.store import DocumentStore, Entry, space_of
 from app.errors import DeadlineExceeded, NotFound, Unavailable
+from app.serving.progress import within
 from app.telemetry.record import record_of
 
 MAX_ERRORS = 1000
@@ -197,12 +197,6 @@ async def _put(
     service.metrics.evicted_documents.inc(written.evicted)
 
 
-@asynccontextmanager
-async def _deadline(request: Request, service: Service) -> AsyncIterator[None]:
-    """Limits the time of the block to what the caller or the operator has set."""
-    seconds = header_timeout(request) or service.limits.timeout or None
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded(f"No answer within the deadline of {seconds:g} s") from None
+def _deadline(request: Request, service: Service) -> AbstractAsyncContextManager[asyncio.Timeout]:
+    """Limits the time of the block to what the caller or the operator has set. Raises `DeadlineExceeded`."""
+    return within(header_timeout(request) or service.limits.timeout or None)

@@ -17,7 +17,8 @@ from app.api.keys import caller_of
 from app.api.ranking import timeout_of
 from app.api.service import service_of
 from app.documents.store import space_of
-from app.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge
+from app.errors import InvalidRequest, NotFound, TooLarge
+from app.serving.progress import within
 from app.types import MAX_DOCUMENTS
 
 NAMED = 5
@@ -51,12 +52,9 @@ async def with_stored(body: RerankRequest, request: Request) -> RerankRequest:
     store = service.usable_documents()
     wanted = _wanted(body, service.limits.max_documents)
     started, seconds = asyncio.get_running_loop().time(), timeout_of(request, body) or service.limits.timeout or None
-    try:
-        async with asyncio.timeout(seconds):
-            space = space_of(caller_of(request.scope), body.collection)
-            found = await store.get(space, [str(one.id) for one in wanted], service.bodies.max_bytes)
-    except TimeoutError:
-        raise DeadlineExceeded(f"No answer within the deadline of {seconds:g} s") from None
+    async with within(seconds):
+        space = space_of(caller_of(request.scope), body.collection)
+        found = await store.get(space, [str(one.id) for one in wanted], service.bodies.max_bytes)
     held: Body = request.scope["state"]["body"]
     held.hold(held.held + sum(map(parsed_bytes, found.values())))
     in_line = len(found) <= FEW

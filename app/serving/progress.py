@@ -2,14 +2,25 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from app.errors import DeadlineExceeded
 from app.serving.budget import ReadingPlan
 from app.serving.folding import ScoredPassage, by_position
 from app.types import Choice, LongDocuments, Pair, Passage, RerankQuery, Score, Timings
+
+
+@asynccontextmanager
+async def within(seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
+    """Limit the time of the block; None means no limit. Raises `DeadlineExceeded`."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield limit
+    except TimeoutError:
+        raise DeadlineExceeded(f"No answer within the deadline of {seconds:g} s") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """The story of one request, top to bottom."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +16,7 @@ from app.serving.cache import ScoreCache
 from app.serving.checks import check_instruction, check_query, check_untruncated, cut_long_documents
 from app.serving.fallback import Fallback, compare_words
 from app.serving.language import LanguageWatch
-from app.serving.progress import KeyedPassages, Progress
+from app.serving.progress import KeyedPassages, Progress, within
 from app.serving.ranking import rank
 from app.serving.reading import Work, first_stage_method, leave_out_most, plan, plan_known
 from app.serving.scoring import score_pairs
@@ -137,13 +136,9 @@ class Reranker:
 
     async def in_time(self, progress: Progress, work: Callable[[Progress], Awaitable[None]]) -> None:
         """Do this work within the deadline. Raises `DeadlineExceeded`."""
-        timeout = progress.query.timeout or self.limits.timeout or None
-        try:
-            async with asyncio.timeout(timeout) as limit:
-                progress.deadline = limit.when()
-                await work(progress)
-        except TimeoutError:
-            raise DeadlineExceeded(f"No answer within the deadline of {timeout:g} s") from None
+        async with within(progress.query.timeout or self.limits.timeout or None) as limit:
+            progress.deadline = limit.when()
+            await work(progress)
 
     async def complete(self, progress: Progress) -> None:
         """Get the score of every document that the first stage keeps, or the choice if there is one already."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from app.errors import EngineBroken
 from app.machine.garbage import freeze_loaded_objects
+from app.serving.batcher import Batcher
 from app.serving.model import Model
 from app.telemetry.metrics import Metrics
 
@@ -23,6 +24,8 @@ class Supervisor:
         self._model = model
         self._metrics = metrics
         self._reloads = 0
+        # That of the last unexpected error: an engine that cannot even begin leaves it in place.
+        self._last: Batcher | None = None
 
     async def run(self, engine: Callable[[], Awaitable[None]]) -> None:
         """Run `engine`, which loads an engine and serves until it breaks or nobody uses it. Repeat after each break.
@@ -41,7 +44,9 @@ class Supervisor:
                 if self._model.reranker is None:
                     raise
                 # The first load succeeded, so this may have a passing cause: try again.
-                reason, has_scored = f"{type(error).__name__}: {error}.", self._model.reranker.batcher.scored
+                batcher = self._model.reranker.batcher
+                reason, has_scored = f"{type(error).__name__}: {error}.", batcher.scored and batcher is not self._last
+                self._last = batcher
                 log.debug("The engine stopped", exc_info=True)
             if has_scored:
                 self._reloads = 0

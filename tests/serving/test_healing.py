@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
@@ -19,6 +20,7 @@ from app.errors import EngineBroken, ScoringFailed
 from app.main import create_app
 from app.serving import batcher, heartbeat, supervisor
 from app.serving.lifecycle import Phase
+from app.types import Pair
 from tests.conftest import Serve, free_port, serving, until
 from tests.fakes import NAN, FakeEngine
 
@@ -136,6 +138,18 @@ async def test_an_unexpected_error_reloads_the_engine(
         await until(lambda: serve.service.lifecycle.phase is Phase.READY)
         assert (await client.post("/rerank", json=other(2))).status_code == 200
     assert failed.status_code == 503
+
+
+async def test_an_engine_that_cannot_begin_again_ends_the_process(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve() as client:
+        assert (await client.post("/rerank", json=BODY)).status_code == 200
+        monkeypatch.setattr(engine, "encode", lambda *_: 1 // 0)  # at the start, and of requests
+        monkeypatch.setattr(serve.reranker.batcher, "_next_batch", lambda: 1 // 0)
+        serve.reranker.batcher.submit([Pair(np.array([1], np.int32), np.array([0], np.int32), False)])
+        await until(lambda: serve.service.lifecycle.phase is Phase.FAILED)
+    assert "reranker_reloads_total 3.0" in _figures(serve)
 
 
 async def test_failed_requests_do_not_reload_a_working_engine(serve: Serve, engine: FakeEngine) -> None:

@@ -217,8 +217,8 @@ def _ways_to_load(export: _Export, window: int, settings: Settings) -> Iterator[
 
     possible = configurations(export.precision, window)
     for configuration in possible:
-        # On a CPU with half precision, bf16 weights are several times slower in float32 arithmetic.
-        is_slow = export.precision == "bf16" and configuration.arithmetic == "f32" != possible[0].arithmetic
+        # On a CPU with AMX, float32 arithmetic is several times slower. On other CPUs with bf16 it is the faster one.
+        is_slow = export.precision == "bf16" and configuration.arithmetic == "f32" and "amx_bf16" in cpu_features()
         yield Candidate(
             f"openvino {export.precision}, {configuration}",
             partial(_load_openvino_export, export, settings, configuration),

@@ -19,7 +19,7 @@ from filelock import FileLock
 from sentence_transformers import CrossEncoder
 
 from app.config import Settings
-from app.engines.load import cpu_precisions, load_artefact, load_engine
+from app.engines.load import _candidates, cpu_precisions, load_artefact, load_engine
 from app.engines.models.artefact import Manifest, ScoreCalibration, scratch_folder
 from app.engines.models.source import EMBEDDED, ModelSource, locate_model
 from app.engines.models.store import failed_exports, find_or_export
@@ -753,3 +753,16 @@ def test_a_batch_beside_one_that_failed_is_scored_on_new_streams(monkeypatch: py
     monkeypatch.setattr(engine, "_pad", pad_and_break)
     assert engine.score(pairs) == expected
     assert len(padded) > len(pairs)
+
+
+@pytest.mark.parametrize(("features", "expected"), [({"avx512_bf16"}, True), ({"avx512_bf16", "amx_bf16"}, False)])
+def test_float32_arithmetic_is_measured_unless_the_cpu_has_amx(
+    monkeypatch: pytest.MonkeyPatch, features: set[str], expected: bool
+) -> None:
+    """bf16 instructions without AMX are slower than those for float32."""
+    monkeypatch.setattr("app.engines.load.cpu_features", lambda: features)
+    monkeypatch.setattr("app.engines.openvino_model._capabilities", lambda _: ["BF16"])
+    candidates = _candidates(locate_model(None, None), Settings(backend="openvino", precision="bf16"))
+    measured = {candidate.name: candidate.is_measured for candidate in candidates}
+    assert measured["openvino bf16, bf16 arithmetic"]
+    assert measured["openvino bf16, f32 arithmetic"] is expected

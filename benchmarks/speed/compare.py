@@ -225,7 +225,8 @@ def main(
 
     async def all_figures() -> tuple[list[dict[str, Any]], dict[str, float]]:
         results = await measure(chosen, workloads.split(","), rounds, many)
-        flops = pair_flops(folder, LONG_TOKENS)
+        window = json.loads((folder / "tokenizer_config.json").read_text()).get("model_max_length", LONG_TOKENS)
+        flops = pair_flops(folder, min(LONG_TOKENS, window))
         found = [figures(contender, results, flops, ceilings) for contender in chosen]
         quality = await evaluate(chosen, sets)
         for contender in chosen:

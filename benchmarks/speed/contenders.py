@@ -183,6 +183,8 @@ def service_of(model: Path, backend: Any, precision: Any) -> Server:
     if model.name in SHAPES and backend != "torch":
         model = exported(model, backend, precision)
     settings = {"RERANKER_MODEL": str(model), "RERANKER_BACKEND": backend, "RERANKER_PRECISION": precision}
+    # The others cut long documents at the window, too.
+    settings |= {"RERANKER_LONG_DOCUMENTS": "truncate"}
     settings |= {"RERANKER_LOG_LEVEL": "warning", "RERANKER_QUEUE_TIMEOUT": "3600"}
     return Server(
         name=f"reranker, {backend} {precision}",

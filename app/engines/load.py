@@ -217,7 +217,7 @@ def _ways_to_load(export: _Export, window: int, settings: Settings) -> Iterator[
 
     possible = configurations(export.precision, window)
     for configuration in possible:
-        # On a CPU with AMX, float32 arithmetic is several times slower. On other CPUs with bf16 it is the faster one.
+        # On a CPU with AMX, float32 arithmetic is several times slower. On other CPUs it can be the faster one.
         is_slow = export.precision == "bf16" and configuration.arithmetic == "f32" and "amx_bf16" in cpu_features()
         yield Candidate(
             f"openvino {export.precision}, {configuration}",

@@ -20,10 +20,10 @@ from app.types import Pair
 BOUNDS = {"fp32": 0.02, "fp16": 0.1, "bf16": 0.25, "int8": 0.4}
 # The bounds hold for logits up to this size, which most rerankers have. Rounding errors grow with the logits.
 USUAL_LOGIT = 8.0
-# CPU seconds for each thread. After this time the remaining rounds are skipped. Corner widths are always tested.
+# CPU seconds for each stream. After this time the remaining rounds are skipped. Corner widths are always tested.
 # CPU time is used so that a busy machine tests as much as a quiet one.
 SECONDS = 0.35
-# Tokens of one call, for an engine that takes several shapes at once.
+# Tokens of one call, for an engine that takes several shapes at once; more if its streams need more to be busy.
 ROUND_TOKENS = 1024
 # Pairs of these lengths are tested in shared rows, two in each at least.
 SHARED_LENGTHS = range(32, 2 * ROW_TOKENS // 3 + 1)
@@ -99,7 +99,7 @@ def self_test(engine: Testable, known: Sequence[Known] | None = None, seconds: f
     The default pairs are the engine's own probes. If it has none, pairs in batches are compared with the same pairs
     scored alone.
     """
-    started, budget = perf_counter(), process_time() + seconds * engine.info.threads
+    started, budget = perf_counter(), process_time() + seconds * engine.schedule.streams
     known = known or _known(engine)
     pool: dict[int, list[Known]] = defaultdict(list)
     # Longest pairs first: the first pair of each width fills it.
@@ -184,6 +184,7 @@ def _rounds(engine: Testable, widths: Sequence[int]) -> Iterator[tuple[bool, lis
     shapes = [shape for shape in engine.shapes() if shape.width in widths]
     most = {shape.width: shape.rows for shape in sorted(shapes)}
     corners = {min(widths), *widths}.intersection({min(widths), *CORNER_WIDTHS})
+    limit = max(ROUND_TOKENS, engine.schedule.streams * (engine.schedule.part_tokens or 0))
 
     def rank(shape: Shape) -> int:
         is_full, is_corner = shape.rows == most[shape.width], shape.width in corners
@@ -196,7 +197,7 @@ def _rounds(engine: Testable, widths: Sequence[int]) -> Iterator[tuple[bool, lis
         # Two shapes of the same width would merge into one.
         fits = engine.info.splits and all(other.width != shape.width for other in batch)
         tokens = sum(other.rows * other.width for other in [*batch, shape])
-        if batch and not (fits and tokens <= ROUND_TOKENS and bool(rank(batch[0])) == bool(rank(shape))):
+        if batch and not (fits and tokens <= limit and bool(rank(batch[0])) == bool(rank(shape))):
             yield not rank(batch[0]), batch
             batch = []
         batch.append(shape)

@@ -74,7 +74,7 @@ async def test_shutdown_ends_all_tasks_and_fails_waiting_pairs(engine: FakeEngin
 
 
 async def test_a_crashed_inference_loop_stops_the_service(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = create_app(Settings(), engine)
+    app = create_app(Settings(max_reloads=0), engine)
     async with app.router.lifespan_context(app):
         await until(lambda: service_of(app).lifecycle.phase is Phase.READY)
         monkeypatch.setattr("app.serving.batcher.take_batch", lambda *_: 1 / 0)

@@ -20,7 +20,7 @@ from app.types import Pair
 BOUNDS = {"fp32": 0.02, "fp16": 0.1, "bf16": 0.25, "int8": 0.4}
 # The bounds hold for logits up to this size, which most rerankers have. Rounding errors grow with the logits.
 USUAL_LOGIT = 8.0
-# CPU seconds for each stream. After this time the remaining rounds are skipped. Corner widths are always tested.
+# CPU seconds for each thread. After this time the remaining rounds are skipped. Corner widths are always tested.
 # CPU time is used so that a busy machine tests as much as a quiet one.
 SECONDS = 0.35
 # Tokens of one call, for an engine that takes several shapes at once; more if its streams need more to be busy.
@@ -99,7 +99,7 @@ def self_test(engine: Testable, known: Sequence[Known] | None = None, seconds: f
     The default pairs are the engine's own probes. If it has none, pairs in batches are compared with the same pairs
     scored alone.
     """
-    started, budget = perf_counter(), process_time() + seconds * engine.schedule.streams
+    started, budget = perf_counter(), process_time() + seconds * engine.info.threads
     known = known or _known(engine)
     pool: dict[int, list[Known]] = defaultdict(list)
     # Longest pairs first: the first pair of each width fills it.

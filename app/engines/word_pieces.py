@@ -80,8 +80,7 @@ class WordPieces:
         for words in texts:
             new.update(filterfalse(known.__contains__, words))
         if new:
-            words = list(new)
-            encoded = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
-            known.update((word, encoding.ids) for word, encoding in zip(words, encoded, strict=True))
-            self._size += sum(map(len, words)) + WORD_CHARACTERS * len(words)
+            encoded = self._tokenizer.encode_batch_fast(list(new), add_special_tokens=False)
+            known.update((word, encoding.ids) for word, encoding in zip(new, encoded, strict=True))
+            self._size += sum(map(len, new)) + WORD_CHARACTERS * len(new)
         return known

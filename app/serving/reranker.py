@@ -226,11 +226,7 @@ class Reranker:
             progress.known |= shared
 
     async def _prepare(self, progress: Progress) -> dict[bytes, Pair]:
-        """Tokenize the passages without a score. In `chunk_max` mode, first split the documents that do not fit.
-
-        Raises `Unavailable` if nothing can be scored any more.
-        """
-        self.batcher.check_alive()
+        """Tokenize the passages without a score. In `chunk_max` mode, first split the documents that do not fit."""
         pairs = await self._tokenize(progress, progress.missing())
         if progress.long_documents == "chunk_max" and (windows := await self._split(progress, pairs)):
             await self._look_up(progress, windows)
@@ -243,6 +239,7 @@ class Reranker:
     async def _tokenize(self, progress: Progress, passages: Mapping[bytes, Passage]) -> dict[bytes, Pair]:
         if not passages:
             return {}
+        self.batcher.check_alive()  # otherwise nobody would score the pairs
         started, query = perf_counter(), progress.query
         pairs = await on_thread(
             self._tokenizers,

@@ -47,7 +47,7 @@ class Supervisor:
                 batcher = self._model.reranker.batcher
                 reason, has_scored = f"{type(error).__name__}: {error}.", batcher.scored and batcher is not self._last
                 self._last = batcher
-                log.debug("The engine stopped", exc_info=True)
+                log.exception("The engine was stopped by an unexpected error")
             if has_scored:
                 self._reloads = 0
             await self._prepare_reload(reason)

@@ -220,7 +220,7 @@ class Settings(QualitySettings):
     cache_ttl: float = Field(300.0, alias="CACHE_TTL_SECONDS", gt=0, allow_inf_nan=False)
     """Seconds that a score stays in the cache."""
     cache_max_entries: int = Field(100_000, alias="CACHE_MAX_ENTRIES", ge=1)
-    """Scores in the cache. The least recently used are evicted first."""
+    """Scores in the cache, and windows of long documents. The least recently used are evicted first."""
     cache_url: RedisUrl = Field(None, alias="RERANKER_CACHE_URL")
     """`redis://…`: replicas share their scores. If it is unset or Redis does not respond, each replica uses its own
     cache."""

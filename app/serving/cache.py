@@ -1,4 +1,4 @@
-"""Known scores, and the pairs being scored right now. Together they avoid scoring a pair twice."""
+"""Known scores, the windows of long documents, and the pairs being scored right now. No pair is scored twice."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,7 @@ from operator import itemgetter
 
 from cachetools import TTLCache
 
-from app.types import Pair, Score
+from app.types import Pair, Score, Span
 
 Submit = Callable[[list[Pair]], list["asyncio.Future[float]"]]
 
@@ -35,7 +35,10 @@ class Flight:
 
 
 class ScoreCache:
-    """Owns the scores, bounded by age and by least recent use, and the flights. Used on the event loop only."""
+    """Owns the scores and windows, bounded by age and by least recent use, and the flights.
+
+    Used on the event loop only.
+    """
 
     def __init__(
         self,
@@ -49,12 +52,13 @@ class ScoreCache:
         self.enabled = enabled
         self.fingerprint = fingerprint
         self._scores: TTLCache[bytes, Score] = TTLCache(max_entries, ttl, timer)
+        self._windows: TTLCache[bytes, Sequence[Span]] = TTLCache(max_entries, ttl, timer, len)
         self._flights: dict[bytes, Flight] = {}
 
     def for_model(self, fingerprint: str) -> "ScoreCache":
         """The cache of another model. The limit on entries is for both together."""
         other = ScoreCache(fingerprint, 0, 1, self.enabled)
-        other._scores = self._scores
+        other._scores, other._windows = self._scores, self._windows
         return other
 
     def __len__(self) -> int:
@@ -91,6 +95,15 @@ class ScoreCache:
             for key, score in scores.items():
                 self._scores[key] = score
 
+    def windows(self, key: bytes) -> Sequence[Span]:
+        """The windows of a document, if it is long and they are remembered. `key`: that of the whole document."""
+        return self._windows.get(key, ())
+
+    def remember_windows(self, windows: Mapping[bytes, Sequence[Span]]) -> None:
+        """Keep the windows of long documents, so that a request for known scores does not tokenize them again."""
+        if self.enabled:
+            self._windows.update((key, spans) for key, spans in windows.items() if len(spans) <= self._windows.maxsize)
+
     def claim(self, keys: Sequence[bytes], pairs: Sequence[Pair], submit: Submit) -> tuple[list[Flight], int]:
         """Join the flight of each pair, or start one. New flights are submitted as one group.
 
@@ -114,8 +127,9 @@ class ScoreCache:
         return [flight.future for flight in flights if not flight.waiters and not flight.future.done()]
 
     def sweep(self) -> None:
-        """Drop expired scores. Without this, they would be dropped only when new scores arrive."""
+        """Drop what has expired. Without this, it would be dropped only when new scores arrive."""
         self._scores.expire()
+        self._windows.expire()
 
     def joinable(self, key: bytes) -> bool:
         """Whether the pair is being scored right now."""

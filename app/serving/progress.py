@@ -10,7 +10,7 @@ from time import perf_counter
 from app.errors import DeadlineExceeded
 from app.serving.budget import ReadingPlan
 from app.serving.folding import ScoredPassage, by_position
-from app.types import Choice, LongDocuments, Pair, Passage, RerankQuery, Score, Timings
+from app.types import Choice, LongDocuments, Pair, Passage, RerankQuery, Score, Span, Timings
 
 
 @asynccontextmanager
@@ -80,6 +80,12 @@ class Progress:
         """The passages that do not fit the window, judged by their scores and by the tokenized `pairs`."""
         found: dict[bytes, Pair | Score] = {**pairs, **self.known}
         return [passage for key, passage in self.keyed if key in found and found[key].truncated]
+
+    def windows(self, remembered: Callable[[bytes], Sequence[Span]]) -> dict[int, Sequence[Span]]:
+        """The windows of each document without a score. Empty unless those of all are remembered: one may be short."""
+        unread = [(key, passage) for key, passage in self.keyed if key not in self.known or self.known[key].truncated]
+        spans = {passage.document: remembered(key) for key, passage in unread}
+        return spans if all(spans.values()) else {}
 
     def is_complete(self) -> bool:
         """Whether every passage has a score, and no document must be split into windows first."""

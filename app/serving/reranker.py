@@ -220,7 +220,9 @@ class Reranker:
         keys = self.cache.keys(texts, self._limit(progress.query), self._instruction_of(progress.query))
         progress.keyed = KeyedPassages(keys, passages)
         progress.known |= self.cache.find(keys)
-        if self._shared_cache and (missing := progress.missing()):
+        if progress.long_documents == "chunk_max" and (spans := progress.windows(self.cache.windows)):
+            await self._look_up(progress, put_windows(progress.query, passages, spans))
+        elif self._shared_cache and (missing := progress.missing()):
             shared = await self._shared_cache.get(list(missing))
             self.cache.remember(shared)
             progress.known |= shared
@@ -273,6 +275,9 @@ class Reranker:
         progress.timings.tokenize += perf_counter() - started
         # A single window means that only the query was cut: the document stays whole.
         spans = {passage.document: own for passage, own in zip(truncated, found, strict=True) if len(own) > 1}
+        self.cache.remember_windows(
+            {key: spans[passage.document] for key, passage in progress.keyed if passage.document in spans}
+        )
         return put_windows(query, progress.keyed.passages, spans) if spans else []
 
     async def _score(self, progress: Progress, pairs: Mapping[bytes, Pair]) -> None:

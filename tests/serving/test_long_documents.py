@@ -140,7 +140,7 @@ async def test_documents_that_fit_get_the_same_answer_in_both_modes(serve: Serve
     assert [answers[0][name] for name in names] == [answers[1][name] for name in names]
 
 
-async def test_cached_documents_that_fit_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
+async def test_cached_documents_take_no_slot(serve: Serve, engine: FakeEngine) -> None:
     fitting = NATIVE | {"documents": [SHORT, "bread"]}
     async with serve(max_parallel=1, max_queue=0) as client:
         await client.post("/v1/rerank", json=fitting | {"long_documents": "truncate"})
@@ -148,10 +148,12 @@ async def test_cached_documents_that_fit_take_no_slot(serve: Serve, engine: Fake
         engine.gate.clear()
         busy = asyncio.create_task(client.post("/v1/rerank", json=fitting | {"query": "another"}))
         await until(lambda: serve.reranker.admission.active == 1)
-        known = await client.post("/v1/rerank", json=fitting)
-        assert (known.status_code, known.json()["meta"]["cached"]) == (200, 2)
-        # A long document needs a slot: its windows are unknown before it is split.
-        assert (await client.post("/v1/rerank", json=NATIVE)).status_code == 429
+        for body, passages in ((fitting, 2), (NATIVE, 4)):
+            known = await client.post("/v1/rerank", json=body)
+            assert (known.status_code, known.json()["meta"]["cached"]) == (200, passages)
+        # A new document next to them may be a long one, too.
+        more = NATIVE | {"documents": [LONG, "cheese"]}
+        assert (await client.post("/v1/rerank", json=more)).status_code == 429
         engine.gate.set()
         assert (await busy).status_code == 200
 
@@ -177,6 +179,22 @@ async def test_a_document_that_fits_is_tokenized_only_once(
         )
         assert (await client.post("/v1/rerank", json=NATIVE)).status_code == 200
     assert sorted(seen) == sorted([LONG, SHORT, *LONG.split("\n")])
+
+
+async def test_cached_windows_are_not_found_again(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve() as client:
+        first = (await client.post("/v1/rerank", json=NATIVE)).json()
+        # Scored in the meantime, but cut: its windows are still the ones that count.
+        await client.post("/v1/rerank", json=NATIVE | {"long_documents": "truncate"})
+        monkeypatch.setattr(engine, "encode", None)
+        monkeypatch.setattr(engine, "windows", None)
+        second = (await client.post("/v1/rerank", json=NATIVE)).json()
+        assert second["results"] == first["results"]
+        assert second["results"][0]["window"] == {"start": 6, "end": 27}
+        fewer = await client.post("/v1/rerank", json=NATIVE | {"long_documents": "chunk_max", "max_chunks_per_doc": 1})
+        assert (fewer.status_code, fewer.json()["meta"]["truncated"]) == (200, 1)
 
 
 async def test_default_windows_over_the_limit_are_cut(serve: Serve) -> None:

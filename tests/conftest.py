@@ -32,13 +32,15 @@ LONG = {"e2e": 0, "engines": 0, "export": 0, "ui": 0, "deploy": 4, "clients": 8}
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
-# While tests are collected, garbage collection finds nothing and takes a third of the time.
-gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """While tests are collected, garbage collection finds nothing and takes a third of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -82,9 +82,12 @@ class Progress:
         return [passage for key, passage in self.keyed if key in found and found[key].truncated]
 
     def windows(self, remembered: Callable[[bytes], Sequence[Span]]) -> dict[int, Sequence[Span]]:
-        """The windows of each document without a score. Empty unless those of all are remembered: one may be short."""
+        """The windows of each document without a score. Empty unless those of all are remembered: one may be short.
+
+        A window is not split again, even if a document with its text was.
+        """
         unread = [(key, passage) for key, passage in self.keyed if key not in self.known or self.known[key].truncated]
-        spans = {passage.document: remembered(key) for key, passage in unread}
+        spans = {passage.document: () if passage.span else remembered(key) for key, passage in unread}
         return spans if all(spans.values()) else {}
 
     def is_complete(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.serving.progress import KeyedPassages, Progress
 from app.serving.windows import MAX_DOCUMENTS, put_windows
 from app.types import RerankQuery
 from tests.conftest import Serve, until
@@ -195,6 +196,14 @@ async def test_cached_windows_are_not_found_again(
         assert second["results"][0]["window"] == {"start": 6, "end": 27}
         fewer = await client.post("/v1/rerank", json=NATIVE | {"long_documents": "chunk_max", "max_chunks_per_doc": 1})
         assert (fewer.status_code, fewer.json()["meta"]["truncated"]) == (200, 1)
+
+
+def test_a_window_with_the_text_of_a_long_document_is_not_split_again() -> None:
+    [whole] = RerankQuery("q", ["a b"]).passages()
+    spans = [(0, 1), (2, 3)]
+    for passage, expected in ((whole, {0: spans}), (whole._replace(span=(0, 3)), {})):
+        progress = Progress(RerankQuery("q", ["a b"]), "chunk_max", keyed=KeyedPassages([b"key"], [passage]))
+        assert progress.windows(lambda _: spans) == expected
 
 
 async def test_default_windows_over_the_limit_are_cut(serve: Serve) -> None:
